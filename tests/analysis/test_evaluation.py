@@ -174,7 +174,10 @@ class TestClassification:
         file.write_text('text\tlabel\ncats and dogs\t"cats"\nthe fox\t"none"\n')
         record = records["classification"]
         answer = etude("evaluate", record.path, "--data", file)
-        assert (answer.code, "for evaluate and predict, use --quoting" in answer.err) == (2, True)
+        assert (
+            answer.code,
+            "for etude evaluate and etude predict, use --quoting" in answer.err,
+        ) == (2, True)
         found = evaluated(etude, record, "--data", str(file), "--quoting", "csv")
         assert sum(map(sum, found["confusion"]["counts"])) == 2
         answer = etude("evaluate", record.path, "--data", file, "--quoting", "none")

@@ -145,7 +145,7 @@ CASES: dict[str, tuple[str, Rows, Sequence[str], str]] = {
         "translation",
         GOOD,
         ["data=labelled_files"],
-        "data: expected examples with source, target",
+        "data: expected examples with the fields source, target",
     ),
     "more words than tags": (
         "tagging",

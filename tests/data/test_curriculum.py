@@ -222,12 +222,12 @@ class TestRefused:
                 "a divisor of sequence_length = 16 (the nearest",
             ),
             ({"sequence_length": {0: 32}}, "expected a divisor of sequence_length = 16"),
-            ({"sequence_length": {-1: 4}}, "expected a step (a non-negative whole number)"),
-            ({"batch": {0: 16}}, "at most the data's batch of 8"),
+            ({"sequence_length": {-1: 4}}, "expected a step number (a non-negative whole number)"),
+            ({"batch": {0: 16}}, "expected a positive number, at most 8 (the size in data.batch)"),
             ({"batch": {0: 0}}, "expected a positive number"),
             ({"weights": {0: {"a": 1.0}}}, "this data is not a mixture"),
-            ({"batch": {True: 4}}, "expected a step (a non-negative whole number)"),
-            ({"batch": {1.0: 4}}, "expected a step (a non-negative whole number)"),
+            ({"batch": {True: 4}}, "expected a step number (a non-negative whole number)"),
+            ({"batch": {1.0: 4}}, "expected a step number (a non-negative whole number)"),
             ({"batch": {1: True}}, "curriculum.batch.1 = True: expected a whole number"),
             ({"sequence_length": {1: "4"}}, "expected a whole number"),
         ],
@@ -244,8 +244,8 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("weights", "said"),
         [
-            ({"a": 1.0}, "curriculum.weights.3.b: expected a weight for this source"),
-            ({"a": 1.0, "b": 1.0, "c": 1.0}, "expected a source's name"),
+            ({"a": 1.0}, "curriculum.weights.3.b: expected a weight for the source b"),
+            ({"a": 1.0, "b": 1.0, "c": 1.0}, "expected the name of a source"),
             ({"a": 0.0, "b": 0.0}, "a positive weight"),
             ({"a": -1.0, "b": 1.0}, "a non-negative number"),
             ({"a": "x", "b": 1.0}, "weights.3.a = 'x': expected a non-negative number"),
@@ -266,7 +266,10 @@ class TestRefused:
 
     def test_processes_that_cannot_share_a_step(self, prepared: Any) -> None:
         data = prepared(Curriculum(batch={0: 3}))
-        with pytest.raises(RequestError, match=r"data.curriculum.batch.0 = 3: expected a multiple"):
+        with pytest.raises(
+            RequestError,
+            match=r"data.curriculum.batch.0 = 3: expected a number of examples divisible by",
+        ):
             data.attach(seed=0, micro_batch=None, total_steps=3, world=2)
 
     def test_a_run_in_epochs(self) -> None:

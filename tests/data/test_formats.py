@@ -319,7 +319,9 @@ class TestPlainText:
     def test_with_rows_beside_it_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "README.md").write_text("about")
         (tmp_path / "a.jsonl").write_bytes(as_jsonl(DOCUMENTS))
-        with pytest.raises(RequestError, match=r"not both \(.*README.md and .*a.jsonl; select"):
+        with pytest.raises(
+            RequestError, match=r"not both \(.*README.md is plain text, .*jsonl has rows; s"
+        ):
             data(tmp_path).check()
         data(tmp_path / "*.jsonl").check()
 
@@ -415,7 +417,7 @@ class TestDamage:
     @pytest.mark.parametrize(
         ("content", "where", "hint"),
         [
-            (b"id,text\n1,a\n2,b,c\n", ", line 3", "2 cells, as in the header"),
+            (b"id,text\n1,a\n2,b,c\n", ", line 3", "2 cells, as in the header, not 3"),
             (b"text\na, b\nc\n", ", line 2", "in quotation marks"),
             (b'id,text\n1,"open\n2,b\n', ", line 2", "a closing quotation mark"),
             (b"id,text\n1,caf\xe9\n", ", line 2, byte 13", "iconv"),

@@ -167,7 +167,7 @@ def test_rows_without_stated_features(remote: Remote) -> None:
         (["data.path.name=mood"], "data.path.name = 'mood': expected owner/name"),
         (
             ["data.path.name=org/none"],
-            "data.path.name = 'org/none': expected a dataset on the hub",
+            "data.path.name = 'org/none': expected a dataset on the Hugging Face Hub",
         ),
         (
             [f"data.path.revision={COMMIT}"],
@@ -205,6 +205,6 @@ def test_without_a_network_it_says_what_helps(hub: Hub, remote: Remote) -> None:
     finally:
         hub.gone.clear()
     assert code == 2
-    assert "expected a reachable hub" in err
-    assert "set revision=<commit, 40 digits> if this data" in err
+    assert "expected a connection to the Hugging Face Hub" in err
+    assert "set revision=<commit hash of 40 hexadecimal digits>" in err
     assert "labelled_files, pairs or tagged" in err

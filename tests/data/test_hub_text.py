@@ -160,8 +160,14 @@ class TestEndToEnd:
     @pytest.mark.parametrize(
         ("words", "message"),
         [
-            (["data.name=org/none"], "data.name = 'org/none': expected a dataset on the hub"),
-            (["data.name=org/gated"], "to which you have access (it is gated: accept its terms"),
+            (
+                ["data.name=org/none"],
+                "data.name = 'org/none': expected a dataset on the Hugging Face Hub",
+            ),
+            (
+                ["data.name=org/gated"],
+                "to which you have access (the dataset is gated: accept its terms",
+            ),
             (["data.name=speech"], "data.name = 'speech': expected owner/name"),
             (
                 ["data.name=org/speech", "data.revision=v7"],
@@ -237,8 +243,8 @@ class TestWithoutANetwork:
         assert code == 0
         assert "already finished" in out
         assert (
-            "could not reach the hub; using the last known commit for main of org/later"
-            in out + err
+            "could not reach the Hugging Face Hub; using the last known commit for main of "
+            "org/later" in out + err
         )
         # Another tokenizer: the rows that were downloaded are still there, of this commit.
         other = record_of(remote(*words, "data/tokenizer=char"))
@@ -250,7 +256,7 @@ class TestWithoutANetwork:
         for more in (("data.name=org/other",), (*words, f"data.revision={COMMIT}")):
             code, _, err = remote(*more)
             assert code == 2
-            assert "expected a reachable hub" in err
+            assert "expected a connection to the Hugging Face Hub" in err
             assert "prepare it once with network access" in err
             assert "data=text_files" in err
         assert time.monotonic() - began < 30
@@ -278,7 +284,7 @@ class TestWithoutANetwork:
             began = time.monotonic()
             code, _, err = remote("data.name=org/speech")
             assert code == 2
-            assert "expected a reachable hub" in err
+            assert "expected a connection to the Hugging Face Hub" in err
             assert time.monotonic() - began < 60
             remote.close()
 

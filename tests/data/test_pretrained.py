@@ -204,7 +204,7 @@ class TestEndOfText:
         backend.save(str(tmp_path / "tokenizer.json"))
         recipe = Pretrained(str(tmp_path))
         assert recipe.train([]).end_of_text is None
-        assert "documents are not separated by a token" in caplog.text
+        assert "documents are not separated, since no end-of-text token" in caplog.text
         data = prepare_text(
             tmp_path / "cache",
             parts={"": lambda split: iter([(0, "a"), (1, "b"), (2, "b")])},
@@ -249,7 +249,7 @@ class TestMistakes:
 
     @pytest.mark.parametrize(
         ("change", "said"),
-        [(lambda i: 0, "unique token ids"), (lambda i: i + 10**9, "ids up to")],
+        [(lambda i: 0, "unique token ids"), (lambda i: i + 10**9, "whole numbers from 0 to")],
     )
     def test_ids_that_no_model_can_have(
         self, change: Callable[[int], int], said: str, tmp_path: Path
@@ -347,4 +347,4 @@ def test_a_repository_on_a_hub_is_fixed_to_its_commit(tmp_path: Path) -> None:
     assert ask("owner/name", hub.url, "home") == expected  # gone now, and known from before
     refused = ask("owner/name", hub.url, "elsewhere")
     assert refused.startswith("InvalidArguments path = 'owner/name': expected a tokenizer.json")
-    assert "without a network, set data.tokenizer.path to a folder" in refused
+    assert "without network access, set data.tokenizer.path to a folder" in refused

@@ -110,7 +110,8 @@ def test_a_tokenizer_without_an_end_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(RequestError) as caught:
         corpus(recipe, **given, separate_documents=True).prepare(tmp_path / "cache")
     (problem,) = caught.value.problems
-    assert (problem.where, problem.value) == ("data.separate_documents", "Pretrained")
+    assert (problem.where, problem.value) == ("data.separate_documents", True)
+    assert str(problem.hint).startswith("Pretrained has none: set ")
     assert "end-of-text" in problem.expected
 
 

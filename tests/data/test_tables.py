@@ -82,8 +82,8 @@ class TestTSV:
     def test_two_readings_that_differ_have_to_be_decided(self, tmp_path: Path) -> None:
         path = written(tmp_path / "a.tsv", 'id\ttext\n1\tplain\n2\t"said"\n3\tmore\n')
         told = refused(path)
-        assert told.startswith(", line 3: expected a value of data.quoting, since a cell")
-        assert "data.quoting=csv reads 'said', data.quoting=none reads '\"said\"'" in told
+        assert told.startswith(", line 3: expected data.quoting to be csv or none, since a cell")
+        assert "data.quoting=csv reads the cell as 'said', data.quoting=none as '\"said\"'" in told
         assert table(path, "csv")[1][1] == ("2", "said")
         assert table(path, "none")[1][1] == ("2", '"said"')
 
@@ -167,19 +167,19 @@ class TestCSV:
     @pytest.mark.parametrize(
         ("content", "told"),
         [
-            ("text,text\na,b\n", ", line 1 = 'text': expected unique column names"),
+            ("text,text\na,b\n", ", line 1 = 'text': expected a column name that occurs only once"),
             ("a,,b\n1,2,3\n", ", line 1 = '': expected a name for column 2"),
-            ("a,b,,\n1,2,,\n", ", line 1 = '': expected unique column names"),
-            ("a,b\n1,2\n3\n", ", line 3 = 1: expected 2 cells, as in the header"),
-            ("a,b\n1,2\n3,4,\n", ", line 3 = 3: expected 2 cells, as in the header"),
+            ("a,b,,\n1,2,,\n", ", line 1 = '': expected a column name that occurs only once"),
+            ("a,b\n1,2\n3\n", ", line 3: expected 2 cells, as in the header, not 1"),
+            ("a,b\n1,2\n3,4,\n", ", line 3: expected 2 cells, as in the header, not 3"),
             ('a,b\n1,"x\n2,y\n', ", line 2: expected a closing quotation mark"),
-            ('a,b\n1,"x"y\n', ", line 2: expected a row of CSV"),
+            ('a,b\n1,"x"y\n', ", line 2: expected a valid CSV row"),
             ('a,b\n1,2\n1,x"y"\n', ", line 3: expected quotation marks only around the whole cell"),
             ('a,b\n1, "x"\n', ", line 2: expected quotation marks only around the whole cell"),
             ("a;b\n1;2\n", ", line 1 = 'a;b': expected column names separated by commas"),
             ("a\tb\n1\t2\n", ", line 1 = 'a\\tb': expected column names separated by commas"),
             ("a,b\n1,2\n".encode("utf-16"), ", line 1, byte 0 = '0xff': expected UTF-8 text"),
-            ("a,b\n1,2\n".encode("utf-16-le"), "convert UTF-16 with iconv"),
+            ("a,b\n1,2\n".encode("utf-16-le"), "is UTF-16, convert it with iconv"),
             (b"a,b\n1,2\n\xff,3\n", ", line 3, byte 8 = '0xff': expected UTF-8 text"),
         ],
     )
@@ -227,7 +227,7 @@ class TestJSON:
             ('[{"a": 1},\n {"b": 1} {"c": 1}]', ", line 2, column 11: expected JSON"),
             ('[{"a": 1},\n {"b": x}]', ", line 2, column 8: expected JSON"),
             ('[{"a": 1},\n {"b": "x]', ", line 2, column 8: expected JSON"),
-            ('[{"a": 1}, 5]', ", row 2 = 5: expected an object"),
+            ('[{"a": 1}, 5]', ", row 2 = 5: expected a JSON object"),
             ('[{"a": 1}] x', ", line 1, column 12: expected the end of the file"),
             ('[{"a": 1}', ", line 1, column 10"),
             ('{"a": 1}\n[1]\n', ", line 2 = [1]: expected JSON with one object per line"),
@@ -335,7 +335,7 @@ class TestParquet:
     def test_a_name_that_stands_twice(self, tmp_path: Path) -> None:
         path = tmp_path / "a.parquet"
         pq.write_table(pa.Table.from_arrays([pa.array(["a"])] * 2, names=["text", "text"]), path)
-        assert "= 'text': expected unique column names" in refused(path)
+        assert "= 'text': expected a column name that occurs only once" in refused(path)
 
 
 @pytest.mark.parametrize(("suffix", "module"), [(".bz2", bz2), (".xz", lzma)])

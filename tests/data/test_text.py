@@ -148,7 +148,7 @@ class TestPreparation:
             corpus(length=tokens).prepare(tmp_path)
 
     def test_a_validation_split_without_a_target_is_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(RequestError, match="at least 2 tokens for validation, not 1"):
+        with pytest.raises(RequestError, match="at least 2 tokens in the validation split, not 1"):
             corpus(val=["x"]).prepare(tmp_path)
 
     def test_steps_in_the_wrong_order_are_said(self) -> None:

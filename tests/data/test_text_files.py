@@ -224,7 +224,7 @@ class TestPaths:
                 "notes.py",
                 r"a file in a supported format: \.txt, \.md, .*or plain text without a suffix",
             ),
-            ("empty.txt", "it is empty"),
+            ("empty.txt", "the file is empty"),
             ("*.csv", "a glob that matches text files"),
             (".hidden/none", "does not contain none; choose from: x.txt"),
         ],
@@ -357,9 +357,13 @@ class TestFilesOfItsOwnForValidation:
             data([path, held], validation=held).check()
         with pytest.raises(RequestError, match=r"data\.validation.*none\.txt"):
             data(path, validation=str(tmp_path / "none.txt")).check()
-        with pytest.raises(InvalidArguments, match="a fraction between 0 and 1, or files"):
+        with pytest.raises(
+            InvalidArguments, match="a fraction between 0 and 1, or the validation files"
+        ):
             data(path, validation=1.5)
-        with pytest.raises(InvalidArguments, match="a fraction between 0 and 1, or files"):
+        with pytest.raises(
+            InvalidArguments, match="a fraction between 0 and 1, or the validation files"
+        ):
             data(path, validation="")
 
     def test_from_a_command(self, etude: Any, tmp_path: Path) -> None:
@@ -479,7 +483,7 @@ class TestFilesForTesting:
         ]
         with pytest.raises(RequestError, match=r"data\.test.*files that are not in data\.path"):
             data(tmp_path / "train.jsonl", test=str(tmp_path / "train.jsonl")).check()
-        with pytest.raises(InvalidArguments, match="null or files"):
+        with pytest.raises(InvalidArguments, match="null, or the test files"):
             data(tmp_path / "train.jsonl", test="")
 
     def test_from_a_command(self, etude: Any, tmp_path: Path) -> None:

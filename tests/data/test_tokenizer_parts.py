@@ -122,7 +122,7 @@ ENDLESS: dict[str, tuple[dict[str, Any], str]] = {
     "a letter becomes many": ({"normalizer": _replace("a", "b" * 1000)}, "normalizer.content"),
     "doubled 30 times": (
         {"normalizer": {"type": "Sequence", "normalizers": [_replace("a", "aa")] * 30}},
-        "lengthen a text at most by a factor of 16",
+        "a factor of at most 16 by which the components lengthen a text",
     ),
     "a table of long entries": (
         {"normalizer": {"type": "Precompiled", "precompiled_charsmap": _table(100_000)}},
@@ -130,18 +130,21 @@ ENDLESS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a long template": ({"post_processor": _template(10_000)}, "at most 64 pieces"),
     "a very long one": ({"post_processor": _template(140_000)}, "at most 262,144 occurrences of {"),
-    "a text again and again": ({"post_processor": _template(2)}, "each text at most once"),
+    "a text again and again": (
+        {"post_processor": _template(2)},
+        "at most one occurrence of each text",
+    ),
     "templates of templates": (
         {"post_processor": {"type": "Sequence", "processors": [_template(1)] * 2}},
-        "at most 1 TemplateProcessing",
+        "at most 1 of type TemplateProcessing, not 2",
     ),
     "bytes of bytes": (
         {"normalizer": {"type": "Sequence", "normalizers": [{"type": "ByteLevel"}] * 31}},
-        "at most 1 ByteLevel",
+        "at most 1 of type ByteLevel, not",
     ),
     "bytes of bytes of words": (
         {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "ByteLevel"}] * 2}},
-        "at most 1 ByteLevel",
+        "at most 1 of type ByteLevel, not",
     ),
     "parts that each double a text": (
         {
@@ -154,16 +157,16 @@ ENDLESS: dict[str, tuple[dict[str, Any], str]] = {
                 "pretokenizers": [{"type": "ByteLevel"}, {"type": "Metaspace"}],
             },
         },
-        "normalizer and pre_tokenizer = 32: expected parts that lengthen a text at most by a "
-        "factor of 16",
+        "normalizer and pre_tokenizer = 32: expected a factor of at most 16 by which the "
+        "components lengthen a text",
     ),
     "a letter that has 18 in another form": (
         {"normalizer": _replace("a", "\ufdfa")},
-        "lengthen a text at most by a factor of 16",
+        "a factor of at most 16 by which the components lengthen a text",
     ),
     "a long prefix": (
         {"normalizer": {"type": "Prepend", "prepend": "a" * 64}},
-        "lengthen a text at most by a factor of 16",
+        "a factor of at most 16 by which the components lengthen a text",
     ),
     "a decoder that puts spaces between": (
         {
@@ -172,7 +175,7 @@ ENDLESS: dict[str, tuple[dict[str, Any], str]] = {
                 "decoders": [{"type": "BPEDecoder", "suffix": ""}] * 9,
             }
         },
-        "at most 1 BPEDecoder",
+        "at most 1 of type BPEDecoder, not 9",
     ),
     "millions of lists": (
         {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [[]] * 2_200_000}},
@@ -180,11 +183,11 @@ ENDLESS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a token of thousands of letters": (
         {"added_tokens": [{"id": 9, "content": "a" * 1001}]},
-        "at most 1000 characters",
+        "a text of at most 1,000 characters, or null",
     ),
     "many tokens of many letters": (
         {"added_tokens": [{"id": i, "content": f"{i}" + "a" * 900} for i in range(5000)]},
-        "at most 4,000,000 characters in all",
+        "at most 4,000,000 characters in all tokens together, not",
     ),
     "words of no letter": ({"pre_tokenizer": {"type": "FixedLength", "length": 0}}, "length"),
     "long pieces at each letter": (
@@ -200,7 +203,7 @@ ENDLESS: dict[str, tuple[dict[str, Any], str]] = {
                 "continuing_subword_prefix": "####",
             }
         },
-        "a merge whose second part begins with the prefix ####",
+        "a merge whose second token begins with the prefix ####",
     ),
     "a decoder that takes letters from an empty word": (
         {"decoder": {"type": "Strip", "content": "a", "start": 1, "stop": 1}},
@@ -208,7 +211,7 @@ ENDLESS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a table that leads out of itself": (
         {"normalizer": {"type": "Precompiled", "precompiled_charsmap": _leading_out()}},
-        "a table without references outside itself",
+        "a valid table, without references to positions outside the table",
     ),
     "a prefix of a megabyte": (
         {"decoder": {"type": "WordPiece", "prefix": "a" * 2**20, "cleanup": False}},
@@ -221,7 +224,7 @@ ENDLESS: dict[str, tuple[dict[str, Any], str]] = {
                 "pretokenizers": [{"type": "Digits", "individual_digits": True}] * 100,
             }
         },
-        "at most 32 parts",
+        "at most 32 components",
     ),
     "a model with a long suffix": (
         {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [], "end_of_word_suffix": "a" * 99}},
@@ -241,7 +244,7 @@ ENDLESS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "ids in the thousand millions": (
         {"model": {"type": "BPE", "vocab": {"a": 4_000_000_000}, "merges": []}},
-        "ids up to",
+        "ids that are whole numbers from 0 to 16,777,215",
     ),
     "very many added tokens": (
         {"added_tokens": [{"id": i, "content": f"<{i}>"} for i in range(131_073)]},
@@ -353,19 +356,21 @@ class TestAPanicOfTheLibrary:
             lambda: tokenizer.unknown_pieces("abc"),
             lambda: tokenizer.first_token_bytes("abc"),
         ):
-            with pytest.raises(RequestError, match=r"^theirs\.json: .*it panicked: .*zero"):
+            with pytest.raises(
+                RequestError, match=r"^theirs\.json: .*the library panicked: .*zero"
+            ):
                 call()
 
     def test_of_decoding(self) -> None:
         backend = Char().train(["abc"]).backend
         backend.decoder = decoders.Strip("a", 64, 64)
-        with pytest.raises(RequestError, match="it panicked"):
+        with pytest.raises(RequestError, match="the library panicked"):
             Tokenizer(backend).decode([0])
 
     def test_of_reading(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("etude.data.tokenizer.check_parts", lambda *_: None)
         file = written(tmp_path, **ENDLESS["a prefix that the merges lack"][0])
-        with pytest.raises(RequestError, match="it panicked"):
+        with pytest.raises(RequestError, match="the library panicked"):
             Tokenizer.load(file)
 
     @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, ValueError])

@@ -122,7 +122,10 @@ def test_refused_before_anything_starts(words: Words, etude: Callable, tmp_path:
     root = tmp_path / "runs"
     answer = etude("train", *words(root), *TWO, "trainer.devices=3")
     assert answer.code == 2
-    assert "data.batch = 4: expected a multiple of 3 (the number of processes)" in answer.err
+    assert (
+        "data.batch = 4: expected a number of examples divisible by the number of processes (3)"
+        in answer.err
+    )
     if not torch.cuda.is_available():
         answer = etude("train", *words(root), *TWO, "trainer.accelerator=gpu")
         assert answer.code == 2

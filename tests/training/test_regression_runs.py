@@ -103,10 +103,10 @@ def test_from_another_run(tmp_path: Path) -> None:
             "model.inputs = 4: expected 3, as the data has 3 numbers per position",
         ),
         (["model=nano"], "expected a regressor for Regression"),
-        (["data=sort"], "expected examples with numbers, values"),
+        (["data=sort"], "expected examples with the fields numbers, values"),
         (
             ["data=hkcancor", "~data.validation"],
-            "synthetic data for this task, such as data=icl_regression",
+            "synthetic data for the run's task, such as data=icl_regression",
         ),
         (["task=algorithmic"], "expected a decoder for Algorithmic"),
         (["task=causal_lm"], "for task=regression"),

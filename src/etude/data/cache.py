@@ -1,4 +1,4 @@
-"""Folders that the first process builds once, atomically.
+"""Folders that are built once, atomically, by the first process that needs them.
 
 A folder is built under a temporary name, flushed to disk and renamed, under a lock file. So the
 final name never refers to an incomplete folder, even if the building process is killed, and a
@@ -28,7 +28,7 @@ DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 class NotBuilt(Exception):
-    """Raised inside `forbid_building` for a folder that doesn't exist."""
+    """Raised inside `forbid_building` when a folder doesn't exist."""
 
 
 @contextmanager
@@ -104,7 +104,7 @@ def _locked(path: Path) -> Iterator[None]:
                     path.parent,
                 )
         except BlockingIOError:
-            log.info("waiting for another process that prepares this data (lock file %s)", path)
+            log.info("waiting for another process to prepare the same data (lock file %s)", path)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

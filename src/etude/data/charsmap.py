@@ -1,8 +1,9 @@
-"""Validation of the table of a `Precompiled` normalizer, which replaces characters.
+"""Validation of the table of a `Precompiled` normalizer of the `tokenizers` library.
 
-SentencePiece writes it: the length of a double-array trie in bytes, the trie (units of 4 bytes),
-and then the replacement texts, each with a zero at its end. The library follows the trie without
-bounds checks, so this module checks it.
+The table contains replacements of characters, in SentencePiece's format: the length of a
+double-array trie in bytes, the trie (units of 4 bytes), and then the replacement texts, each
+followed by a zero byte. The library follows the trie without bounds checks, so this module checks
+the bounds.
 """
 
 from __future__ import annotations
@@ -19,7 +20,11 @@ _LABEL, _VALUE = 0x800000FF, 0x7FFFFFFF
 
 
 def growth(content: bytes) -> float | None:
-    """Returns the maximum growth factor of a text in bytes; None if the table is invalid."""
+    """Returns the maximum factor by which a table lengthens a text in bytes; None if invalid.
+
+    Args:
+        content: the table.
+    """
     size = int.from_bytes(content[:4], "little")
     if len(content) < 4 or size % 4 or size == 0 or 4 + size > len(content):
         return None
@@ -48,9 +53,9 @@ def growth(content: bytes) -> float | None:
 
 
 def _leaves(units: _Units) -> tuple[_Units, _Units] | None:
-    """Returns the positions of all texts and the fewest bytes that lead to each.
+    """Returns the position of each replacement text, and the fewest bytes that it replaces.
 
-    None if a path leads out of the trie.
+    Returns None if a path leads out of the trie.
     """
     bases = _follow(np.zeros(1, dtype=np.int64), units[:1])
     seen = np.zeros(len(units), dtype=bool)
@@ -80,5 +85,5 @@ def _leaves(units: _Units) -> tuple[_Units, _Units] | None:
 
 
 def _follow(nodes: _Units, units: _Units) -> _Units:
-    """Returns the positions after `nodes`, except for the byte that leads to each."""
+    """Returns the base of each node: the child for a byte is at position base XOR byte."""
     return nodes ^ ((units >> 10) << ((units & 0x200) >> 6))

@@ -1,6 +1,7 @@
-"""Columns: lists of numbers of different lengths, stored as the numbers and the ends of the lists.
+"""Columns: lists of numbers of different lengths, stored in two files.
 
-The two files are memory-mapped, so a column may be larger than memory.
+One file contains all numbers, the other contains the end of each list. The files are memory-mapped,
+so a column may be larger than memory.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 Numbers = NDArray[np.int64]
 
 INTEGERS, FLOATS = "<i4", "<f4"
-"""The types of stored rows."""
+"""NumPy types of the numbers in stored rows: int32 and float32, little-endian."""
 
 
 class Column:
@@ -28,8 +29,8 @@ class Column:
     A column may be pickled or forked: each process maps the files itself.
 
     Args:
-        path: the path without suffixes.
-        dtype: type of the numbers, little-endian.
+        path: path of the two files, without their suffixes `.values` and `.ends`.
+        dtype: NumPy type of the numbers, little-endian.
     """
 
     def __init__(self, path: Path, dtype: str = INTEGERS) -> None:
@@ -38,12 +39,12 @@ class Column:
 
     @cached_property
     def ends(self) -> Numbers:
-        """End of each list in `values`, shape (lists,)."""
+        """End of each list, as a position in `values`, shape (lists,)."""
         return _mapped(column_file(self.path, ".ends"), "<i8")
 
     @cached_property
     def values(self) -> NDArray[Any]:
-        """All numbers, list after list, read-only."""
+        """Numbers of all lists, one list after the other, read-only."""
         return _mapped(column_file(self.path, ".values"), self.dtype)
 
     @cached_property
@@ -55,13 +56,13 @@ class Column:
         return len(self.ends)
 
     def __getitem__(self, index: int) -> NDArray[Any]:
-        """Returns a list as int64 or float32."""
+        """Returns the list with this index: int64 for integers, float32 for floats."""
         start = self.ends[index - 1] if index else 0
         floats = np.dtype(self.dtype).kind == "f"
         return self.values[start : self.ends[index]].astype(np.float32 if floats else np.int64)
 
     def windows(self, width: int) -> NDArray[Any]:
-        """Returns all windows of `width` numbers, at every position: a view, (positions, width)."""
+        """Returns the windows of `width` numbers at all positions: a view, (positions, width)."""
         if width not in self._windows:
             self._windows[width] = sliding_window_view(self.values, width)
         return self._windows[width]
@@ -71,11 +72,11 @@ class Column:
 
 
 class ColumnWriter:
-    """Writer of lists, one after the other.
+    """Writer of a column, to which lists are appended.
 
     Args:
-        path: the path without suffixes.
-        dtype: a type of four bytes.
+        path: path of the two files, without their suffixes `.values` and `.ends`.
+        dtype: NumPy type of the numbers, of four bytes.
     """
 
     def __init__(self, path: Path, dtype: str = INTEGERS) -> None:
@@ -115,7 +116,7 @@ class ColumnWriter:
 
 
 def column_file(path: Path, suffix: str) -> Path:
-    """Returns a column's file of numbers (`.values`), or of list ends (`.ends`)."""
+    """Returns the path of a column's file: the numbers (`.values`) or the list ends (`.ends`)."""
     return path.with_name(path.name + suffix)
 
 

@@ -1,4 +1,4 @@
-"""Curricula: step sizes, and weights of a mixture, as schedules of the step."""
+"""Curricula: sequence length, batch size and mixture weights that change during a run."""
 
 from __future__ import annotations
 
@@ -16,16 +16,19 @@ WHOLE = "a whole number"
 
 @dataclass(frozen=True)
 class Curriculum:
-    """Schedules of values that override the data's own from a step on.
+    """Schedules of the sequence length, the batch size and the mixture weights of a run.
+
+    A schedule maps an optimizer step (counted from 0) to the value from this step on. Before its
+    first change, a value is that of the data's config. For example `batch: {0: 4, 200: 12}` means 4
+    examples per step, and 12 from step 200 on.
 
     Args:
-        sequence_length: by step, a divisor of the data's: the windows of a step are cut into
-            shorter sequences, so the step reads the same text.
-        batch: by step, the size of a step in the unit of the data's `batch`, at most as large.
-        weights: by step, the weights of a mixture's sources; a weight of 0 excludes a source.
-
-    For example `batch: {0: 4, 200: 12}`: 4 examples per step, and 12 from step 200 on. Steps are
-    counted from 0.
+        sequence_length: by step, a divisor of the data's `sequence_length`. The windows of a step
+            are cut into shorter sequences, so the step reads the same text.
+        batch: by step, the batch size in the unit of the data's `batch` (tokens or examples), and
+            at most as large.
+        weights: by step, the weights of a mixture's sources, by name; a weight of 0 excludes a
+            source.
     """
 
     sequence_length: dict[int, int] | None = None
@@ -33,7 +36,7 @@ class Curriculum:
     weights: dict[int, dict[str, float]] | None = None
 
     def points(self) -> Iterator[tuple[str, int]]:
-        """Yields the names of the values that change, and the steps at which they change."""
+        """Yields the name of the value and the step of each change."""
         for name in ("sequence_length", "batch", "weights"):
             for step in sorted(getattr(self, name) or {}):
                 yield name, step
@@ -41,20 +44,20 @@ class Curriculum:
     def validate(
         self, checks: Checks, *, length: int, batch: int, unit: int, sources: Mapping[str, object]
     ) -> None:
-        """Checks the schedules.
+        """Checks the schedules against the data's config.
 
         Args:
             checks: collects the problems.
             length: the data's `sequence_length`.
-            batch: size of a step of the data.
-            unit: number of which a size must be a multiple.
+            batch: the data's batch size.
+            unit: number of which each batch size must be a multiple.
             sources: sources of a mixture, by name; empty for other data.
         """
         for name in ("sequence_length", "batch", "weights"):
             for step in getattr(self, name) or {}:
                 fits = _whole(step) and step >= 0
                 checks.that(
-                    fits, f"curriculum.{name}", step, "a step (a non-negative whole number)"
+                    fits, f"curriculum.{name}", step, "a step number (a non-negative whole number)"
                 )
         for step, value in (self.sequence_length or {}).items():
             if not checks.that(_whole(value), f"curriculum.sequence_length.{step}", value, WHOLE):
@@ -68,8 +71,8 @@ class Curriculum:
             if not checks.that(_whole(value), f"curriculum.batch.{step}", value, WHOLE):
                 continue
             fits = 0 < value <= batch and value % unit == 0
-            multiple = "" if unit == 1 else f", a multiple of sequence_length = {unit}"
-            expected = f"a positive number, at most the data's batch of {batch}{multiple}"
+            size = "number" if unit == 1 else f"multiple of sequence_length = {unit}"
+            expected = f"a positive {size}, at most {batch} (the size in data.batch)"
             checks.that(fits, f"curriculum.batch.{step}", value, expected)
         for step, weights in (self.weights or {}).items():
             key = f"curriculum.weights.{step}"
@@ -77,11 +80,12 @@ class Curriculum:
                 continue
             for name in sources:
                 if name not in weights:
-                    missing = Problem(f"{key}.{name}", "a weight for this source")
+                    missing = Problem(f"{key}.{name}", f"a weight for the source {name}")
                     checks.problems.append(missing)
             for name, weight in weights.items():
                 close = nearest(name, sources)
-                if checks.that(name in sources, f"{key}.{name}", weight, "a source's name", close):
+                expected = "the name of a source"
+                if checks.that(name in sources, f"{key}.{name}", weight, expected, close):
                     number = isinstance(weight, int | float) and not isinstance(weight, bool)
                     fits = number and 0 <= weight < float("inf")
                     checks.that(fits, f"{key}.{name}", weight, "a non-negative number")
@@ -91,11 +95,11 @@ class Curriculum:
 
 @dataclass(frozen=True)
 class Stages(Generic[Value]):
-    """Piecewise constant value of each step.
+    """Value that depends on the optimizer step and is constant between changes.
 
     Args:
         usual: value before the first change.
-        changes: by step, the value from there on; None for no change.
+        changes: by step, the value from this step on; None if the value never changes.
     """
 
     usual: Value
@@ -103,16 +107,16 @@ class Stages(Generic[Value]):
 
     @cached_property
     def values(self) -> list[tuple[int, Value]]:
-        """The first step of each value, and the value, in order; the first step is 0."""
+        """Pairs of a value's first step and the value, in order of steps, beginning with step 0."""
         values = {0: self.usual, **(self.changes or {})}
         return sorted(values.items(), key=lambda each: each[0])
 
     def at(self, step: int) -> Value:
-        """Returns the value of a step."""
+        """Returns the value at a step."""
         return self.values[self.stage(step)][1]
 
     def stage(self, step: int) -> int:
-        """Returns the number of changes up to a step."""
+        """Returns the index in `values` of the value at a step."""
         return bisect_right([first for first, _ in self.values], step) - 1
 
 
@@ -120,7 +124,7 @@ class Sizes(Stages[int]):
     """Number of examples of each optimizer step."""
 
     def before(self, step: int) -> int:
-        """Returns the number of examples of all steps before this one."""
+        """Returns the total number of examples of all steps before `step`."""
         count = 0
         ends = [first for first, _ in self.values[1:]]
         for (first, size), end in zip(self.values, [*ends, step], strict=True):

@@ -1,11 +1,12 @@
-"""Decoding of token ids without the characters that the library `tokenizers` loses.
+"""Decoding of token ids that preserves characters which the `tokenizers` library loses.
 
-Two of its decoders lose some. `ByteFallback` (SentencePiece's `<0xE4>`, one token per byte)
-replaces *all* bytes of a run by U+FFFD if one of them is part of no character; so a complete
-character is lost next to an incomplete one. `ByteLevel` reads the name of an added token as letters
-that represent bytes, if possible: `café` becomes `caf` and an invalid byte. Here only the bytes
-that are part of no character become U+FFFD, as in Python's `bytes.decode(errors="replace")`, and an
-added token is decoded as its name. All other ids are decoded as in the library.
+Two decoders of the library lose characters. `ByteFallback` (SentencePiece's `<0xE4>`, one token per
+byte) replaces *all* of several consecutive bytes by U+FFFD if one of them belongs to no complete
+character; so a complete character next to an incomplete one is lost. `ByteLevel` reads the name of
+an added token as letters that represent bytes, if possible: `café` becomes `caf` and an invalid
+byte. In this module, only bytes that belong to no complete character become U+FFFD, as in Python's
+`bytes.decode(errors="replace")`, and an added token is decoded to its name. All other ids are
+decoded as in the library.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class Decoding:
     """Decoder for the ids of one tokenizer.
 
     Args:
-        backend: the tokenizer, with its added tokens.
+        backend: the tokenizer of the `tokenizers` library, with its added tokens.
     """
 
     def __init__(self, backend: tokenizers.Tokenizer) -> None:
@@ -36,7 +37,7 @@ class Decoding:
         self._names = _misread_names(backend) if "ByteLevel" in kinds else {}
 
     def __call__(self, ids: list[int]) -> str:
-        """Returns the text of `ids`, special tokens by name."""
+        """Returns the text of `ids`, in which special tokens appear as their names."""
         if self._names and not self._names.keys().isdisjoint(ids):
             return str(self.decoder.decode(self._tokens(ids)))
         text = str(self.backend.decode(ids, skip_special_tokens=False))
@@ -45,13 +46,13 @@ class Decoding:
         return text
 
     def _tokens(self, ids: Sequence[int]) -> list[str]:
-        """Returns the tokens of `ids`, without unknown ids, as the library does."""
+        """Returns the tokens of `ids`; ids without a token are skipped, as in the library."""
         tokens = (self._names.get(i) or self.backend.id_to_token(i) for i in ids)
         return [token for token in tokens if token is not None]
 
 
 def byte_letters() -> list[str]:
-    """Returns the printable letter of each byte in byte-level tokenizers (GPT-2's table)."""
+    """Returns the printable letter for each byte in byte-level tokenizers (GPT-2's table)."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     letters = {byte: chr(byte) for byte in printable}
@@ -60,7 +61,7 @@ def byte_letters() -> list[str]:
 
 
 def _without_broken(tokens: list[str]) -> Iterator[str]:
-    """Yields `tokens` with U+FFFD in place of bytes that are part of no character.
+    """Yields `tokens`, with U+FFFD in place of bytes that belong to no complete character.
 
     The bytes of complete characters remain tokens, which the library decodes in the `ByteFallback`
     step of its decoder.
@@ -78,16 +79,16 @@ def _without_broken(tokens: list[str]) -> Iterator[str]:
 
 
 def _kinds(decoder: Any) -> set[str]:
-    """Returns the types of a decoder's steps."""
+    """Returns the type of a decoder, or the types of the decoders in a sequence."""
     state = {} if decoder is None else json.loads(decoder.__getstate__())
     return {step.get("type", "") for step in state.get("decoders", [state])}
 
 
 def _misread_names(backend: tokenizers.Tokenizer) -> dict[int, str]:
-    """Returns encodings of the added tokens whose names a byte-level decoder misreads as bytes.
+    """Returns, by id, encoded names of added tokens that a byte-level decoder misreads as bytes.
 
-    The decoder converts the encodings to the names. Tokens that the model also creates from text do
-    represent bytes, and are excluded.
+    The decoder converts an encoded name to the token's name. Added tokens that the model also
+    creates from text do represent bytes, and are excluded.
     """
     letters = byte_letters()
     encoded_names = {}
@@ -100,7 +101,7 @@ def _misread_names(backend: tokenizers.Tokenizer) -> dict[int, str]:
 
 
 def _is_own_token(model: Any, word: str, number: int) -> bool:
-    """Returns whether the model encodes `word` as this one token."""
+    """Returns whether the model encodes `word` as the single token with the id `number`."""
     try:
         return [token.id for token in model.tokenize(word)] == [number]
     except Exception:  # the library raises a bare Exception where a word is unknown

@@ -1,9 +1,10 @@
-"""Rows of cells separated by commas (CSV) or tabs (TSV).
+"""Reader of CSV and TSV files: rows of cells that are separated by commas or tabs.
 
 CSV follows RFC 4180: a cell may be enclosed in quotation marks, and only such a cell may contain a
 comma, a line end or a quotation mark, which is doubled. TSV follows IANA's
 text/tab-separated-values: no cell contains a tab or a line end, and a quotation mark is a regular
-character. Many programs write TSV with the quotation marks of CSV; `uses_csv_quoting` detects them.
+character. Many programs write TSV with the quotation marks of CSV; `uses_csv_quoting` detects such
+files.
 
 Empty lines are skipped, and every kind of line end is read as a newline, also within a cell.
 """
@@ -35,7 +36,7 @@ _once = ReadOnce()
 def header(file: Path, form: Format, quoting: Quoting | None = None) -> list[str]:
     """Returns the column names from the first line; empty if the file has no line.
 
-    pandas writes row numbers as a first column without a name; its name is empty here.
+    The name of the first column may be empty, since pandas writes row numbers in such a column.
 
     Raises:
         RequestError: if a name is repeated, or a column other than the first has no name.
@@ -48,7 +49,7 @@ def header(file: Path, form: Format, quoting: Quoting | None = None) -> list[str
 def rows(
     file: Path, form: Format, quoting: Quoting | None = None
 ) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yields all rows after the header: the line on which each begins, and its cells by column.
+    """Yields the line number and the cells, by column, of each row after the header.
 
     Raises:
         RequestError: if a row has more or fewer cells than the header, or invalid quotation marks;
@@ -65,16 +66,16 @@ def rows(
 def uses_csv_quoting(file: Path, form: Format, quoting: Quoting | None = None) -> bool:
     """Returns whether quotation marks around a cell are read as in CSV.
 
-    True for CSV. In TSV it matters only if a cell begins with a quotation mark. The file is then
-    parsed both ways, and the parse whose rows all have as many cells as the header is used.
+    Always true for CSV. A TSV file in which a cell begins with a quotation mark is parsed both
+    ways; the valid parse, in which all rows have as many cells as the header, is used.
 
     Args:
         file: the file.
-        form: its format.
-        quoting: the config's value; None detects it.
+        form: format of the file.
+        quoting: value of `data.quoting`; None detects the quoting.
 
     Raises:
-        RequestError: if both parses are valid and differ.
+        RequestError: if both parses of a TSV file are valid.
     """
     if quoting is not None:
         return quoting == "csv"
@@ -115,9 +116,9 @@ def _detect_quoting(file: Path, separator: str) -> bool:
     csv_reads, none_reads = (
         repr(cell if len(cell) < 40 else f"{cell[:37]}...") for cell in samples
     )
-    expected = "a value of data.quoting, since a cell begins with a quotation mark"
-    hint = f"data.quoting=csv reads {csv_reads}, data.quoting=none reads {none_reads}; "
-    hint += "for evaluate and predict, use --quoting"
+    expected = "data.quoting to be csv or none, since a cell begins with a quotation mark"
+    hint = f"data.quoting=csv reads the cell as {csv_reads}, data.quoting=none as {none_reads}; "
+    hint += "for etude evaluate and etude predict, use --quoting"
     raise RequestError(Problem(f"{file}, line {line}", expected, hint=hint))
 
 
@@ -130,18 +131,18 @@ def _records(file: Path, form: Format, quoting: Quoting | None) -> Iterator[tupl
 def _same_width(
     records: Iterator[tuple[int, list[str]]], file: Path, separator: str
 ) -> Iterator[tuple[int, list[str]]]:
-    """Yields the records after checking that each has as many cells as the first."""
+    """Yields the rows after checking that each has as many cells as the first row."""
     width = None
     for number, cells in records:
         if width is None:
             width = len(cells)
         elif len(cells) != width:
             name = {",": "a comma", "\t": "a tab"}[separator]
-            expected = f"{width} cells, as in the header"
+            expected = f"{width} cells, as in the header, not {len(cells)}"
             hint = (
                 f"put a cell that contains {name} in quotation marks" if separator == "," else None
             )
-            raise RequestError(Problem(f"{file}, line {number}", expected, len(cells), hint))
+            raise RequestError(Problem(f"{file}, line {number}", expected, hint=hint))
         yield number, cells
 
 
@@ -173,7 +174,7 @@ def _read_quoted(file: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
             cells = next(parsed, None)
         except csv.Error as error:
             open_mark = "unexpected end" in str(error)
-            expected = "a closing quotation mark" if open_mark else "a row of CSV"
+            expected = "a closing quotation mark" if open_mark else "a valid CSV row"
             raise RequestError(
                 Problem(f"{file}, line {first}", expected, hint=str(error))
             ) from error
@@ -192,7 +193,7 @@ def _read_quoted(file: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
 
 def _check_names(names: list[str], where: str, form: Format) -> list[str]:
     problems = [
-        Problem(where, "unique column names", name)
+        Problem(where, "a column name that occurs only once", name)
         for name in dict.fromkeys(name for name in names if names.count(name) > 1)
     ]
     problems += [
@@ -201,7 +202,12 @@ def _check_names(names: list[str], where: str, form: Format) -> list[str]:
         if not name.strip() and number > 1 and names.count(name) == 1
     ]
     problems += [
-        Problem(where, "text", name, "convert UTF-16 with iconv -f utf-16 -t utf-8")
+        Problem(
+            where,
+            "text without null characters",
+            name,
+            "if the file is UTF-16, convert it with iconv -f utf-16 -t utf-8",
+        )
         for name in names
         if "\0" in name
     ]

@@ -1,4 +1,4 @@
-"""The examples of an evaluation: a split of the data, or other rows."""
+"""The examples of an evaluation: a split of the run's data, or the rows of other files."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from etude.errors import Problem, RequestError
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """Request for an evaluation.
+    """Selection of the examples to evaluate: a split of the run's data, or files.
 
     Attributes:
         split: split of the run's own data.
         files: files to evaluate instead of a split.
-        by: column by whose values the rows are also scored separately.
+        by: column; rows with the same value in this column are also scored separately.
         quoting: how quotation marks in CSV and TSV files are read.
-        tokenizer, labels: those of the run.
+        tokenizer, labels: tokenizer and label names of the run.
     """
 
     split: str
@@ -34,22 +34,22 @@ class EvaluationRequest:
     labels: Sequence[str] = ()
 
     def without_rows(self, splits: Sequence[str], subject: str) -> str:
-        """Returns the split, for data that has no rows.
+        """Returns the selected split of data that has no rows.
 
         Args:
-            splits: the splits of the data.
-            subject: subject and verb for messages: the data and that it has these splits.
+            splits: names of the data's splits.
+            subject: subject and verb for messages, such as `running text has`.
 
         Raises:
-            RequestError: if there is no such split, or rows are requested.
+            RequestError: if the data has no such split, or the selection needs rows.
         """
         problems = []
         if self.files is not None:
             problems.append(
-                Problem("--data", f"none ({subject} no rows, only splits)", list(self.files))
+                Problem("--data", f"no files ({subject} no rows, only splits)", list(self.files))
             )
         if self.by is not None:
-            problems.append(Problem("--by", "none (this data has no columns)", self.by))
+            problems.append(Problem("--by", f"no column ({subject} no columns)", self.by))
         if self.quoting is not None:
             problems.append(unused_quoting_problem(self.quoting))
         if self.files is None and self.split not in splits:
@@ -61,27 +61,27 @@ class EvaluationRequest:
 
 
 def unused_quoting_problem(quoting: str) -> Problem:
-    """Returns the problem of a stated quoting without files of rows."""
-    return Problem("--quoting", "--data with CSV or TSV files", quoting)
+    """Returns the problem that `--quoting` is given but no CSV or TSV file is read."""
+    return Problem("--quoting", "CSV or TSV files in --data", quoting)
 
 
 @dataclass
 class Evaluated:
-    """Examples in batches, and the rows from which they were created.
+    """Examples of an evaluation in batches, and the rows from which they were created.
 
     Attributes:
         data: the data module.
-        split: the split; None for other rows.
+        split: the split; None for the rows of other files.
         batches: function that returns the batches, with each example once; `index` in a batch
             contains the examples' numbers.
         numbers: for data with rows, function that returns the row number of each example.
-        rows: the rows with their contents, if these were read.
-        read: numbers of the rows that have text, and so examples.
+        rows: the rows with their contents; empty if the contents were not read.
+        read: numbers of the rows that have text; only these rows have examples.
         labels_of: for rows with contents, function that returns the label names of a row, by its
             number.
-        contents: function that reads the rows in `row_of`, if `rows` have no contents.
-        in_order: for data that supports it, function that yields the arrays of the examples in
-            order.
+        contents: function that reads the rows in `row_of`, by number, if `rows` is empty.
+        in_order: for data that supports it, function that yields the arrays of the examples in the
+            order of the data.
     """
 
     data: Any
@@ -105,7 +105,7 @@ class Evaluated:
                 yield dict(zip(arrays, values, strict=True))
 
     def row(self, number: int) -> Row:
-        """Returns a row with its contents."""
+        """Returns the row with this number, including its contents."""
         return self.rows[number] if self.contents is None else self.contents()[number]
 
     @cached_property
@@ -115,7 +115,7 @@ class Evaluated:
 
     @property
     def text_bytes(self) -> int | None:
-        """Number of UTF-8 bytes of the predicted text; None if unknown or not text."""
+        """Number of UTF-8 bytes of the predicted text; None if unknown or if it is not text."""
         size: int | None = None if self.split is None else self.data.bytes_predicted(self.split)
         return size
 

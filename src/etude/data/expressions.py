@@ -1,18 +1,20 @@
 r"""Checks that the regular expressions of a tokenizer match in linear time.
 
 A search tries an expression at each position of a text, and at each position one alternative after
-the other. A failed attempt costs as much as it has read. So two things are checked:
+the other. A failed attempt takes as many steps as it has read characters. So two things are
+checked:
 
-- The cost of an attempt, except for its unbounded repetitions (`*`, `+`, `{2,}`), is at most `COST`
-  steps.
-- Text matched by an unbounded repetition is part of the match: everything after it may be empty.
-  Otherwise, as in `\s*[\r\n]+`, it repeats one class, and a later alternative matches this class by
-  itself, as `\s+` does, with only alternatives of the same kind between them. So after a long
-  failed attempt, the search continues behind the text that was read.
+- An attempt takes at most `COST` steps, in addition to its unbounded repetitions (`*`, `+`,
+  `{2,}`).
+- Text that an unbounded repetition has read is not read again. Usually, everything after the
+  repetition may be empty, so the text is part of the match. Otherwise, as in `\s*[\r\n]+`, the
+  repetition is of one character class, and a later alternative matches this class by itself, as
+  `\s+` does; alternatives between the two repeat the same class. So after a long failed attempt,
+  the search continues behind the text that was read.
 
 The expressions of GPT-2, Llama, Qwen, DeepSeek, GPT-4o and others pass. The few alternatives of
-released tokenizers that don't pass are listed in `RELEASED`; their cost is quadratic in the length
-of a run of spaces or digits.
+released tokenizers that don't pass are listed in `RELEASED`; their cost is quadratic in the number
+of consecutive spaces or digits.
 """
 
 from __future__ import annotations
@@ -28,11 +30,11 @@ DEEPEST = 8  # maximum depth of nested groups
 RELEASED = (r"\s+$", "^▁+$", " +▁", r"\d{1,3}(?=(?:\d{3})*\b)")
 
 _ROW_OF_SPACES = r"\s+(?!\S)"
-"""Matches a whole run of whitespace, or all but its last character."""
+"""Expression that matches consecutive whitespace, as a whole or without its last character."""
 
 _UNBOUNDED = (
-    r"unbounded repetitions only where everything that follows may be empty, or of one class that "
-    r"a later alternative matches by itself, as in \s*[\r\n]+|\s+"
+    r"unbounded repetitions (*, +, {2,}) only where everything after them may be empty, or of a "
+    r"character class that a later alternative repeats by itself, as \s in \s*[\r\n]+|\s+"
 )
 _ESCAPED = "sSwWdDhHbBAzZnrtfv"
 _ANCHORS = ("^", "$", r"\b", r"\B", r"\A", r"\z", r"\Z")
@@ -45,19 +47,20 @@ _REPEAT = re.compile(r"[*+?][?+]?|\{([0-9]+)(,?)([0-9]*)\}|\{,([0-9]+)\}")
 
 
 class _Rejected(Exception):
-    """Rejected expression; the message is what was expected."""
+    """Raised for a rejected regular expression; the message contains what was expected."""
 
 
 @dataclass(frozen=True)
 class _Item:
-    """Part of an alternative, with its repetitions.
+    """Element of a regular expression (character, class, anchor or group), and its repetitions.
 
     Attributes:
-        text: source text, without the repetition.
-        inner: alternatives of a group; empty for a character or class.
-        consumes: whether it consumes what it matches: False for `^`, `$` and lookarounds.
-        low, high: minimum and maximum repetitions; `high` is None if unbounded.
-        lazy: whether it matches as few as possible.
+        text: source text, without the quantifier.
+        inner: alternatives of a group; empty for other elements.
+        consumes: whether the element consumes the text that it matches: False for anchors such as
+            `^` and `$`, and for lookarounds.
+        low, high: minimum and maximum number of repetitions; `high` is None if unbounded.
+        lazy: whether the element is repeated as few times as possible.
     """
 
     text: str
@@ -75,7 +78,7 @@ class _Item:
 
     @property
     def shortest(self) -> int:
-        """Minimum number of characters that it consumes."""
+        """Minimum number of characters that the element consumes."""
         once = min(map(_shortest, self.inner)) if self.inner else 1
         return self.low * once if self.consumes else 0
 
@@ -85,7 +88,7 @@ _Alternative = tuple[_Item, ...]
 
 
 def find_problem(pattern: str) -> str | None:
-    """Returns what is expected of a regular expression that is rejected; None if it is accepted."""
+    """Returns what was expected, for a message, if a regular expression is rejected; else None."""
     try:
         alternatives = _parse(pattern)
         _check(alternatives)
@@ -95,7 +98,7 @@ def find_problem(pattern: str) -> str | None:
 
 
 def shortest_match(pattern: str) -> int:
-    """Returns the minimum number of characters that an expression matches; 0 if it is rejected."""
+    """Returns the minimum number of characters that an expression matches; 0 if unsupported."""
     try:
         return min(_shortest(each) for _, each in _parse(pattern))
     except _Rejected:
@@ -116,8 +119,8 @@ def _check(alternatives: Sequence[tuple[str, _Alternative]]) -> None:
     ]
     if sum(cost.steps for cost in costs) > COST:
         raise _Rejected(
-            f"an expression of at most {COST} steps per position, with fewer alternatives and "
-            "counted repetitions"
+            f"a regular expression that takes at most {COST} steps per position of a text; use "
+            "fewer alternatives or counted repetitions"
         )
     loops = [cost.loops for cost in costs]
     for number, (text, items) in enumerate(alternatives):
@@ -136,7 +139,14 @@ def _check(alternatives: Sequence[tuple[str, _Alternative]]) -> None:
 
 
 def _matches_all(text: str, items: _Alternative, loops: list[_Item], repeated: str) -> bool:
-    """Returns whether an alternative matches any run of a class completely."""
+    """Returns whether an alternative matches all consecutive characters of the class `repeated`.
+
+    Args:
+        text: source text of the alternative.
+        items: elements of the alternative.
+        loops: unbounded repetitions of the alternative, from `_Cost`.
+        repeated: source text of the class.
+    """
     if (text, repeated) == (_ROW_OF_SPACES, r"\s"):
         return True
     first = next((n for n, item in enumerate(items) if item.may_fail), len(items))
@@ -148,12 +158,12 @@ def _matches_all(text: str, items: _Alternative, loops: list[_Item], repeated: s
 
 @dataclass(frozen=True)
 class _Cost:
-    """Cost of an attempt to match.
+    """Cost of an attempt to match an alternative, or an element of one, at one position of a text.
 
     Attributes:
         steps: maximum number of steps, with each unbounded repetition counted once.
-        ways: number of ways to match.
-        loops: unbounded repetitions that are tried at each length if a later part fails.
+        ways: number of ways to match, which are all tried if a later element fails.
+        loops: unbounded repetitions that are tried at each length if a later element fails.
     """
 
     steps: int
@@ -162,11 +172,11 @@ class _Cost:
 
 
 def _cost(items: _Alternative, after: bool) -> _Cost:
-    """Returns the cost of an alternative.
+    """Returns the cost of an attempt to match an alternative.
 
     Args:
-        items: its parts.
-        after: whether what follows it may fail.
+        items: elements of the alternative.
+        after: whether an element after the alternative may fail to match.
     """
     steps, ways, loops = 1, 1, []
     for item in reversed(items):
@@ -199,7 +209,7 @@ def _item_cost(item: _Item, after: bool) -> _Cost:
     if is_repeated and (
         inner_ways > 1 or _has_unbounded(item) or min(map(_shortest, item.inner)) < 1
     ):
-        raise _Rejected("repeated groups of fixed length only")
+        raise _Rejected("repeated groups that are not empty and match in only one way")
     return _Cost(steps * max(1, count), inner_ways + ways - 1, loops)
 
 
@@ -209,15 +219,15 @@ def _has_unbounded(item: _Item) -> bool:
 
 
 def _parse(pattern: str) -> list[tuple[str, _Alternative]]:
-    """Returns the alternatives of an expression, each with its text."""
+    """Returns the source text and the elements of each alternative of an expression."""
     if not 0 < len(pattern) <= LONGEST:
-        raise _Rejected(f"1 to {LONGEST:,} characters")
+        raise _Rejected(f"a regular expression of 1 to {LONGEST:,} characters")
     parser = _Parser(pattern)
     if options := _OPTIONS.match(pattern):
         parser.at = options.end()
     alternatives = parser.alternatives(0)
     if parser.at < len(pattern):
-        raise _Rejected("a regular expression")
+        raise _Rejected("a valid regular expression")
     if len(alternatives) == 1:  # one group around the whole expression
         (_, (first, *others)) = alternatives[0] if alternatives[0][1] else ("", (_NOTHING,))
         if not others and first.inner and first.consumes and (first.low, first.high) == (1, 1):
@@ -230,7 +240,7 @@ class _Parser:
         self.pattern, self.at = pattern, 0
 
     def alternatives(self, depth: int) -> list[tuple[str, _Alternative]]:
-        """Parses up to the end of the group or the expression."""
+        """Returns the alternatives up to the end of the current group or of the expression."""
         if depth > DEEPEST:
             raise _Rejected(f"at most {DEEPEST} nested groups")
         alternatives: list[tuple[str, _Alternative]] = []
@@ -250,26 +260,26 @@ class _Parser:
         pattern, start = self.pattern, self.at
         letter = pattern[start]
         if _REPEAT.match(pattern, start):
-            raise _Rejected("a regular expression")
+            raise _Rejected("a valid regular expression")
         if letter == "(":
             match = _GROUP.match(pattern, start)
             if match is None or (pattern.startswith("(?", start) and len(match[0]) == 1):
-                raise _Rejected("a supported kind of group")
+                raise _Rejected("a group (...), (?:...), (?=...), (?!...), (?<=...) or (?<!...)")
             self.at = match.end()
             inner = tuple(items for _, items in self.alternatives(depth + 1))
             if not pattern.startswith(")", self.at):
-                raise _Rejected("a regular expression")
+                raise _Rejected("a valid regular expression")
             self.at += 1
             consumes = match[0] in ("(", "(?:") or match[0].endswith(":")
             return _Item(pattern[start : self.at], inner, consumes)
         if letter == "[":
             end = _class_end(pattern, start)
             if end is None:
-                raise _Rejected("a closed character class")
+                raise _Rejected("a bracket ] at the end of the character class")
         elif letter == "\\":
             match = _ESCAPE.match(pattern, start)
             if match is None or not _known_escape(match[0]):
-                raise _Rejected("a supported escape")
+                raise _Rejected(r"a supported escape sequence, such as \s, \d or \p{L}")
             end = match.end()
         else:
             end = start + 1
@@ -283,19 +293,19 @@ class _Parser:
             return item
         self.at = match.end()
         if not item.consumes:
-            raise _Rejected("anchors and lookarounds without repetition")
+            raise _Rejected("anchors and lookarounds without a quantifier such as * or +")
         operator = match[0]
         if operator[0] != "{":
             most = 1 if operator[0] == "?" else None
             return replace(item, low=int(operator[0] == "+"), high=most, lazy=operator[1:] == "?")
         if self.pattern.startswith(("?", "+", "*"), self.at):  # repeats a repetition
-            raise _Rejected("at most one repetition of a part")
+            raise _Rejected("at most one quantifier, such as * or +, after an element")
         low, comma, high = match[1] or "0", match[2] or match[4], match[3] or match[4] or ""
         if max(len(low), len(high)) > 9 or max(int(low), int(high or 0)) > MOST:
-            raise _Rejected(f"counted repetitions of at most {MOST}")
+            raise _Rejected(f"counted repetitions of at most {MOST} times")
         most = int(high) if high else None if comma else int(low)
         if most is not None and most < int(low):
-            raise _Rejected("a regular expression")
+            raise _Rejected("a valid regular expression")
         return replace(item, low=int(low), high=most)
 
 
@@ -305,7 +315,10 @@ def _known_escape(text: str) -> bool:
 
 
 def _class_end(pattern: str, at: int) -> int | None:
-    """Returns the end of the class that opens at `at`, maybe with nested ones; None if open."""
+    """Returns the end of the character class that begins at `at`; None if it is not closed.
+
+    The class may contain other classes.
+    """
     depth = 0
     while at < len(pattern):
         if pattern[at] == "\\":

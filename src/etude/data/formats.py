@@ -31,7 +31,7 @@ CHUNK = 1 << 20
 STEP = 1 << 10  # compressed bytes at a time: 4 of them can expand to 128 kB
 
 BROKEN = (EOFError, OSError, zlib.error, lzma.LZMAError, zstandard.ZstdError)
-"""The exceptions of the readers below for a file that is truncated, damaged or unreadable."""
+"""Exceptions of this module's readers for a file that is truncated, damaged or unreadable."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,9 @@ class Format:
     """Format of a file, derived from its name.
 
     Attributes:
-        kind: `text`, or rows as JSON, CSV or Parquet.
-        suffix: the suffix without the compression's, in lower case: `.jsonl` for `a.jsonl.gz`.
+        kind: `text` for plain text; `json`, `csv` (also for TSV) or `parquet` for rows.
+        suffix: the suffix in lower case, without that of the compression: `.jsonl` for
+            `a.jsonl.gz`.
         compression: `.gz`, `.bz2`, `.xz`, `.zst`, or empty.
     """
 
@@ -73,9 +74,13 @@ def format_of(path: Path, *, without_suffix: bool = False) -> Format | None:
 
 
 def endings(*, rows: bool = False) -> str:
-    """Returns the supported suffixes, for a message; with `rows`, those of tables alone."""
+    """Returns a list of the supported suffixes, as text for a message.
+
+    Args:
+        rows: whether to list only the suffixes of tables.
+    """
     suffixes = ", ".join(suffix for suffix, kind in KINDS.items() if not rows or kind != "text")
-    return f"{suffixes}; all but the last also with {', '.join(COMPRESSED)}"
+    return f"{suffixes}; all but .parquet also with {', '.join(COMPRESSED)}"
 
 
 def open_bytes(path: Path) -> IO[bytes]:
@@ -100,7 +105,7 @@ def open_zstd(file: IO[bytes], mode: str = "rb") -> IO[bytes]:
         ValueError: if the mode is not a reading mode.
     """
     if "r" not in mode:
-        raise ValueError("zstd files can only be read")
+        raise ValueError("zstd files can only be opened for reading")
     return _buffered(file, lambda: zstandard.ZstdDecompressor().decompressobj())
 
 
@@ -112,7 +117,7 @@ class _Streams(io.RawIOBase):
     """Raw reader that decompresses all streams of a file, one after the other.
 
     The libraries' own readers stop silently where other data follows a stream (bz2, xz), or where
-    the file ends within one (zstd).
+    the file ends within a stream (zstd).
 
     Args:
         file: the compressed bytes.

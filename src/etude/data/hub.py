@@ -1,4 +1,4 @@
-"""A dataset on the Hugging Face hub, fixed to a commit: its splits, and their rows."""
+"""Dataset on the Hugging Face Hub at a fixed commit: its splits and their rows."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 FILES = "data=text_files, labelled_files, pairs or tagged"
 OFFLINE = (
-    "set revision=<commit, 40 digits> if this data was prepared on this machine before, "
-    f"prepare it once with network access, or read your own files: {FILES}"
+    "if the dataset was prepared on this machine before, set revision=<commit hash of 40 "
+    "hexadecimal digits>; otherwise, prepare it once with network access, or read your own files "
+    f"with {FILES}"
 )
 
 log = logging.getLogger("etude.data")
@@ -31,19 +32,20 @@ log = logging.getLogger("etude.data")
 
 @dataclass(frozen=True)
 class Repository:
-    """A dataset on the hub.
+    """A dataset on the Hugging Face Hub, at one commit.
 
-    A run belongs to a commit: a branch or a tag in `revision`, and None (the main branch), are
-    resolved to a commit before the run is named, and the record contains it. A full commit needs no
-    network for that. `HF_ENDPOINT`, `HF_HOME`, `HF_TOKEN` and `HF_HUB_OFFLINE` work as in
-    `huggingface_hub`.
+    A run reads one commit. If `revision` is a branch, a tag or None (the main branch), it is
+    resolved to a commit before the run's signature is computed, and the saved config contains the
+    commit. A full commit hash needs no network access for that. `HF_ENDPOINT`, `HF_HOME`,
+    `HF_TOKEN` and `HF_HUB_OFFLINE` work as in `huggingface_hub`.
 
     Args:
         name: `owner/name`.
-        config: config of the dataset; None selects its only or its default one.
+        config: config of the dataset; None selects the only or the default config.
         revision: a commit, a branch or a tag.
-        streaming: whether to read over the network, only as far as needed. False downloads the
-            dataset first, into `HF_HOME`, and reuses it the next time. The rows are the same.
+        streaming: whether to read over the network, only as far as needed. False first downloads
+            the dataset into `HF_HOME`, and reuses the download the next time. The rows are the
+            same.
         key: config key of these arguments, for messages.
     """
 
@@ -54,19 +56,19 @@ class Repository:
     key: str = "data"
 
     def noted(self, checks: Checks) -> None:
-        """Checks the name."""
+        """Checks that the name has the form `owner/name`."""
         is_valid = NAME.fullmatch(self.name) is not None
-        checks.that(is_valid, "name", self.name, "owner/name, as on the hub")
+        checks.that(is_valid, "name", self.name, "owner/name, as on the Hugging Face Hub")
 
     @property
     def commit(self) -> str:
-        """The commit to read."""
+        """Hash of the commit to read."""
         if self.revision and COMMIT.fullmatch(self.revision):
             return self.revision
         return commit_of(self.name, self.revision or "main")
 
     def rows(self, split: str, key: str) -> Any:
-        """Returns the rows of a split, an `IterableDataset` or a `Dataset`.
+        """Returns the rows of a split, as an `IterableDataset` or a `Dataset`.
 
         Args:
             split: name of the split.
@@ -86,7 +88,7 @@ class Repository:
 
     @contextmanager
     def explained(self) -> Iterator[None]:
-        """Converts exceptions of the libraries into a `RequestError`."""
+        """Context manager that converts exceptions of the libraries into a `RequestError`."""
         from datasets.exceptions import DatasetNotFoundError  # type: ignore[import-untyped]
 
         try:
@@ -103,7 +105,10 @@ class Repository:
             raise RequestError(_failed(self.name, error).under(self.key)) from error
 
     def _downloaded(self, split: str) -> Any | None:
-        """Returns the split if exactly this commit was downloaded before, without a request."""
+        """Returns a split that was downloaded before, without a network request.
+
+        None if there is no download of the split at exactly this commit.
+        """
         from datasets.packaged_modules.cache.cache import Cache  # type: ignore[import-untyped]
 
         to_snake_case = quiet_datasets().naming.camelcase_to_snakecase
@@ -124,9 +129,9 @@ class Repository:
 
     @cached_property
     def _streams(self) -> Any:
-        """All splits by name, not yet read."""
+        """Splits by name, each a stream of rows that is not read yet."""
         if os.path.exists(self.name):  # the library would read the folder instead
-            expected = "a repository on the hub, not a local folder"
+            expected = "a repository on the Hugging Face Hub, not a local folder"
             hint = f"to read the folder, use {FILES} with data.path={self.name}"
             raise RequestError(Problem(f"{self.key}.name", expected, self.name, hint))
         commit_of(self.name, self.commit)  # reports errors without a minute of retries
@@ -145,7 +150,10 @@ class Repository:
 
 
 def pinned(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the commit to which `revision` currently points (see `etude.config.pinning`)."""
+    """Returns `revision` as the commit to which it currently points (see `etude.config.pinning`).
+
+    Empty if `revision` is a full commit hash already.
+    """
     name, revision = str(arguments.get("name", "")), arguments.get("revision")
     if not NAME.fullmatch(name) or (revision and COMMIT.fullmatch(revision)):
         return {}
@@ -154,13 +162,14 @@ def pinned(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 @cache
 def commit_of(name: str, revision: str) -> str:
-    """Returns the commit to which a branch or a tag of a dataset on the hub points.
+    """Returns the commit to which a branch or a tag of a dataset on the Hugging Face Hub points.
 
-    Resolved once per process, so that all runs of a sweep read the same commit. If the hub can't be
-    reached, it is the commit that was last seen on this machine, if any.
+    It is resolved once per process, so that all runs of a sweep read the same commit. If the Hub
+    can't be reached, the commit that was last seen on this machine is returned.
 
     Raises:
-        InvalidArguments: if there is no such repository or revision, or the hub can't be reached.
+        InvalidArguments: if there is no such repository or revision, or the Hub can't be reached
+            and no commit was seen on this machine before.
     """
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import (
@@ -170,7 +179,7 @@ def commit_of(name: str, revision: str) -> str:
         RevisionNotFoundError,
     )
 
-    # Where the hub's own library caches the commit of a branch.
+    # Where `huggingface_hub` caches the commit of a branch.
     seen = Path(constants.HF_HUB_CACHE, f"datasets--{name.replace('/', '--')}", "refs", revision)
     try:
         commit = str(HfApi().dataset_info(name, revision=revision, timeout=TIMEOUT).sha)
@@ -188,7 +197,8 @@ def commit_of(name: str, revision: str) -> str:
         if seen.is_file():
             commit = seen.read_text(encoding="utf-8").strip()
             log.warning(
-                "could not reach the hub; using the last known commit for %s of %s: %s",
+                "could not reach the Hugging Face Hub; using the last known commit for %s of %s: "
+                "%s",
                 revision,
                 name,
                 commit,
@@ -200,19 +210,20 @@ def commit_of(name: str, revision: str) -> str:
 def _missing(name: str, *, gated: bool) -> Problem:
     if gated:
         hint = (
-            "it is gated: accept its terms on its page, then log in with `hf auth login` or set "
-            "HF_TOKEN"
+            "the dataset is gated: accept its terms on its page, then log in with `hf auth login` "
+            "or set HF_TOKEN"
         )
         return Problem("name", "a dataset to which you have access", name, hint)
     hint = "check the spelling; a private dataset needs `hf auth login` or HF_TOKEN"
-    return Problem("name", "a dataset on the hub", name, hint)
+    return Problem("name", "a dataset on the Hugging Face Hub", name, hint)
 
 
 def _failed(name: str, error: Exception) -> Problem:
     reason = next((line for line in str(error).splitlines() if line.strip()), "")
     reason = f"{type(error).__name__}: {reason}"
     if _is_network(error):
-        return Problem("name", "a reachable hub", name, f"{OFFLINE}; {reason}")
+        expected = "a connection to the Hugging Face Hub"
+        return Problem("name", expected, name, f"{OFFLINE}; {reason}")
     return Problem("name", "a dataset with readable rows", name, reason)
 
 

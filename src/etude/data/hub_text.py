@@ -1,4 +1,4 @@
-"""Text from a dataset on the Hugging Face hub, fixed to a commit."""
+"""Text of a dataset on the Hugging Face Hub, at a fixed commit."""
 
 from __future__ import annotations
 
@@ -25,21 +25,22 @@ from etude.errors import Checks
 
 
 class HubText(TextData):
-    """One column of a dataset on the hub; each row is a document, with its text unchanged.
+    """Corpus from a text column of a dataset on the Hugging Face Hub; each row is a document.
 
-    The text is tokenized once into the cache like every corpus; after that, no request is sent to
-    the hub.
+    The text is unchanged. Like every corpus, it is tokenized once into the cache; after that, no
+    request is sent to the Hub.
 
     Args:
         name, config, revision: see `etude.data.hub.Repository`.
         split: name of the split with the training text.
-        validation_split: name of the split with the validation text. None holds out a part of
-            `split`: document i, from 0, if floor((i + 1) v) > floor(i v) with v = `validation`.
+        validation_split: name of the split with the validation text. None holds out a fraction v =
+            `validation` of `split`: document i (from 0) if floor((i + 1) v) > floor(i v).
         validation: the held-out fraction, between 0 and 1; unused with `validation_split`.
-        column: the text column; None selects `text`, else the only text column.
+        column: name of the text column; None selects the column `text`, or else the only column
+            with text.
         streaming: see `Repository`; the data is read over the network once for training the
             tokenizer and once for each split.
-        documents: number of rows of `split` to read, the first ones; None reads all.
+        documents: number of rows to read from the beginning of `split`; None reads all rows.
     """
 
     # Not a dataclass, since the argument `documents` has the name of a method.
@@ -87,7 +88,7 @@ class HubText(TextData):
             "validation_split",
             self.validation_split,
             "a split other than data.split",
-            "to hold out a part of it, set data.validation_split=null",
+            "to hold out a fraction of data.split, set data.validation_split=null",
         )
         if self.limit is not None:
             checks.positive(documents=self.limit)
@@ -95,16 +96,16 @@ class HubText(TextData):
 
     @classmethod
     def pinned(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the commit to which `revision` currently points (see `etude.config.pinning`)."""
+        """Returns `revision` as the commit to which it points (see `etude.data.hub.pinned`)."""
         return pinned(arguments)
 
     @property
     def commit(self) -> str:
-        """The commit to read."""
+        """Hash of the commit to read."""
         return self.repository.commit
 
     def check(self) -> None:
-        """Does nothing: the dataset is checked by `prepare`."""
+        """Does nothing, because `prepare` checks the dataset."""
 
     def content_fingerprint(self) -> str:
         # A commit's content is fixed, so the selection identifies the content.
@@ -138,7 +139,7 @@ class HubText(TextData):
             yield from iterate_texts(self._values(self.split, self.limit), tell=True)
 
     def _values(self, split: str, limit: int | None) -> Iterator[tuple[str, Any]]:
-        """Yields the column's values, each with its position."""
+        """Yields the values of the text column in a split, each after its position."""
         with self.repository.explained():
             rows, column = self._rows(split)
             for number, value in enumerate(islice(column_values(rows, column), limit), 1):
@@ -146,7 +147,7 @@ class HubText(TextData):
                 yield where, value
 
     def _rows(self, split: str) -> tuple[Any, str]:
-        """Returns a split's rows, an `IterableDataset` or a `Dataset`, and the column to read."""
+        """Returns the rows of a split (`IterableDataset` or `Dataset`) and the column to read."""
         key = "data.split" if split == self.split else "data.validation_split"
         rows = self.repository.rows(split, key)
         features = rows.features

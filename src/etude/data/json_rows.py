@@ -1,7 +1,7 @@
-"""Rows of JSON: one object per line, or one list of objects. Both are streamed.
+"""Reader of rows in JSON files: one object per line, or one list of objects.
 
-Duplicate names in an object are rejected, since programs differ in which value they use. `NaN` and
-`Infinity`, which Python writes for numbers, are read as such.
+Files of both forms are streamed. Duplicate keys in an object are rejected, since programs differ in
+which value they use. `NaN` and `Infinity`, which Python writes, are read as numbers.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ NEAR = 16  # characters before the end of the buffer in which it may cause an er
 
 
 def rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields all objects of the file in order, with their positions, `line 3` or `row 3`.
+    """Yields the objects of a file in order, each after its position, such as `line 3` or `row 3`.
 
     Raises:
         RequestError: if the file is not JSON, contains anything but objects, or an object has a
-            duplicate name; contains the position.
+            duplicate key; contains the position.
     """
     if _is_list(file):
         for number, row in enumerate(_List(file), 1):
@@ -99,12 +99,13 @@ class _List:
     def _read_size(self, held: int) -> int:
         """Returns how many characters to read when `held` characters of a row are buffered.
 
-        This doubles the buffer, but reads no more than needed to detect that the row is too long.
+        The number doubles the buffer, but is no larger than needed to detect a row that is too
+        long.
         """
         return min(max(CHUNK, held), LONGEST + CHUNK - held)
 
     def _next(self) -> str:
-        """Returns the next character that is not whitespace; empty at the end."""
+        """Returns the next non-whitespace character without consuming it; empty at the end."""
         while True:
             while self.position < len(self.text):
                 if self.text[self.position] not in " \t\r\n":
@@ -140,7 +141,7 @@ class _List:
             except (ValueError, RecursionError) as error:
                 raise RequestError(Problem(where, EXPECTED, hint=str(error))) from error
         if not isinstance(row, dict):
-            raise RequestError(Problem(where, "an object", row))
+            raise RequestError(Problem(where, "a JSON object", row))
         return row
 
     def _error(self, expected: str, hint: str | None = None) -> RequestError:

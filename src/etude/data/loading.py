@@ -1,6 +1,6 @@
 """Data loaders of datasets whose items are whole batches.
 
-They neither collate nor draw from the run's random numbers.
+The loaders do not collate, and do not draw from the run's random numbers.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def evaluation_positions(vocabulary: int) -> int:
 
 
 def loader(dataset: IterableDataset[Any], workers: int = 0) -> DataLoader[Any]:
-    """Returns a loader of a dataset's batches, unchanged and in order."""
+    """Returns a data loader that yields the batches of a dataset, unchanged and in order."""
     return DataLoader(
         dataset,
         batch_size=None,

@@ -1,4 +1,4 @@
-"""Mixtures: several corpora as one, each with a fraction of the examples."""
+"""Mixtures: several corpora combined, each with a fraction of the training examples."""
 
 from __future__ import annotations
 
@@ -30,19 +30,21 @@ _NAME = re.compile(r"[A-Za-z0-9][\w-]*", re.ASCII)
 
 @dataclass(kw_only=True, eq=False)
 class Mixture(TextData):
-    """Weighted corpora: a source's weight sets its fraction of the run's examples.
+    """Corpus mixed from several sources, whose weights set their fractions of the run's examples.
 
-    The fractions are exact in the long run, and at each step the counts deviate by at most about
-    one example per source. The examples of a source are in its own order (`windows` or `epochs`,
-    by the count of its own examples). The order has no state: example g of the run is a function
-    of (seed, batch, g).
+    The fractions are exact in the long run. After m examples, a source with the fraction w of K
+    sources has provided m w examples, up to a deviation of (1 + K w) / 2. Within each source,
+    `order` orders the examples as if the source were the only one. The order has no state: example
+    g of the run depends only on the seed, the batch size and g.
 
     One tokenizer is trained on the training splits of all sources, regardless of the weights, so a
-    sweep over weights prepares its data once. Validation is on all validation splits (`val/loss`,
-    a mean over tokens, not by weight) and on each separately (`val/<name>/loss`).
+    sweep over weights prepares its data once. Validation uses the validation splits of all sources
+    together (`val/loss`, a mean over tokens, independent of the weights) and of each source
+    separately (`val/<name>/loss`).
 
-    A source is any data node as a factory; the mixture passes it the tokenizer and the sizes. An
-    example of a config file, used as `data=mine`::
+    A source is the config of any text data with `_partial_: true`. The mixture calls it with the
+    tokenizer, the sequence length and the batch size. An example of a config file, used as
+    `data=mine`::
 
         defaults:
           - tokenizer: bpe
@@ -55,19 +57,19 @@ class Mixture(TextData):
         sequence_length: 64
         batch: {examples: 12}
 
-    `data=mixture data.weights.early=3` changes a weight of the config file included in Étude.
+    `data=mixture data.weights.early=3` changes a weight of Étude's own config `data/mixture.yaml`.
 
     Args:
-        sources: by name, the factory of each source, which accepts tokenizer, sequence_length and
-            batch.
-        weights: by the same names, positive weights; they need not sum to one.
-        order: order of the examples of a source.
+        sources: factories of the sources, by name; a factory accepts tokenizer, sequence_length
+            and batch.
+        weights: positive weights of the sources, by name; they need not sum to one.
+        order: order of the examples within each source, `windows` or `epochs`.
 
     Attributes:
-        corpora: the sources, by name.
+        corpora: the created sources, by name.
 
     Raises:
-        RequestError: with the errors of the sources.
+        RequestError: contains the errors of all sources.
     """
 
     sources: dict[str, Callable[..., TextData]]
@@ -82,8 +84,8 @@ class Mixture(TextData):
         for name in self.section_names:
             source = self.sources[name]
             if not callable(source):
-                hint = f"to remove it: '~data.sources.{name}' '~data.weights.{name}'"
-                expected = "a data node with its _target_ and _partial_: true"
+                hint = f"to remove the source: '~data.sources.{name}' '~data.weights.{name}'"
+                expected = "a config with the _target_ of a data class and _partial_: true"
                 problems.append(Problem(f"data.sources.{name}", expected, source, hint))
                 continue
             try:  # the sizes are placeholders: the mixture forms the windows
@@ -157,24 +159,24 @@ class Mixture(TextData):
 
 @dataclass(frozen=True)
 class Shares:
-    """Assignment of examples to sources in which every count stays near its proportion.
+    """Assignment of examples to sources that keeps each source's count close to its fraction.
 
     Example j of a source with weight w (all weights sum to one) is due at time (j + 1/2) / w, and
-    the examples are in the order of these times, ties in the order of the sources. This is the
-    method of Webster or Sainte-Laguë for the apportionment of seats (Balinski and Young 1982, "Fair
-    representation"), one seat at a time. After m examples of K sources, a source has provided m w
-    examples, up to a deviation of (1 + K w) / 2.
+    the examples are in the order of these times; equal times are in the order of the sources. This
+    is the method of Webster or Sainte-Laguë for the apportionment of seats (Balinski and Young
+    1982, "Fair representation"), one seat at a time. After m examples of K sources, a source has
+    provided m w examples, up to a deviation of (1 + K w) / 2.
 
     Args:
-        weights: in any unit, at least one positive; interpreted as the decimal numbers that they
-            print as.
+        weights: weights of the sources, with any sum; at least one is positive. They are
+            interpreted as decimal numbers: 0.1 is exactly 1/10.
     """
 
     weights: tuple[float, ...]
 
     @cached_property
     def units(self) -> tuple[int, ...]:
-        """The weights as whole numbers, so that times are compared exactly."""
+        """Whole numbers in proportion to the weights, so that times are compared exactly."""
         exact = [Fraction(repr(float(weight))) for weight in self.weights]
         scale = math.lcm(*(weight.denominator for weight in exact))
         units = [int(weight * scale) for weight in exact]
@@ -191,7 +193,12 @@ class Shares:
         return counts
 
     def sources(self, counts: list[int], number: int) -> list[int]:
-        """Returns the sources of the next `number` examples after `counts` examples of each."""
+        """Returns the index of the source of each of the next `number` examples.
+
+        Args:
+            counts: number of earlier examples of each source.
+            number: number of examples to assign.
+        """
         return list(self._after(counts, number))
 
     def _after(self, counts: list[int], number: int) -> Iterator[int]:
@@ -206,16 +213,16 @@ class Shares:
 
 
 class MixtureOrder:
-    """Order of windows for several texts that are stored in one file.
+    """Order of the windows of a mixture, whose sources are stored in one file.
 
-    The sources of a step's windows are assigned by `Shares` and shuffled by (seed, step), so that
-    each micro-batch and each rank contains all of them. The windows of a source are in its own
-    order.
+    `Shares` assigns the windows of a step to sources. The assignment is shuffled by (seed, step),
+    so that the sources are mixed in each micro-batch and on each rank. Within each source, the
+    windows are in the order `within`.
 
     Args:
-        sections: by name, the position of each source's tokens.
-        stages: the stages of the run, each with the number of examples before it and its weights by
-            name.
+        sections: position of each source's tokens in the file, by name.
+        stages: the stages of the run, which differ in their weights: the number of examples before
+            each stage, and its weights by name.
         length: number of targets in a window.
         batch: number of windows in an optimizer step.
         seed: the run's seed, not negative.
@@ -245,11 +252,17 @@ class MixtureOrder:
         self._latest: list[tuple[int, NDArray[np.int64]]] = [_NOTHING] * len(sections)
 
     def starts(self, step: int) -> NDArray[np.int64]:
-        """Returns the first token of each window of optimizer step `step`, shape (batch,)."""
+        """Returns the position of each window's first token in step `step`, shape (batch,)."""
         return self.windows(step, step * self.batch, self.batch)
 
     def windows(self, step: int, first: int, count: int) -> NDArray[np.int64]:
-        """Returns the same for a step of `count` windows after `first` in all earlier steps."""
+        """Returns the positions as `starts` does, for a step of `count` windows.
+
+        Args:
+            step: number of the optimizer step, from 0.
+            first: number of windows in all earlier steps.
+            count: number of windows in the step.
+        """
         stage = bisect_right(self.stages, first) - 1
         ends = self.stages[1 : stage + 1]
         shares = self.shares[stage]
@@ -267,8 +280,9 @@ class MixtureOrder:
         return starts
 
     def _source_starts(self, source: int, first: int, number: int) -> NDArray[np.int64]:
-        """Returns the first tokens of the examples first, ..., first + number - 1 of a source, in
-        its text.
+        """Returns the positions of the first tokens of examples of a source, in the source's text.
+
+        The examples are first, ..., first + number - 1.
         """
         last = first + max(number, 1) - 1
         chunks = [self._chunk(source, c) for c in range(first // CHUNK, last // CHUNK + 1)]
@@ -294,10 +308,11 @@ def _check_names(
         expected = "a name of letters, digits, _ and -"
         checks.that(_NAME.fullmatch(name) is not None, "sources", name, expected)
         if name not in weights:
-            checks.problems.append(Problem(f"weights.{name}", "a weight for this source"))
+            checks.problems.append(Problem(f"weights.{name}", f"a weight for the source {name}"))
     for name, weight in weights.items():
         key = f"weights.{name}"
-        if not checks.that(name in sources, key, weight, "a source's name", nearest(name, sources)):
+        expected = "the name of a source"
+        if not checks.that(name in sources, key, weight, expected, nearest(name, sources)):
             continue
-        hint = "remove an unused source from sources and weights" if weight == 0 else None
+        hint = "remove an unused source from data.sources and data.weights" if weight == 0 else None
         checks.that(0 < weight < math.inf, key, weight, "a positive number", hint)

@@ -1,7 +1,7 @@
-"""The base class of data modules: stored, synthetic, or streamed.
+"""Base class of the data modules for stored, synthetic and streamed data.
 
-A subclass defines the content of its optimizer steps and splits; the base class does the rest: it
-checks that the data fits the task, assigns steps to a run and its processes, and evaluates splits.
+A subclass defines the content of its optimizer steps and splits. The base class checks that the
+data fits the task, assigns steps to a run and its processes, and evaluates splits.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from etude.errors import Checks, Problem, RequestError
 
 @dataclass(frozen=True)
 class Batch:
-    """Size of an optimizer step over all ranks, in one of two units.
+    """Size of an optimizer step over all ranks, as a number of either tokens or examples.
 
     Args:
         tokens: number of positions that enter the loss.
-        examples: number of windows of `sequence_length` such positions.
+        examples: number of examples; for running text, windows of `sequence_length` positions.
     """
 
     tokens: int | None = None
@@ -37,19 +37,23 @@ class Batch:
 
 
 class DataAttributes(pl.LightningDataModule, ABC):
-    """Attributes of a data module that are not arguments, declared before the dataclass.
+    """Attributes of a data module that are not arguments of its constructor.
+
+    This class is not a dataclass, so its attributes don't become fields of `DataModule`.
 
     Attributes:
-        reads: kind of objectives that read this data; see `etude.data.objective.Objective`.
+        reads: kind of this data, which objectives refer to; see `etude.data.objective.Reads`.
         fields: names of the fields of an example.
         section_names: sources of a mixture, in the order in which they are stored; empty for a
             single source.
-        labels: names of labels or tags, by number, available after `prepare`.
-        has_splits: subject and verb for messages about splits, for data without rows.
-        shares_exactly: whether the size of a step must be a multiple of the number of ranks.
+        labels: names of labels or tags, by id, available after `prepare`.
+        has_splits: for data without rows, subject and verb for messages about its splits, such as
+            `running text has`.
+        shares_exactly: whether the number of examples of a step must be a multiple of the number
+            of ranks.
         pack: whether several examples share a sequence, so an example may begin at any position.
-        model_vocabulary: `model.vocab_size`, if the config states it, else 0. With a vocabulary
-            above the tokenizer's, evaluation batches are smaller.
+        model_vocabulary: `model.vocab_size` if the config sets it, otherwise 0. If it is larger
+            than the tokenizer's vocabulary, evaluation batches are smaller.
     """
 
     reads: Reads
@@ -64,24 +68,26 @@ class DataAttributes(pl.LightningDataModule, ABC):
 
 @dataclass(kw_only=True, eq=False)
 class DataModule(DataAttributes):
-    """Optimizer steps for training, and splits for evaluation.
+    """Base class of data modules, which provide steps for training and splits for evaluation.
 
     A run calls, in this order: `for_task`, `check`, `prepare`, `attach`, and then the loaders any
     number of times.
 
-    The arguments are the fields of a dataclass: a subclass declares its own and inherits these.
+    The arguments are the fields of a dataclass: a subclass declares further fields and inherits
+    those of this class.
 
     Args:
         sequence_length: maximum number of positions of an example (T).
         batch: size of an optimizer step.
         workers: number of processes that assemble batches; 0 for the training process itself. The
-            batches don't depend on it.
+            batches don't depend on this number.
 
     Attributes:
-        objective: converts the data to inputs and targets; None for next tokens of running text.
+        objective: converts the data to inputs and targets; None for next-token prediction on
+            running text.
 
     Raises:
-        InvalidArguments: with every error in the arguments.
+        InvalidArguments: contains every error in the arguments.
     """
 
     sequence_length: int
@@ -98,7 +104,7 @@ class DataModule(DataAttributes):
         self._attached: Steps | None = None
 
     def validate(self, checks: Checks) -> None:
-        """Checks the arguments; a subclass adds the checks of its own."""
+        """Checks the arguments; a subclass adds checks of its own arguments."""
         checks.that(self.workers >= 0, "workers", self.workers, "a non-negative number")
 
     # -- defined by a subclass ----------------------------------------------------------------
@@ -112,14 +118,14 @@ class DataModule(DataAttributes):
         """
 
     def content_files(self) -> list[Path] | None:
-        """Returns the files with this content, and the folders that were searched for them.
+        """Returns the files that contain the data, and the folders that were searched for them.
 
-        None if the content is not only in files.
+        None if the content does not come from files only.
         """
         return None
 
     def origin(self) -> dict[str, object]:
-        """Returns the origin of the data, for the record, unless a path in the config states it."""
+        """Returns the origin of the data, to save with a run; empty if the config has the path."""
         return {}
 
     @abstractmethod
@@ -127,12 +133,12 @@ class DataModule(DataAttributes):
         """Checks that the data exists and is readable; writes nothing.
 
         Raises:
-            RequestError: if it doesn't or isn't.
+            RequestError: if the data is missing or unreadable.
         """
 
     @abstractmethod
     def prepare(self, cache_dir: Path) -> Any:
-        """Creates the files of the loaders in `cache_dir`, or finds them there.
+        """Creates in `cache_dir` the files that the loaders read, or finds them there.
 
         Raises:
             RequestError: if the data can't be used; contains the reason.
@@ -154,7 +160,7 @@ class DataModule(DataAttributes):
 
     @abstractmethod
     def evaluation_batches(self, split: Any) -> DataLoader[Any]:
-        """Returns batches of a whole split, with each example once.
+        """Returns a loader of the batches of a whole split, with each example once.
 
         Raises:
             RequestError: if there is no such split, or it is empty.
@@ -162,14 +168,14 @@ class DataModule(DataAttributes):
 
     @abstractmethod
     def sources_of(self, documents: Collection[int]) -> dict[int, str]:
-        """Returns, by number, descriptions of where documents of the training split come from."""
+        """Returns, by document number, where documents of the training split come from."""
 
     @abstractmethod
     def places_of(self, text: str) -> Iterator[DocumentSpan]:
-        """Yields the positions of a text in the training split.
+        """Yields the positions at which a text occurs in the training split.
 
         Raises:
-            RequestError: if this data has no texts.
+            RequestError: if the data contains no text.
         """
 
     @property
@@ -177,13 +183,13 @@ class DataModule(DataAttributes):
     def examples_per_step(self) -> int:
         """Number of examples of an optimizer step over all ranks.
 
-        The maximum, or approximate, if steps differ.
+        If steps differ in size, this is the maximum or an approximation.
         """
 
     @property
     @abstractmethod
     def steps_per_epoch(self) -> float:
-        """Number of optimizer steps that read as many examples as there are."""
+        """Number of optimizer steps that read as many examples as the training split has."""
 
     @abstractmethod
     def evaluated_tokens(self, split: Any) -> int:
@@ -196,10 +202,11 @@ class DataModule(DataAttributes):
     # -- shared by all data -------------------------------------------------------------------
 
     def for_task(self, objective: Objective | None) -> None:
-        """Sets the objective that converts the data; None for next tokens of running text.
+        """Sets the objective that converts the data; None for next-token prediction on text.
 
         Raises:
-            RequestError: if the task reads other data, or fields that these examples don't have.
+            RequestError: if the objective reads another kind of data, or fields that the examples
+                don't have.
         """
         name = type(self).__name__
         if (reads := "windows" if objective is None else objective.reads) != self.reads:
@@ -209,26 +216,30 @@ class DataModule(DataAttributes):
         if any(field not in self.fields for field in needed):
             fields_hint = f"{name} has the fields {', '.join(self.fields)}"
             hint = ", ".join(filter(None, [fields_hint, self.meant_for(reads)]))
-            expected = f"examples with {', '.join(needed)}"
+            expected = f"examples with the fields {', '.join(needed)}"
             raise RequestError(Problem("data", expected, hint=hint))
         self.objective = objective
 
     def meant_for(self, reads: Reads) -> str | None:
-        """Returns a hint with the task of this data, for the message about other tasks."""
+        """Returns a hint with a task that fits the data, for messages about tasks that don't fit.
+
+        Args:
+            reads: kind of data that the run's task reads.
+        """
         return None
 
     def fingerprint(self) -> str:
         """Returns the sha256 (hex) of everything from which the examples are created.
 
         Raises:
-            RequestError: if it can't be read.
+            RequestError: if the content can't be read.
         """
         return self.content_fingerprint()
 
     def files_read(self) -> list[Path] | None:
         """Returns the files that the fingerprint covers, and the folders searched for them.
 
-        None if the fingerprint does not only depend on files.
+        None if the fingerprint depends on more than files.
         """
         return self.content_files()
 
@@ -238,10 +249,11 @@ class DataModule(DataAttributes):
         return None
 
     def evaluation_positions(self, vocabulary: int) -> int:
-        """Returns the number of positions in an evaluation batch, by the model's vocabulary.
+        """Returns the number of positions in an evaluation batch; fewer for a large vocabulary.
 
         Args:
-            vocabulary: size of the tokenizer.
+            vocabulary: size of the tokenizer's vocabulary; if the model's is larger, the model's
+                counts.
         """
         return evaluation_positions(max(vocabulary, self.model_vocabulary))
 
@@ -249,18 +261,19 @@ class DataModule(DataAttributes):
     def tokens_per_step(self) -> int:
         """Number of positions of an optimizer step over all ranks.
 
-        The maximum, or approximate, if steps differ.
+        If steps differ in size, this is the maximum or an approximation.
         """
         return self.examples_per_step * self.sequence_length
 
     def tokens_in(self, first: int, end: int) -> int:
-        """Returns the number of positions in the optimizer steps first, ..., end - 1; approximate
-        if steps differ.
+        """Returns the number of positions in the optimizer steps first, ..., end - 1.
+
+        If steps differ in size, this may be an approximation.
         """
         return (end - first) * self.tokens_per_step
 
     def batch_of(self, seed: int, number: int) -> dict[str, Any]:
-        """Returns an optimizer step, over all processes, as one batch.
+        """Returns all examples of an optimizer step, over all processes, as one batch.
 
         Args:
             seed: the run's seed.
@@ -271,7 +284,10 @@ class DataModule(DataAttributes):
         return result
 
     def bytes_predicted(self, split: Any) -> int | None:
-        """Returns the number of UTF-8 bytes that a split's targets represent; None if not text."""
+        """Returns the number of UTF-8 bytes that a split's targets represent.
+
+        None if the targets are not text.
+        """
         return None
 
     def attach(
@@ -295,7 +311,7 @@ class DataModule(DataAttributes):
             world: number of processes that share each step.
 
         Raises:
-            RequestError: if the step can't be shared equally, or the micro-batch is empty.
+            RequestError: if the processes can't share a step equally, or `micro_batch` is below 1.
         """
         problems = list(self.misfits(world))
         if micro_batch is not None and micro_batch < 1:
@@ -306,31 +322,31 @@ class DataModule(DataAttributes):
         self._attached = Steps(self.assembly(self._share), start_step, total_steps)
 
     def misfits(self, processes: int, max_epochs: float | None = None) -> Iterator[Problem]:
-        """Yields a problem for each incompatibility of the data with a run.
+        """Yields a problem for each incompatibility of the data with the settings of a run.
 
         Args:
-            processes: number of processes that share each step, equally if they must.
-            max_epochs: length of the run, if it is stated in epochs.
+            processes: number of processes that share each step.
+            max_epochs: length of the run, if the config sets it in epochs; otherwise None.
         """
         if self.shares_exactly and self.examples_per_step % processes:
-            expected = f"a multiple of {processes} (the number of processes), in examples"
+            expected = f"a number of examples divisible by the number of processes ({processes})"
             yield Problem("data.batch", expected, self.examples_per_step)
 
     def changes(self) -> Iterator[tuple[str, int]]:
-        """Yields the keys of values that change during a run, and the steps of the changes."""
+        """Yields the config key and the step of each value that changes during a run."""
         return iter(())
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Returns the run's optimizer steps from `start_step` on.
+        """Returns a loader of the run's optimizer steps from `start_step` on.
 
-        The loader's length is that of the whole run.
+        The length of the loader is the number of steps of the whole run.
         """
         if self._attached is None:
             raise RuntimeError("call attach(...) before train_dataloader()")
         return loader(self._attached, self.workers)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """Returns the whole validation split, on every rank."""
+        """Returns a loader of the whole validation split, the same on every rank."""
         return self.evaluation_batches("val")
 
     def evaluated(self, split: Any) -> Evaluated:
@@ -338,7 +354,10 @@ class DataModule(DataAttributes):
         return Evaluated(self, split, lambda: self.evaluation_batches(split))
 
     def evaluated_with_rows(self, asked: EvaluationRequest) -> Evaluated:
-        """Returns a split of the data, or other files, with the contents of rows if there are any.
+        """Returns the selected examples for evaluation, with the contents of rows if there are any.
+
+        Args:
+            asked: selection of a split of the data, or of other files.
 
         Raises:
             RequestError: if the rows don't exist, can't be read, or lack the requested contents.
@@ -351,5 +370,5 @@ class DataModule(DataAttributes):
         return ("val", "train")
 
     def padding(self, micro: Mapping[str, Any]) -> float | None:
-        """Returns the fraction of padding in a packed micro-batch; None if not packed."""
+        """Returns the fraction of padding in a micro-batch; None if the data is not packed."""
         return None

@@ -1,8 +1,8 @@
-"""Objectives: convert data to inputs, and targets for the loss of a task.
+"""Objectives, which convert data to model inputs and to targets for the loss of a task.
 
-A task's class returns the objective of its config. The data module applies it while assembling a
-step, before the step is split into micro-batches and ranks; so masks and the number of targets
-depend on neither.
+A task returns the objective that its config sets. The data module applies the objective while it
+assembles a step, before the step is split into micro-batches and ranks; so masks and the number of
+targets do not depend on the micro-batch size and the number of ranks.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ IGNORE = -100
 """Target that does not enter the loss."""
 
 CORRUPTION_STREAM = 0x4D41534B
-"""Tag that separates an objective's random numbers from others of the run's seed."""
+"""Tag that separates an objective's random numbers from other random numbers of the same seed."""
 
 Reads = Literal["windows", "examples", "made"]
 """Kind of data that an objective reads: windows of text, examples with fields, or synthetic data.
@@ -33,13 +33,15 @@ Reads = Literal["windows", "examples", "made"]
 
 
 class Objective(ABC):
-    """Base class of objectives. It is pickled to loader processes, so it contains no model and no
-    tensors.
+    """Base class of objectives, which convert data to model inputs and to targets for a loss.
+
+    An objective is pickled to loader processes, so it contains no model and no tensors.
 
     Attributes:
-        such_as: example of data that it reads, for messages.
-        fields: fields that the data must have.
-        packs: whether the task can separate several texts in one sequence.
+        reads: kind of data that the objective reads.
+        such_as: example of a config of such data, for messages.
+        fields: names of the fields that examples must have.
+        packs: whether one sequence may contain several texts that don't attend to each other.
     """
 
     reads: ClassVar[Reads]
@@ -48,22 +50,24 @@ class Objective(ABC):
     packs: ClassVar[bool] = False
 
     def special_tokens(self, known: Mapping[str, int]) -> list[str]:
-        """Returns the required special tokens that the tokenizer lacks; they are added at its end.
+        """Returns the names of required special tokens that the tokenizer lacks.
+
+        The tokens are added to the tokenizer, with ids after all others.
 
         Args:
-            known: the tokenizer's special tokens, by name.
+            known: ids of the tokenizer's special tokens, by name.
         """
         return []
 
     def bound(self, tokenizer: Any, meta: Any) -> Self:
-        """Returns the objective with the properties of the prepared data.
+        """Returns the objective for prepared data, for example with the ids of special tokens.
 
         Args:
             tokenizer: an `etude.data.tokenizer.Tokenizer`.
             meta: metadata of the splits.
 
         Raises:
-            RequestError: if they don't fit the task.
+            RequestError: if the tokenizer or the data does not fit the task.
         """
         return self
 
@@ -81,12 +85,17 @@ class WindowObjective(Objective):
     shortest: ClassVar[int] = 1
 
     def raw(self, length: int) -> int:
-        """Returns the number of tokens of text in a window of `length` positions."""
+        """Returns the number of tokens of text that a window of `length` positions needs."""
         return length
 
     @abstractmethod
     def __call__(self, windows: Numbers, random: np.random.Generator) -> Arrays:
-        """Converts windows (n, raw) to arrays with n rows; ignored targets are `IGNORE`."""
+        """Returns the arrays of n windows, each with n rows; ignored targets are `IGNORE`.
+
+        Args:
+            windows: token ids, (n, number of tokens given by `raw`).
+            random: random numbers of the step.
+        """
 
     def targets(self, arrays: Arrays) -> int:
         """Returns the number of targets that enter the loss."""
@@ -97,8 +106,8 @@ class ExampleObjective(Objective):
     """Objective that converts the fields of an example to inputs and targets.
 
     Attributes:
-        padded: arrays whose padding must be hidden from the model, and the name of the mask of
-            their other positions.
+        padded: arrays whose padding must be hidden from the model, by name; the value is the name
+            of a mask that is true at positions without padding.
     """
 
     reads = "examples"
@@ -114,15 +123,15 @@ class ExampleObjective(Objective):
         return 0
 
     def compose(self, fields: Arrays) -> Arrays:
-        """Returns the arrays of an example from its fields; each is one-dimensional or a number."""
+        """Returns the arrays of an example from its fields, each one-dimensional or one number."""
         return fields
 
     def targets(self, arrays: Arrays) -> float:
-        """Returns the number of targets of the example that enter the loss, or their weight."""
+        """Returns the number of the example's targets in the loss, or their total weight."""
         return float(enters_loss(arrays["labels"]).sum())
 
     def bound_to_rows(self, tokenizer: Any, sequence_length: int) -> Self:
-        """Returns the objective for rows that are only evaluated, all with the same weight."""
+        """Returns the objective for rows that are only evaluated, each with the same weight."""
         return self
 
     def without_targets(self, arrays: Arrays) -> Arrays:
@@ -152,9 +161,9 @@ class ExampleObjective(Objective):
     def packed(self, rows: Sequence[Sequence[Arrays]]) -> dict[str, Any]:
         """Returns one batch of several sequences, each of several examples one after the other.
 
-        The mask that `padded` names is replaced by `documents`, the starts of the examples. The
-        padding after a sequence's last example is another document, without targets. An array with
-        one number per example has one number for each document, (N,).
+        `documents`, the starts of the examples, replaces the mask that `padded` names. The padding
+        after a sequence's last example is another document, without targets. An array with one
+        number per example becomes an array with one number for each of the N documents, (N,).
         """
         documents = {}
         for name, keep in self.padded.items():
@@ -179,17 +188,20 @@ class ExampleObjective(Objective):
 
 
 def describe_required_data(objective: Objective | None) -> tuple[str, str | None]:
-    """Returns the data that an objective reads, and an example of such data, for messages."""
+    """Returns, for messages, a description of the data that an objective reads, and an example.
+
+    The example is None if the description contains it.
+    """
     if objective is None or objective.reads == "windows":
-        return "running text for this task, such as data=text_files", None
+        return "running text for the run's task, such as data=text_files", None
     if objective.reads == "made":
-        return f"synthetic data for this task, such as {objective.such_as}", None
+        return f"synthetic data for the run's task, such as {objective.such_as}", None
     fields = ", ".join(objective.fields)
-    return f"examples with the fields {fields} for this task", objective.such_as
+    return f"examples with the fields {fields} for the run's task", objective.such_as
 
 
 def enters_loss(labels: NDArray[Any]) -> NDArray[np.bool_]:
-    """Returns which labels enter the loss: all but `IGNORE`, or all but NaN if floating-point."""
+    """Returns which labels enter the loss: all but `IGNORE`; all but NaN if floating-point."""
     return ~np.isnan(labels) if labels.dtype.kind == "f" else labels != IGNORE
 
 
@@ -201,7 +213,7 @@ def _fill(name: str, like: NDArray[Any]) -> float:
 
 
 def _rows(arrays: Sequence[NDArray[Any]], fill: float) -> torch.Tensor:
-    """Returns the arrays as (B, T), with `fill` after the shorter ones."""
+    """Returns the arrays as rows of a tensor; the shorter arrays are padded with `fill`."""
     rows = np.full((len(arrays), max(map(len, arrays))), fill, dtype=arrays[0].dtype)
     for row, array in zip(rows, arrays, strict=True):
         row[: len(array)] = array
@@ -209,6 +221,6 @@ def _rows(arrays: Sequence[NDArray[Any]], fill: float) -> torch.Tensor:
 
 
 def generator(seed: int, step: int) -> np.random.Generator:
-    """Returns the random numbers of a step of a run."""
+    """Returns the random number generator for an optimizer step of a run."""
     entropy = np.random.SeedSequence(seed, spawn_key=(CORRUPTION_STREAM, step))
     return np.random.Generator(np.random.Philox(entropy))

@@ -1,8 +1,8 @@
 """Orders: the windows of text in each optimizer step, as stateless functions of (seed, step).
 
 A window of `length` + 1 tokens gives `length` inputs and `length` targets. An order returns the
-first token of each of the step's windows. It keeps no state between steps, so a run reads the same
-windows when it is stopped and resumed, and with any number of workers.
+position of the first token of each window in a step. It keeps no state between steps, so a run
+reads the same windows when it is stopped and resumed, and with any number of workers.
 """
 
 from __future__ import annotations
@@ -36,18 +36,28 @@ _MULTIPLIER_1, _MULTIPLIER_2 = _words(0xBF58476D1CE4E5B9), _words(0x94D049BB1331
 
 
 class Order(Protocol):
-    """Windows of each optimizer step."""
+    """Protocol of orders, which select the windows of each optimizer step."""
 
     def starts(self, step: int) -> NDArray[np.int64]:
-        """Returns the first token of each window of step `step` (from 0), shape (batch,)."""
+        """Returns the position of each window's first token in step `step`, shape (batch,).
+
+        Args:
+            step: number of the optimizer step, from 0.
+        """
 
     def windows(self, step: int, first: int, count: int) -> NDArray[np.int64]:
-        """Returns the same for a step of `count` windows after `first` in all earlier steps."""
+        """Returns the positions as `starts` does, for a step of `count` windows.
+
+        Args:
+            step: number of the optimizer step, from 0.
+            first: number of windows in all earlier steps.
+            count: number of windows in the step.
+        """
 
 
 @dataclass(frozen=True)
 class RandomWindows:
-    """Windows drawn uniformly, with replacement, from all `tokens - length` positions.
+    """Order of windows drawn uniformly, with replacement, from all `tokens - length` positions.
 
     Args:
         tokens: number of tokens in the split.
@@ -65,11 +75,11 @@ class RandomWindows:
         _check(self.tokens, self.length, self.batch, self.seed)
 
     def starts(self, step: int) -> NDArray[np.int64]:
-        """Returns the first token of each window of optimizer step `step`, shape (batch,)."""
+        """Returns the position of each window's first token in step `step`, shape (batch,)."""
         return self.windows(step, step * self.batch, self.batch)
 
     def windows(self, step: int, first: int, count: int) -> NDArray[np.int64]:
-        """Returns the same for a step of `count` windows, independent of `first`."""
+        """Returns the positions for a step of `count` windows; they don't depend on `first`."""
         # Raw Philox words rather than a Generator's integers: NumPy guarantees their stability.
         # The remainder's bias is below tokens / 2**64.
         words = np.random.Philox(_entropy(WINDOWS_STREAM, self.seed, step)).random_raw(count)
@@ -78,10 +88,11 @@ class RandomWindows:
 
 @dataclass(frozen=True)
 class EveryExampleOnce:
-    """Windows that don't overlap, `(tokens - 1) // length` of them, reshuffled each epoch.
+    """Order of windows that don't overlap, reshuffled each epoch.
 
-    Example g of the run, counted from 0 over all steps, is window `permutation(g mod n)` of epoch
-    `g // n`; a step may contain the last windows of one epoch and the first of the next.
+    An epoch has n = `(tokens - 1) // length` windows. Example g of the run, counted from 0 over all
+    steps, is window `permutation(g mod n)` of epoch `g // n`; a step may contain the last windows
+    of one epoch and the first of the next.
 
     Args:
         tokens: number of tokens in the split.
@@ -104,11 +115,14 @@ class EveryExampleOnce:
         return (self.tokens - 1) // self.length
 
     def starts(self, step: int) -> NDArray[np.int64]:
-        """Returns the first token of each window of optimizer step `step`, shape (batch,)."""
+        """Returns the position of each window's first token in step `step`, shape (batch,)."""
         return self.windows(step, step * self.batch, self.batch)
 
     def windows(self, step: int, first: int, count: int) -> NDArray[np.int64]:
-        """Returns the same for `count` examples after the first `first`, independent of `step`."""
+        """Returns the positions of `count` windows after the run's first `first` windows.
+
+        They don't depend on `step`.
+        """
         examples = self.examples
         result = np.empty(count, dtype=np.int64)
         done = 0
@@ -156,9 +170,10 @@ def _encipher(index: Words, a: Words, b: Words, keys: Words) -> Words:
 
 
 def _hash(x: Words) -> Words:
-    """Returns 33 well-mixed bits of each 64-bit word, few enough that adding a half can't overflow.
+    """Returns 33 well-mixed bits of each 64-bit word.
 
-    The shifts and multipliers are those of SplitMix64 (Steele, Lea and Flood 2014).
+    They are few enough that the additions in `_encipher` can't overflow. The shifts and multipliers
+    are those of SplitMix64 (Steele, Lea and Flood 2014).
     """
     x = (x ^ (x >> _30)) * _MULTIPLIER_1
     x = (x ^ (x >> _27)) * _MULTIPLIER_2
@@ -184,6 +199,6 @@ ORDERS: dict[str, Callable[[int, int, int, int], Order]] = {
 def _check(tokens: int, length: int, batch: int, seed: int) -> None:
     checks = Checks()
     checks.positive(length=length, batch=batch)
-    checks.that(tokens > length, "tokens", tokens, f"more than length = {length} tokens")
+    checks.that(tokens > length, "tokens", tokens, f"a number above length = {length}")
     checks.that(seed >= 0, "seed", seed, "a non-negative number")
     checks.done()

@@ -14,13 +14,15 @@ from etude.data.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class DocumentSpan:
-    """Document, or a span of it, that an example contains.
+    """A document, or a span of a document, that an example contains.
 
     Attributes:
         document: number in the training split, from 0, of a document, a row, or a synthetic
             example.
-        first, end: the span, in tokens of the document; None if it is not running text.
-        example: for a row, the number of one of its examples among all of the split; None for any.
+        first, end: the span, as token positions in the document; None if the data is not running
+            text.
+        example: for a row, the number of one of its examples, counted over the whole split; None
+            means any of its examples.
     """
 
     document: int
@@ -31,13 +33,13 @@ class DocumentSpan:
 
 @dataclass(frozen=True)
 class SpanRead:
-    """Optimizer step that reads a place.
+    """An optimizer step, and the example in it, that read a document span.
 
     Attributes:
         step: number of the step, from 0.
-        example: number of the example in the step that contains the place, from 0.
-        place: the place that is read.
-        whole: whether the example contains all of it.
+        example: number of the example within the step, from 0.
+        place: the document span.
+        whole: whether the example contains the whole span.
     """
 
     step: int
@@ -47,11 +49,11 @@ class SpanRead:
 
 
 def find_document_spans(ends: NDArray[np.int64], first: int, end: int) -> list[DocumentSpan]:
-    """Returns the spans of documents that a span of a text's tokens covers.
+    """Returns the document spans that a span of a split's tokens covers.
 
     Args:
-        ends: end of each document.
-        first, end: the span of the text.
+        ends: end of each document, as a token position in the split.
+        first, end: the span, as token positions in the split.
     """
     places = []
     document = int(np.searchsorted(ends, first, side="right"))
@@ -67,7 +69,10 @@ def find_document_spans(ends: NDArray[np.int64], first: int, end: int) -> list[D
 def find_occurrences(
     document: str, text: str, tokenizer: Tokenizer
 ) -> tuple[list[tuple[int, int]], int]:
-    """Returns the token spans of a text in a document, and the document's number of tokens."""
+    """Returns the token spans at which `text` occurs in a document, and the document's length.
+
+    The length is in tokens.
+    """
     offsets: list[tuple[int, int]] = []
     characters = 0
     for passage in cut([document]):

@@ -1,4 +1,4 @@
-"""Handling of panics of the library `tokenizers`, which an invalid tokenizer can cause.
+"""Handling of panics of the `tokenizers` library, which an invalid tokenizer can cause.
 
 The library is written in Rust; a panic is a `PanicException` in Python, which is not an
 `Exception`, so that `except Exception` does not catch it.
@@ -28,5 +28,6 @@ def no_panic(name: str) -> Iterator[None]:
         if type(error).__name__ != "PanicException":
             raise
         message = " ".join(str(error).split())[:500]
-        expected = "a tokenizer that the library tokenizers can run"
-        raise RequestError(Problem(name, expected, hint=f"it panicked: {message}")) from error
+        expected = "a tokenizer that the `tokenizers` library can run"
+        hint = f"the library panicked: {message}"
+        raise RequestError(Problem(name, expected, hint=hint)) from error

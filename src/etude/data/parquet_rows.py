@@ -1,4 +1,4 @@
-"""Rows of Parquet files; only the requested columns are read."""
+"""Reader of rows in Parquet files, which reads only the requested columns."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def columns(file: Path) -> dict[str, bool]:
     with pq.ParquetFile(file) as table:
         names = list(table.schema_arrow.names)
         if duplicates := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
-            expected = "unique column names"
+            expected = "a column name that occurs only once"
             raise RequestError(Problem(str(file), expected, name) for name in duplicates)
         return {field.name: is_text(field.type) for field in table.schema_arrow}
 
 
 def rows(file: Path, wanted: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yields all rows, with the number of each, from 1, and its values in the requested columns."""
+    """Yields the number of each row, from 1, and the row's values in the requested columns."""
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
@@ -81,7 +81,7 @@ def _check_sizes(file: Path, table: Any, wanted: Sequence[str]) -> None:
 
 
 def _group_rows(table: Any, wanted: Sequence[str]) -> int:
-    """Returns the number of rows to read at a time; smaller for long rows."""
+    """Returns the number of rows to read at a time; fewer if rows are long."""
     size = 0
     for number in range(table.metadata.num_row_groups):
         group = table.metadata.row_group(number)

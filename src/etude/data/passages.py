@@ -29,9 +29,9 @@ def cut(chunks: Iterable[str], size: int = PASSAGE, limit: int | None = None) ->
 
     Args:
         chunks: a text in pieces of any length, with any boundaries.
-        size: a passage is cut at the first suitable position from here on.
-        limit: maximum length of a passage, cut there if there is no suitable position; None for
-            twice the size.
+        size: number of characters after which a passage is cut at the first suitable position.
+        limit: maximum number of characters, after which a passage is cut at any position; None for
+            twice `size`.
     """
     limit = LONGEST * size if limit is None else limit
     rest, searched = "", size
@@ -52,5 +52,5 @@ def cut(chunks: Iterable[str], size: int = PASSAGE, limit: int | None = None) ->
 
 
 def is_clean_cut(before: str, after: str) -> bool:
-    """Returns whether a text may be cut between `before` and `after`."""
+    """Returns whether a cut between `before` and `after` leaves the tokens of a text unchanged."""
     return BREAK.match(before[-1:] + after[:1], 1) is not None

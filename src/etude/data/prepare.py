@@ -1,4 +1,4 @@
-"""Prepares text: trains the tokenizer and writes the token ids and metadata of each split."""
+"""Preparation of text: trains the tokenizer, and writes the token ids and metadata of splits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from etude.data.tokenizer_training import LOG_INTERVAL
 log = logging.getLogger("etude.data")
 
 TOKENS = "tokens"
-"""The column with a text's ids: one list per document."""
+"""Name of the column with the token ids of a split: one list per document."""
 
 
 def write_text(
@@ -27,18 +27,19 @@ def write_text(
     recipe: Recipe,
     identity: dict[str, Any],
 ) -> None:
-    """Trains the tokenizer on the training split and writes all splits as ids.
+    """Trains the tokenizer on the training split and writes all splits as token ids.
 
-    The ids of a split are those of its documents, with the end-of-text id before each but the
-    first.
+    The ids of a split are those of its documents, with the end-of-text id before each document but
+    the first.
 
     Args:
         folder: an empty folder.
-        parts: the text: one part, or the sources of a mixture by name, which are stored one after
-            the other. Each is called twice for "train".
+        parts: functions that yield the text: a single one with an empty name, or one for each
+            source of a mixture, by name. Sources are stored one after the other. Each function is
+            called twice for "train": for training the tokenizer, and for writing.
         names: names of the splits.
         recipe: recipe of the tokenizer.
-        identity: everything that determines the files.
+        identity: everything that determines the content of the files; saved in `meta.json`.
     """
     log.info("preparing data in %s", folder.with_suffix(""))
     tokenizer = recipe.train(_texts(parts))

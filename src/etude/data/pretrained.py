@@ -1,4 +1,4 @@
-"""A pretrained tokenizer: from a file, a folder, or a hub."""
+"""Pretrained tokenizer, read from a file, a folder, or the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -26,10 +26,13 @@ from etude.records.opening import TOKENIZER, describe_special_file, path_exists,
 GPT2_FILES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
 FILES = ("tokenizer.json", *(name for pair in GPT2_FILES for name in pair), "vocab.txt")
 WHERE = "data.tokenizer"
-EXPECTED = "a tokenizer.json, vocab.json and merges.txt, or vocab.txt; or a folder or hub id of one"
+EXPECTED = (
+    "a tokenizer.json, a vocab.json next to a merges.txt, a vocab.txt, a folder with such files, "
+    "or a repository on the Hugging Face Hub"
+)
 NEVER = -1e4  # log-probability of a piece that must not occur in a text
 
-TIMEOUT = 10.0  # seconds for the hub's answer
+TIMEOUT = 10.0  # seconds for the Hub's answer
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -39,22 +42,25 @@ log = logging.getLogger("etude.data")
 
 @dataclass(frozen=True)
 class Pretrained(Recipe):
-    """Tokenizer from files; the corpus is not used for training it.
+    """Pretrained tokenizer, which is read from files and not trained on the corpus.
 
-    The files are `tokenizer.json` (of the library `tokenizers`; `transformers` writes it), GPT-2's
-    `vocab.json` and `merges.txt` or `encoder.json` and `vocab.bpe`, or BERT's `vocab.txt`.
-    A file's settings for truncation, padding, dropout and special tokens around a text are ignored.
+    The files are `tokenizer.json` (the format of the `tokenizers` library, which `transformers`
+    also writes), GPT-2's `vocab.json` and `merges.txt` or `encoder.json` and `vocab.bpe`, or BERT's
+    `vocab.txt`. Settings in a file for truncation, padding, dropout and special tokens around a
+    text are ignored.
 
-    `path` enters a run's signature as typed; the content is compared with that of the training
-    when the run is used again, as for a corpus. A run's record contains its `tokenizer.json`.
+    A run's signature contains `path` as typed. When the run is used again, the content of the files
+    is compared with the content during training, as for a corpus. The run folder contains the
+    tokenizer as `tokenizer.json`.
 
     Args:
-        path: a file, a folder with such files, or a repository on a hub (`gpt2`, `org/name`).
-        end_of_text: the special token between documents; None selects the token with which the
-            file's own template ends a text, or the first known one of its special tokens
-            (`<|endoftext|>`, `</s>`, `[SEP]`, `<eos>`, ...). Without any, documents are
+        path: a file, a folder with such files, or a repository on the Hugging Face Hub (`gpt2`,
+            `org/name`).
+        end_of_text: the special token between documents. None selects the token with which the
+            template in the file ends a text, or else the first of `<|endoftext|>`, `</s>`, `[SEP]`,
+            `<eos>`, ... that is a special token of the file. If there is none, documents are
             concatenated without a separator.
-        revision: a branch, tag or commit of the repository on the hub.
+        revision: a branch, tag or commit of the repository on the Hub.
     """
 
     path: str
@@ -68,7 +74,10 @@ class Pretrained(Recipe):
 
     @classmethod
     def pinned(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the commit to which a hub id currently points (see `etude.config.pinning`)."""
+        """Returns `revision` as a repository's current commit (see `etude.config.pinning`).
+
+        Empty for local files, and if `revision` is a full commit hash already.
+        """
         path, revision = str(arguments.get("path", "")), arguments.get("revision")
         if not _is_hub_id(path) or (revision and _COMMIT.fullmatch(revision)):
             return {}
@@ -149,18 +158,25 @@ def _in_folder(folder: Path, typed: str) -> list[Path]:
 
 
 def _tokenizer_config(vocabulary: Path) -> list[Path]:
-    """Returns the `tokenizer_config.json`, which sets whether BERT's tokenizer lowercases."""
+    """Returns the path of `tokenizer_config.json` in a list; empty if the file is missing.
+
+    It sets whether BERT's tokenizer converts text to lower case.
+    """
     config = vocabulary.with_name("tokenizer_config.json")
     return [config] if vocabulary.suffix == ".txt" and config.is_file() else []
 
 
 @lru_cache(maxsize=4)
 def _load(stamps: tuple[tuple[Path, int, int], ...], end_of_text: str | None) -> Tokenizer:
-    """Reads the files; cached while they are unchanged.
+    """Reads the files of a pretrained tokenizer; the result is cached until a file changes.
+
+    Args:
+        stamps: path, size and modification time of each file.
+        end_of_text: the special token between documents; None detects it.
 
     Raises:
-        InvalidArguments: if a file is not in the format of its name, or lacks the end-of-text
-            token.
+        InvalidArguments: if a file is not in the format that its name indicates, or lacks the
+            end-of-text token.
     """
     files = [file for file, _, _ in stamps]
     try:
@@ -173,7 +189,7 @@ def _load(stamps: tuple[tuple[Path, int, int], ...], end_of_text: str | None) ->
     except InvalidArguments:
         raise
     except RequestError as error:
-        expected = f"a {files[0].name} with supported parts"
+        expected = f"a {files[0].name} with supported components"
         hint = "; ".join(map(str, error.problems))
         raise InvalidArguments(Problem("path", expected, str(files[0]), hint)) from error
     except Exception as error:  # the library raises a bare Exception
@@ -191,8 +207,8 @@ def _load(stamps: tuple[tuple[Path, int, int], ...], end_of_text: str | None) ->
     if tokenizer.end_of_text is None:
         names = ", ".join(list(special)[:8]) or "none"
         log.warning(
-            "documents are not separated by a token; special tokens for "
-            "data.tokenizer.end_of_text: %s",
+            "documents are not separated, since no end-of-text token was detected; special tokens "
+            "that data.tokenizer.end_of_text can select: %s",
             names,
         )
     spellings = zip(special.items(), tokenizer.encode_batch(list(special)), strict=True)
@@ -205,14 +221,15 @@ def _load(stamps: tuple[tuple[Path, int, int], ...], end_of_text: str | None) ->
 
 
 def _check_ids(tokenizer: Tokenizer, file: Path) -> None:
-    """Checks that ids are unique and dense: a model has a row for each id up to the largest."""
+    """Checks that ids are unique and dense: an embedding has a row for each id to the largest."""
     ids = list(tokenizer.backend.get_vocab().values())
     largest, most = max(ids, default=0), 2 * len(ids) + 1000
     expected = None
     if len(set(ids)) < len(ids):
         expected = "a tokenizer with unique token ids"
     elif largest > most:
-        expected = f"a tokenizer with ids near its number of tokens ({len(ids)}), not {largest}"
+        expected = f"a tokenizer whose largest id is not far above its {len(ids)} tokens"
+        expected += f" (the largest id is {largest})"
     if expected:
         raise InvalidArguments(Problem("path", expected, str(file)))
 
@@ -257,13 +274,14 @@ def _load_bert(vocabulary: Path, config: Path | None = None) -> Tokenizer:
 
 
 def _from_hub(name: str, revision: str | None) -> Path:
-    """Returns the folder with a repository's tokenizer files, named by the commit.
+    """Returns the folder with a repository's tokenizer files; its name is the commit hash.
 
-    A downloaded commit is used without a request. If the hub can't be reached, the most recently
-    downloaded files are used.
+    A downloaded commit is used without a network request. If the Hub can't be reached, the most
+    recently downloaded files are used.
 
     Raises:
-        InvalidArguments: if there is no such repository, or the hub can't be reached.
+        InvalidArguments: if there is no such repository, or the Hub can't be reached and no files
+            were downloaded before.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
@@ -287,7 +305,8 @@ def _from_hub(name: str, revision: str | None) -> Path:
     except Exception as error:  # the library raises many types, for example without a network
         reason = next((line for line in str(error).splitlines() if line.strip()), "")
         hint = (
-            f"no such local path; the hub: {type(error).__name__}: {reason}; without a network, "
-            "set data.tokenizer.path to a folder with the tokenizer's files"
+            "there is no such local path, and the request to the Hugging Face Hub failed: "
+            f"{type(error).__name__}: {reason}; without network access, set data.tokenizer.path to "
+            "a folder with the tokenizer's files"
         )
         raise InvalidArguments(Problem("path", EXPECTED, name, hint)) from error

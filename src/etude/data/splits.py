@@ -17,7 +17,7 @@ Passage = tuple[int, str]
 """The number of a document, and a piece of its text (see `etude.data.passages`)."""
 
 Part = Callable[[Split], Iterator[Passage]]
-"""Function that yields the text of a split, or of one source of a mixture in it, in order."""
+"""Function that yields the passages of a split in order: all, or those of a mixture's source."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class SectionMeta:
     """Metadata of a section of a split's file: the text of one source of a mixture.
 
     Attributes:
-        start: the position of its first id.
-        tokens, bytes, first_token_bytes: as for a split.
+        start: position of the section's first id in the file.
+        tokens, bytes, first_token_bytes: as in `TextSplitMeta`, for the section.
     """
 
     start: int
@@ -43,11 +43,13 @@ class TextSplitMeta:
         tokens: number of ids in the file, end-of-text ids included.
         bytes: number of UTF-8 bytes of the text; an end-of-text id has none.
         characters: number of code points of the text.
-        documents: number of documents; a part of a document counts as one.
-        first_token_bytes: number of UTF-8 bytes that the first token represents.
+        documents: number of documents; a document of which the split contains a part counts, too.
+        first_token_bytes: number of UTF-8 bytes that the first token represents; for a mixture, the
+            sum over its sources.
         unknown: number of characters or words that are unknown to the tokenizer or have no token.
-        most_unknown: the most frequent of these with their counts, in the first passages that
-            contain any; in a text of a few megabytes, in all of it.
+        most_unknown: the most frequent of these characters or words, with their counts. The words
+            of the unknown token are counted in the first passages that contain it; in a text of a
+            few megabytes, in all passages.
         sha256: hash of the file.
         lossless: whether the ids decode to the text, except for unknown characters.
         sections: the section of each source of a mixture.
@@ -66,11 +68,11 @@ class TextSplitMeta:
 
     @classmethod
     def of(cls, values: dict[str, Any]) -> TextSplitMeta:
-        """Creates the metadata from plain data, as stored in `meta.json`."""
+        """Creates the metadata from the JSON values that `meta.json` contains."""
         sections = values.pop("sections", {})
         return cls(**values, sections={name: SectionMeta(**s) for name, s in sections.items()})
 
     @property
     def lists(self) -> int:
-        """Number of lists in each column."""
+        """Number of lists in each column: one per document."""
         return self.documents

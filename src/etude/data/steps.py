@@ -1,4 +1,4 @@
-"""Token ids to batches: whole optimizer steps for training, whole splits for evaluation."""
+"""Batches of token ids: whole optimizer steps for training, whole splits for evaluation."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from etude.nn.documents import Documents
 
 
 class WindowBatch(TypedDict):
-    """Batch of B windows of T tokens, and the token after each: both (B, T), int64.
+    """Batch of B windows of T tokens, with the token after each token as target.
 
-    In evaluation, `section` is the number of the mixture's source that contains all windows; 0 for
-    a single source. `documents` contains the document boundaries of the tokens, if documents are
-    separated.
+    `tokens` and `targets` have shape (B, T), int64. In evaluation, `section` is the number of the
+    mixture's source that contains all windows of the batch; 0 for a single source. `documents`
+    contains the document boundaries of the tokens, if documents are separated.
     """
 
     tokens: torch.Tensor
@@ -35,7 +35,7 @@ class WindowBatch(TypedDict):
 
 
 class MicroBatch(WindowBatch):
-    """Windows, and the number of targets of the whole step over all micro-batches and ranks."""
+    """Micro-batch of windows, with the number of targets of the whole step on all ranks."""
 
     step_targets: int
 
@@ -46,8 +46,8 @@ class Share:
 
     Attributes:
         seed: the run's seed.
-        micro_batch: maximum number of examples in a micro-batch; None for no limit. The last may be
-            smaller.
+        micro_batch: maximum number of examples in a micro-batch; None for no limit. The last
+            micro-batch may be smaller.
         rank: index of the process, which assembles the rank-th contiguous part of each step.
         world: number of processes.
     """
@@ -65,12 +65,12 @@ class Share:
     def micro_batches(
         self, arrays: Mapping[str, torch.Tensor], step_values: Mapping[str, Any], parts: int = 1
     ) -> list[Any]:
-        """Splits the arrays of this process's examples, a row each, into micro-batches.
+        """Splits the arrays of this process's examples into micro-batches.
 
         Args:
-            arrays: the arrays, by name.
+            arrays: the arrays, by name, with `parts` rows per example.
             step_values: values of the step as a whole, which are added to each micro-batch.
-            parts: number of rows into which an example was cut.
+            parts: number of rows into which each example was cut.
         """
         count = len(next(iter(arrays.values())))
         size = parts * self.micro_batch if self.micro_batch else max(1, count)
@@ -88,20 +88,25 @@ class StepAssembler(Protocol):
         """Returns a process's part of an optimizer step, counted from 0, as micro-batches."""
 
     def places(self, number: int, /) -> list[list[DocumentSpan]]:
-        """Returns the places of each example of the step, over all processes, in order."""
+        """Returns the document spans of each example of a step, over all processes, in order."""
 
     def readings(
         self, places: Collection[DocumentSpan], steps: Iterable[int], /
     ) -> Iterator[SpanRead]:
-        """Yields the examples of some steps that contain any of these places."""
+        """Yields each pair of an example and a document span that overlap.
+
+        Args:
+            places: document spans.
+            steps: numbers of the steps whose examples are searched.
+        """
 
 
 class Steps(IterableDataset[list[Any]]):
-    """Dataset of the optimizer steps `start_step`, ..., `total_steps - 1`, each a list of
-    micro-batches.
+    """Dataset of a run's optimizer steps, each a list of micro-batches.
 
-    Worker w of W yields steps start + w, start + w + W, ...; a `DataLoader` reads from its workers
-    in turn, so the steps are in order with any number of workers.
+    The steps are `start_step`, ..., `total_steps - 1`. Worker w of W yields the steps start_step +
+    w, start_step + w + W, ...; a `DataLoader` reads from its workers in turn, so the steps are in
+    order with any number of workers.
 
     Args:
         assembly: assembles the steps.
@@ -113,7 +118,7 @@ class Steps(IterableDataset[list[Any]]):
         self.assembly, self.start_step, self.total_steps = assembly, start_step, total_steps
 
     def __len__(self) -> int:
-        """Number of steps in the whole run.
+        """Returns the number of steps in the whole run.
 
         Lightning interprets a smaller length as the epoch's end.
         """
@@ -154,7 +159,7 @@ class WindowSteps:
     objective: WindowObjective | None = None
 
     def step(self, number: int) -> list[MicroBatch]:
-        """Returns this process's part of a step."""
+        """Returns this process's part of a step, as micro-batches."""
         length = self.lengths.at(number)
         windows = self.sizes.at(number)
         step_values: dict[str, Any]
@@ -180,16 +185,25 @@ class WindowSteps:
         return micro_batches
 
     def starts(self, number: int) -> Numbers:
-        """Returns the first token of each window of a step, over all ranks."""
+        """Returns the position of the first token of each window of a step, over all ranks."""
         return self.order.windows(number, self.sizes.before(number), self.sizes.at(number))
 
     def rows(self, number: int, length: int, windows: slice) -> NDArray[Any]:
-        """Returns the ids of windows of a step, in sequences of `length` targets, (n, width)."""
+        """Returns the token ids of windows of a step, cut into n sequences, (n, width).
+
+        Args:
+            number: number of the step.
+            length: number of targets in a sequence.
+            windows: slice of the step's windows.
+        """
         starts = self.sequences(self.starts(number)[windows], length)
         return self.ids.windows(self.width(length))[starts]
 
     def width(self, length: int) -> int:
-        """Returns the number of ids in a sequence of `length` targets, with the last target."""
+        """Returns the number of token ids that a sequence of `length` targets needs.
+
+        For next-token prediction, it is `length` + 1: the last target is not an input.
+        """
         return self._raw(length) + (self.objective is None)
 
     def places(self, number: int) -> list[list[DocumentSpan]]:
@@ -221,13 +235,16 @@ class WindowSteps:
                         yield SpanRead(number, example, sorted_places[index], bool(whole))
 
     def _extents(self, number: int) -> tuple[Numbers, int]:
-        """Returns the first token of each sequence of a step, over all ranks, and their width."""
+        """Returns the positions of the first tokens of a step's sequences, and their width.
+
+        The sequences are those of all ranks.
+        """
         length = self.lengths.at(number)
         starts = self.sequences(self.starts(number), length)
         return starts, self.width(length)
 
     def sequences(self, starts: Numbers, length: int) -> Numbers:
-        """Returns the first token of each sequence of `length` targets in windows at `starts`."""
+        """Returns the start of each sequence of `length` targets in the windows at `starts`."""
         if length == self.length:
             return starts
         raw = self._raw(length)
@@ -239,16 +256,16 @@ class WindowSteps:
 
 
 class EvaluationBatches(IterableDataset[WindowBatch]):
-    """Dataset of a whole split, in which every token but the first is a target once.
+    """Dataset of the batches of a whole split, in which every token but the first is a target once.
 
-    The windows don't overlap. A shorter last window is a batch of its own, for each of several
-    texts in the file.
+    The split's file contains one text, or for a mixture one text per source. The windows don't
+    overlap. If the last window of a text is shorter, it is a batch of its own.
 
     Args:
         ids: token ids of the split.
         length: number of targets in a window.
         examples: maximum number of windows in a batch.
-        places: the first token and the number of tokens of each text; None for one text.
+        places: position of the first token, and number of tokens, of each text; None for one text.
         separator: the token before each document, if documents are separated.
         objective: as for `WindowSteps`; its random numbers are seeded with the batch's number.
     """
@@ -304,7 +321,7 @@ class EvaluationBatches(IterableDataset[WindowBatch]):
                 yield batch
 
     def _shapes(self, tokens: int) -> Iterator[tuple[int, int, int]]:
-        """Yields the first input, the number of windows and their length for each batch."""
+        """Yields, for each batch, its first input, its number of windows, and their length."""
         length, shortest = self.length, 1
         if self.objective is None:
             tokens -= 1  # the last token is only a target
@@ -321,8 +338,8 @@ def _separate(batch: WindowBatch, separator: int | None) -> None:
     """Adds the document boundaries to a batch, if there is a separator.
 
     A separator belongs to the document that follows it. So each target is predicted from its own
-    document alone: the first word of a document from the separator, and the separator that ends it
-    from the last word. All of them count.
+    document alone: the first token of a document from the separator before it, and the separator
+    after a document from the last token. All these targets enter the loss.
     """
     if separator is not None:
         tokens, labels = batch["tokens"], batch.get("labels")

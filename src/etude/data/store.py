@@ -1,4 +1,4 @@
-"""Stored data: prepared once into a folder with typed columns, a tokenizer, and metadata."""
+"""Stored data, prepared once in a folder with columns of numbers, a tokenizer, and metadata."""
 
 from __future__ import annotations
 
@@ -28,15 +28,16 @@ FORMAT = 5  # version of the folder and of its readers; a change creates new fol
 
 @dataclass(frozen=True)
 class StoreMeta:
-    """Metadata of a prepared folder: `meta.json`.
+    """Metadata of a folder with prepared data, stored in `meta.json`.
 
     Attributes:
-        identity: everything that determined it: the content, the settings, the tokenizer's recipe.
+        identity: everything that determines the data: the content, the settings, the tokenizer's
+            recipe.
         tokenizer: fingerprint of the tokenizer.
         vocab_size: number of ids of the tokenizer.
-        columns: the type of the numbers in each column, little-endian.
+        columns: NumPy type of the numbers in each column, little-endian, by the column's name.
         splits: metadata of each split, by name.
-        labels: names of the labels or tags, by number.
+        labels: names of the labels or tags, by id.
         notes: notes for the user on how the data was read, one line each.
     """
 
@@ -50,14 +51,14 @@ class StoreMeta:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings that, in addition to the content and the tokenizer, determined the files."""
+        """Settings that, in addition to the content and the tokenizer, determine the files."""
         settings: dict[str, Any] = self.identity["settings"]
         return settings
 
 
 @dataclass(frozen=True)
 class Store:
-    """Opened prepared folder."""
+    """Folder with prepared data, opened for reading."""
 
     folder: Path
     tokenizer: Tokenizer
@@ -82,7 +83,7 @@ def write_store(folder: Path, tokenizer: Tokenizer, **meta: Any) -> None:
 
 
 def open_store(folder: Path, split_meta: Any) -> Store:
-    """Opens a folder that `write_store` completed.
+    """Opens a folder with prepared data, which `write_store` completed.
 
     Args:
         folder: the folder.
@@ -100,18 +101,22 @@ def open_store(folder: Path, split_meta: Any) -> Store:
         for split, name in product(splits, store.meta.columns):
             column = store.column(split, name)
             numbers = int(column.ends[-1]) if len(column) else 0
-            if (len(column), len(column.values)) != (splits[split].lists, numbers):
-                raise ValueError(f"{split}.{name} has a wrong size")
+            lists = splits[split].lists
+            if (len(column), len(column.values)) != (lists, numbers):
+                raise ValueError(
+                    f"the files {split}.{name}.* contain {len(column):,} lists and "
+                    f"{len(column.values):,} numbers instead of {lists:,} and {numbers:,}"
+                )
         return store
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RequestError) as error:
-        hint = f"remove the folder {folder}, and it will be prepared again; {error}"
+        hint = f"to prepare the data again, remove the folder {folder}; {error}"
         expected = "complete, unmodified prepared data"
         raise RequestError(Problem(str(folder), expected, hint=hint)) from error
 
 
 @dataclass(kw_only=True, eq=False)
 class Stored(DataModule):
-    """Data that is prepared once.
+    """Base class of data that is prepared once, in a folder of the cache.
 
     Args:
         tokenizer: recipe of the tokenizer.
@@ -134,7 +139,10 @@ class Stored(DataModule):
 
     @abstractmethod
     def decided_by(self) -> dict[str, Any]:
-        """Returns the settings that, with content and tokenizer, determine the files, as JSON."""
+        """Returns, as JSON values, the settings that determine the prepared files.
+
+        The content and the tokenizer, which determine them too, are not included.
+        """
 
     @abstractmethod
     def write(self, folder: Path, identity: dict[str, Any]) -> None:
@@ -142,7 +150,7 @@ class Stored(DataModule):
 
         Args:
             folder: an empty folder.
-            identity: everything that determines the files.
+            identity: everything that determines the content of the files; saved in `meta.json`.
 
         Raises:
             RequestError: if the data can't be used; contains the reason.
@@ -158,10 +166,10 @@ class Stored(DataModule):
     # -- shared by all stored data ------------------------------------------------------------
 
     def fingerprint(self) -> str:
-        """Returns the sha256 (hex) of the content, and of a tokenizer from files.
+        """Returns the sha256 (hex) of the content and, if it is read from files, the tokenizer.
 
         Raises:
-            RequestError: if one of them can't be read.
+            RequestError: if the content or the tokenizer can't be read.
         """
         content, tokenizer = self.content_fingerprint(), self.recipe.fingerprint()
         if tokenizer is None:  # it is trained on the content
@@ -173,7 +181,7 @@ class Stored(DataModule):
         return None if content is None or tokenizer is None else content + tokenizer
 
     def prepare(self, cache_dir: Path) -> Store:
-        """Writes the data into `cache_dir`, or finds it there.
+        """Prepares the data in `cache_dir`, or opens it if it is already prepared there.
 
         Raises:
             RequestError: if the data can't be used; contains the reason.
@@ -205,7 +213,7 @@ class Stored(DataModule):
         return self.recipe.stated_size
 
     def _code(self) -> dict[str, Any]:
-        """Returns hashes of the files of user-defined classes, whose code determines the data."""
+        """Returns hashes of the source files of user-defined classes that determine the data."""
         files = {}
         for kind in type(self).__mro__:
             if kind.__module__.partition(".")[0] not in _NOT_USERS:

@@ -28,17 +28,18 @@ from etude.errors import Checks, Problem, RequestError
 
 STREAM = 0x5354524D
 POSITION = "stream"
-"""The key of a micro-batch that contains the position of the stream."""
+"""Key of a micro-batch under which the position in the stream is stored."""
 
 
 class StreamPosition(NamedTuple):
-    """Position in the stream: the next token.
+    """Position in the stream, given by the next token to read.
 
     Attributes:
-        block: number of the block of windows that begins there.
-        epoch: number of complete passes over all documents before.
+        block: number of the block of windows that begins at this position.
+        epoch: number of complete passes over all documents before this position.
         document: number of the document in the epoch.
-        token: number of the token in the document, the separator before it included.
+        token: position of the token in the document; the separator before the document, if there
+            is one, is token 0.
     """
 
     block: int = 0
@@ -51,7 +52,7 @@ class StreamPosition(NamedTuple):
 class Streamed(TextData):
     """Corpus whose training documents are tokenized during training, in order, epoch after epoch.
 
-    Training text is not stored. Validation is prepared as usual.
+    Training text is not stored. The validation split is prepared and stored as for other corpora.
 
     The stream is cut into consecutive windows: each token is a target once per epoch. `shuffle`
     windows form a block, whose order is a function of (seed, block), so a step is a function of
@@ -59,11 +60,11 @@ class Streamed(TextData):
     a resumed run reads from there.
 
     Args:
-        source: the corpus: a data node as a factory, as for a mixture's sources.
+        source: config of the corpus with `_partial_: true`, as for a mixture's sources.
         shuffle: number of windows in a block; 1 keeps the order of the stream.
-        learn_from: number of training documents, the first ones, on which the tokenizer is
-            trained; a tokenizer from files reads none.
-        workers: 0, or 1 to read ahead.
+        learn_from: number of documents at the beginning on which the tokenizer is trained; unused
+            for a pretrained tokenizer.
+        workers: 0, or 1 to read ahead in a separate process.
     """
 
     source: Callable[..., TextData]
@@ -75,7 +76,7 @@ class Streamed(TextData):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not callable(self.source):
-            expected = "a data node with its _target_ and _partial_: true"
+            expected = "a config with the _target_ of a data class and _partial_: true"
             raise RequestError(Problem("data.source", expected, self.source))
         self.corpus = self.source(
             tokenizer=self.tokenizer, sequence_length=1, batch=Batch(examples=1)
@@ -93,7 +94,8 @@ class Streamed(TextData):
             self.order == "windows", "order", self.order, "windows (data.shuffle sets the order)"
         )
         is_unset = self.curriculum is None
-        checks.that(is_unset, "curriculum", self.curriculum, "null (a stream has no curriculum)")
+        expected = "null (streamed data does not support a curriculum)"
+        checks.that(is_unset, "curriculum", self.curriculum, expected)
 
     # -- the corpus ---------------------------------------------------------------------------
 
@@ -153,7 +155,7 @@ class Streamed(TextData):
 
     @property
     def steps_per_epoch(self) -> float:
-        """Infinite: the length of a stream is unknown."""
+        """Number of optimizer steps in an epoch: infinite, since a stream's length is unknown."""
         return math.inf
 
     def misfits(self, processes: int, max_epochs: float | None = None) -> Iterator[Problem]:
@@ -177,10 +179,10 @@ class Streamed(TextData):
         )
 
     def stream(self, start: StreamPosition) -> Iterator[tuple[StreamPosition, list[int]]]:
-        """Yields the ids of the training documents from a position on, in pieces.
+        """Yields the token ids of the training documents from a position on, in pieces.
 
-        Each piece has its position. The stream is endless: it repeats the documents epoch after
-        epoch.
+        Each piece is yielded after its position. The stream is endless: it repeats the documents
+        epoch after epoch.
 
         Raises:
             RequestError: if an epoch has no token.
@@ -214,7 +216,7 @@ class Streamed(TextData):
     # -- position ----------------------------------------------------------------------------
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Records the position of the stream at which the step was assembled."""
+        """Moves the position in the stream from a batch to `position`, for the checkpoint."""
         for micro in batch if isinstance(batch, list) else ():
             self.position = StreamPosition(*micro.pop(POSITION, self.position))
         return batch
@@ -231,8 +233,8 @@ class Streamed(TextData):
 class StreamSteps(WindowSteps):
     """Optimizer steps of a stream; see `WindowSteps`.
 
-    Steps are assembled in order. A step before the last one read is read from the beginning of the
-    stream.
+    Steps are assembled in order. To assemble an earlier step than the last one, the stream is read
+    again, from its starting position or from its beginning.
 
     Args:
         data: the module with the stream and its starting position.
@@ -273,9 +275,10 @@ class StreamSteps(WindowSteps):
                             yield SpanRead(number, example, place, whole)
 
     def _windows(self, number: int) -> list[tuple[StreamBlock, int]]:
-        """Returns the windows of a step: a block, and the window's row in it.
+        """Returns the windows of a step, each as a block and the number of a row in the block.
 
-        The windows of the latest step are cached, since a step may end in a later block.
+        The windows of the latest step are cached, since the step may end in a later block than it
+        begins, and earlier blocks are no longer available.
         """
         if self._latest[0] == number:
             return self._latest[1]
@@ -300,7 +303,7 @@ class StreamSteps(WindowSteps):
         return self._block
 
     def _blocks(self, start: StreamPosition) -> Iterator[StreamBlock]:
-        """Yields the blocks from the one that begins at a position, endlessly."""
+        """Yields blocks endlessly, beginning with the block at the position `start`."""
         width = self.width(self.length)
         stride = width - (self.objective is None)  # the last target is the next window's first
         size = self.data.shuffle
@@ -329,8 +332,8 @@ class StreamBlock:
     Attributes:
         position: the position of the first window.
         ids: token ids, (windows, width).
-        order: the order in which windows are read.
-        pieces: the document ids from which the windows were cut, each with its position.
+        order: the order in which windows are read, as numbers of rows.
+        pieces: the token ids from which the windows were cut, in pieces, each after its position.
         stride: number of ids from one window to the next.
         width: number of ids of a window.
     """
@@ -369,9 +372,10 @@ def _drop_first(
 def _encoded_passages(
     corpus: TextData, tokenizer: Tokenizer, first: int
 ) -> Iterator[tuple[int, list[int]]]:
-    """Yields the ids of the training documents from number `first` on, with the documents' numbers.
+    """Yields document numbers and token ids of the training documents from number `first` on.
 
-    Documents are in pieces; those without text are not counted, and earlier ones are not encoded.
+    A long document is yielded in several pieces. Documents without text are not counted. Documents
+    before number `first` are not encoded.
     """
     for batch, encoded in encoded_passages(_passages_from(corpus, first), tokenizer):
         for (document, _), ids in zip(batch, encoded, strict=True):
@@ -379,7 +383,7 @@ def _encoded_passages(
 
 
 def _passages_from(corpus: TextData, first: int) -> Iterator[tuple[int, str]]:
-    """Yields the passages of these documents."""
+    """Yields document numbers and passages of the training documents from number `first` on."""
     number, current = -1, None
     for document, text in corpus.passages("train"):
         if not text:

@@ -37,9 +37,11 @@ from etude.errors import Checks, EtudeError, Problem, RequestError
 class TextData(Stored):
     """Windows of `sequence_length` tokens from a corpus of documents.
 
-    A corpus implements `documents`, `content_fingerprint`, `split_settings` and `check`.
+    A subclass (a corpus) implements `documents`, `content_fingerprint`, `split_settings` and
+    `check`.
 
-    The arguments are the fields of a dataclass: a corpus declares its own and inherits these.
+    The arguments are the fields of a dataclass: a subclass declares further fields and inherits
+    those of this class.
 
     Args:
         sequence_length: number of targets in a window (T).
@@ -47,15 +49,16 @@ class TextData(Stored):
             windows that don't overlap, each once per epoch.
         separate_documents: whether attention is restricted to the tokens of the same document, and
             each document begins at position 0; the tokenizer must have an end-of-text token, which
-            separates them.
-        curriculum: step sizes, and weights of a mixture, that change during the run; None for no
-            change.
+            separates the documents.
+        curriculum: sequence lengths, batch sizes and mixture weights that change during the run;
+            None for no change.
 
     Attributes:
-        given: the arguments that a mixture passes to its sources; see `etude.config.constructors`.
+        given: names of the arguments that a mixture sets for its sources; see
+            `etude.config.constructors`.
 
     Raises:
-        InvalidArguments: with every error in the arguments.
+        InvalidArguments: contains every error in the arguments.
     """
 
     order: Literal["windows", "epochs"] = "windows"
@@ -69,7 +72,7 @@ class TextData(Stored):
     split_meta = TextSplitMeta
 
     def validate(self, checks: Checks) -> None:
-        """Checks the arguments; a corpus adds the checks of its own."""
+        """Checks the arguments; a subclass adds checks of its own arguments."""
         checks.positive(sequence_length=self.sequence_length)
         known = self.order in ("windows", "epochs")
         checks.that(known, "order", self.order, "windows or epochs")
@@ -89,16 +92,17 @@ class TextData(Stored):
         return {}
 
     def for_task(self, objective: Any) -> None:
-        """Sets the objective that converts windows to inputs and targets; None uses next tokens.
+        """Sets the objective that converts windows; None for next-token prediction.
 
         Raises:
-            RequestError: if the task reads examples with fields, or can't separate documents.
+            RequestError: if the objective reads another kind of data; or if documents are to be
+                separated, and the objective does not support that.
         """
         super().for_task(objective)
         if objective is None:
             return
         if self.separate_documents and not objective.packs:
-            expected = "false (this task reads windows as running text)"
+            expected = "false (the run's task does not support separate documents)"
             raise RequestError(Problem("data.separate_documents", expected, True))
         if objective.special_tokens({}):
             self.recipe = WithSpecial(self.recipe, objective)
@@ -145,7 +149,7 @@ class TextData(Stored):
 
     @property
     def splits(self) -> tuple[Split, ...]:
-        """The splits of this data."""
+        """Names of the data's splits."""
         return SPLITS
 
     @property
@@ -154,12 +158,12 @@ class TextData(Stored):
 
     @abstractmethod
     def split_settings(self) -> dict[str, object]:
-        """Returns the settings that, with the content, determine the splits, as JSON values."""
+        """Returns, as JSON values, the settings that determine the splits of the content."""
 
     def passages(self, split: Split) -> Iterator[Passage]:
         """Yields the documents of a split, numbered and cut into passages.
 
-        A corpus with huge documents should override it.
+        This method holds one document in memory; a corpus with huge documents should override it.
         """
         for number, document in enumerate(self.documents(split)):
             if not isinstance(document, str):
@@ -172,7 +176,10 @@ class TextData(Stored):
                 yield number, text
 
     def parts(self) -> dict[str, Part]:
-        """Returns the text to prepare: one part, or several by name."""
+        """Returns functions that yield the text to prepare, by name.
+
+        A mixture has one function for each source; other data has one with an empty name.
+        """
         return {"": self.passages}
 
     def decided_by(self) -> dict[str, Any]:
@@ -185,8 +192,8 @@ class TextData(Stored):
         problems = list(self.separator_problems(store))
         for name, section in _sections(store.meta.splits["train"]).items():
             if section.tokens <= self.window:
-                owner = f"the training split of {name}" if name else "the training split"
-                expected = f"less than the {section.tokens:,} tokens of {owner}"
+                owner = f"the training split of the source {name}" if name else "the training split"
+                expected = f"a number below the {section.tokens:,} tokens of {owner}"
                 problems.append(Problem("data.sequence_length", expected, self.sequence_length))
         problems += self.size_problems(store)
         if problems:
@@ -197,8 +204,8 @@ class TextData(Stored):
         if self.separate_documents and store.tokenizer.end_of_text is None:
             expected = "a tokenizer with an end-of-text token, which separates documents"
             name = type(self.recipe).__name__
-            hint = "set data.tokenizer.end_of_text, or use data/tokenizer=bpe"
-            yield Problem("data.separate_documents", expected, name, hint)
+            hint = f"{name} has none: set data.tokenizer.end_of_text, or use data/tokenizer=bpe"
+            yield Problem("data.separate_documents", expected, True, hint)
 
     def size_problems(self, store: Store) -> Iterator[Problem]:
         """Yields a problem for each evaluation split that has no target."""
@@ -206,8 +213,8 @@ class TextData(Stored):
             for name, section in _sections(store.meta.splits[split]).items():
                 if section.tokens < 2:
                     where = f"data.sources.{name}" if name else "data"
-                    purpose = "validation" if split == "val" else "testing"
-                    expected = f"at least 2 tokens for {purpose}, not {section.tokens}"
+                    full_name = "validation" if split == "val" else "test"
+                    expected = f"at least 2 tokens in the {full_name} split, not {section.tokens}"
                     yield Problem(where, expected)
 
     @property
@@ -236,7 +243,9 @@ class TextData(Stored):
         changes = {} if self.curriculum is None else self.curriculum.batch or {}
         for step in changes:
             if (size := self.sizes.at(step)) % processes:
-                expected = f"a multiple of {processes} (the number of processes), in examples"
+                expected = (
+                    f"a number of examples divisible by the number of processes ({processes})"
+                )
                 yield Problem(f"data.curriculum.batch.{step}", expected, size)
         if changes and max_epochs is not None:
             expected = "null"
@@ -249,7 +258,7 @@ class TextData(Stored):
 
     @property
     def steps_per_epoch(self) -> float:
-        """Number of optimizer steps that read as many windows as fit without overlap."""
+        """Number of optimizer steps that read as many windows as the split has without overlap."""
         sections = _sections(self._split("train")).values()
         windows = sum((section.tokens - 1) // self.window for section in sections)
         return windows / self.examples_per_step
@@ -267,7 +276,7 @@ class TextData(Stored):
         return meta.bytes - meta.first_token_bytes if meta.lossless else None
 
     def bytes_metrics(self, split: Split, metrics: dict[str, float]) -> dict[str, float]:
-        """Returns `bits_per_byte` of an evaluated split, if its tokens decode to the text."""
+        """Returns `bits_per_byte` of a split; empty if the tokens don't decode to the text."""
         size = self.bytes_predicted(split)
         return {} if size is None else {"bits_per_byte": metrics["nats"] / math.log(2) / size}
 
@@ -319,13 +328,13 @@ class TextData(Stored):
     def evaluation_batches(
         self, split: Split, sequence_length: int | None = None
     ) -> DataLoader[Any]:
-        """Returns batches of a whole split, in which each token but the first is a target once.
+        """Returns a loader of a whole split, in which each token but the first is a target once.
 
-        For a mixture, these are the texts of its sources, one after the other.
+        For a mixture, the texts of the sources are read separately, one after the other.
 
         Args:
             split: "train", "val" or "test".
-            sequence_length: number of targets in a window; None for the training's.
+            sequence_length: number of targets in a window; None for the number in training.
         """
         length = self.sequence_length if sequence_length is None else sequence_length
         examples = max(1, self.evaluation_positions(self.tokenizer_.vocab_size) // length)
@@ -355,7 +364,7 @@ def _sections(meta: TextSplitMeta) -> dict[str, SectionMeta]:
 
 
 def _check_batch(checks: Checks, batch: Batch, sequence_length: int) -> int | None:
-    """Returns the size of a step in its unit; None if it is invalid."""
+    """Checks `batch`, and returns its number of tokens or examples; None if it is invalid."""
     tokens, examples = batch.tokens, batch.examples
     if (tokens is None) == (examples is None):
         hint = (
@@ -382,10 +391,10 @@ def _check_batch(checks: Checks, batch: Batch, sequence_length: int) -> int | No
 
 
 def of_source(where: str, problem: Problem) -> Problem:
-    """Returns a corpus's problem with its key, `data`, replaced by the key of the source.
+    """Returns a corpus's problem, with `data` in its key replaced by the key of the source.
 
     Args:
-        where: the key of the source.
+        where: the key of the source, such as `data.sources.early`.
         problem: the problem of the corpus.
     """
     if problem.where != "data" and not problem.where.startswith("data."):

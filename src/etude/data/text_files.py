@@ -1,4 +1,4 @@
-"""User-supplied files: plain text, or rows in JSON, CSV or Parquet; compressed or not."""
+"""Corpus from your own files: plain text, or rows in JSON, CSV or Parquet, also compressed."""
 
 from __future__ import annotations
 
@@ -50,32 +50,33 @@ class TextFiles(TextData):
     contains this position is in both splits. With one file, this is the split of nanoGPT's
     Shakespeare.
 
-    *Rows* (`.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv`, `.parquet`) are streamed, except for a
-    `.json` file that is one list of objects, which is read whole. Documents are never cut:
-    document i of the corpus, from 0, is held out if floor((i + 1) v) > floor(i v) with
-    v = `validation`, so with 0.1 every tenth. Rows without text (null, empty, or no such key) are
-    skipped. In CSV, the first line names the columns, and every cell is read as text unchanged
-    (`NA` too; an empty cell is the empty string).
+    *Rows* (`.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv`, `.parquet`) are streamed. Documents are
+    never cut: document i of the corpus, from 0, is held out if floor((i + 1) v) > floor(i v) with
+    v = `validation`; with 0.1, every tenth document is. Rows without text (null, empty, or no such
+    key) are skipped. In CSV, the first line names the columns, and every cell is read as text
+    unchanged (`NA` too; an empty cell is the empty string).
 
     All formats but Parquet, which has its own compression, may be compressed, with `.gz`, `.bz2`,
     `.xz` or `.zst` after the suffix. Text is UTF-8. A byte order mark is dropped and every line
     end is read as a newline, so a file saved on Windows gives the same tokens as on Unix.
 
     Args:
-        path: a file, a folder (its files of these kinds at any depth, hidden ones left out), a
+        path: a file, a folder (its files in these formats at any depth, except hidden files), a
             glob (`**` included), or a list of these. Plain text and rows can't be mixed.
         validation: the fraction of the characters or rows that is held out, between 0 and 1; or
-            the validation files, as for `path`, and then all of `path` is used for training.
-        test: the files of the test split, as for `path`; None for no test split.
+            the validation files, selected as in `path`, so that all of `path` is used for training.
+        test: the files of the test split, selected as in `path`; None for no test split.
         split: how held-out documents are selected. `regular`: as above, the end of plain text, and
             every n-th row. `keyed`: by a hash of the content of each document (file, row or line),
             so equal documents are in the same split, and most documents stay in their split when
             others are added; at least one is held out. Of a single plain text file, the end is
             held out.
-        column: for rows, the text column; None selects `text`, else the only text column.
+        column: for rows, the name of the text column; None selects the column `text`, or else the
+            only column with text.
         lines: whether each line of plain text is a document, and is held out like a row; blank
             lines are skipped.
-        quoting: quoting of TSV and CSV; see `etude.data.delimited.uses_csv_quoting`.
+        quoting: how quotation marks in CSV and TSV are read; see
+            `etude.data.delimited.uses_csv_quoting`.
     """
 
     path: str | list[str]
@@ -95,12 +96,12 @@ class TextFiles(TextData):
 
     def validate(self, checks: Checks) -> None:
         is_stated = bool(self.paths) and all(self.paths)
-        checks.that(is_stated, "path", self.path, "a file, a folder, a glob, or a list")
+        checks.that(is_stated, "path", self.path, "a file, a folder, a glob, or a list of these")
         is_valid = all(self.validation_paths) if self.fraction is None else 0 < self.fraction < 1
-        expected = "a fraction between 0 and 1, or files"
+        expected = "a fraction between 0 and 1, or the validation files"
         checks.that(is_valid, "validation", self.validation, expected)
         has_valid_test = self.test is None or (bool(self.test_paths) and all(self.test_paths))
-        checks.that(has_valid_test, "test", self.test, "null or files")
+        checks.that(has_valid_test, "test", self.test, "null, or the test files")
         is_known = self.split in ("regular", "keyed")
         checks.that(is_known, "split", self.split, "regular or keyed")
         has_valid_column = self.column is None or bool(self.column)
@@ -137,7 +138,7 @@ class TextFiles(TextData):
         return find_files(paths, KEYS[split]) if paths else []
 
     def _files_of(self, split: Split) -> list[Path]:
-        """Returns the split's own files, or the training files that contain it."""
+        """Returns the files that the config names for a split, or else the training files."""
         return self._own(split) or self._own("train")
 
     def check(self) -> None:
@@ -149,7 +150,8 @@ class TextFiles(TextData):
             }
             expected = "plain text or rows, not both"
             hint = (
-                f"{first[False]} and {first[True]}; select one kind with a glob like data/*.jsonl"
+                f"{first[False]} is plain text, {first[True]} has rows; select files of one format "
+                "with a glob such as data/*.jsonl"
             )
             raise RequestError(Problem("data.path", expected, self.paths, hint))
         if quoting_problems := find_unused_quoting(self.quoting, files):
@@ -240,7 +242,7 @@ class TextFiles(TextData):
                 yield number, text
 
     def _all_documents(self, split: Split) -> Iterator[Document]:
-        """Yields all documents of a split's files, for rows and lines."""
+        """Yields all documents of a split's files, if documents are rows or lines."""
         if self._has_rows():
             for where, text in iterate_texts(self._values(split), tell=split == "val"):
                 yield where, newlines(text)
@@ -297,7 +299,7 @@ class TextFiles(TextData):
         for file in self.files():
             if columns := self._columns(file):
                 return choose_column(columns, self.column, str(file))
-        raise RequestError(Problem("data.path", "files with rows (no file has any)", self.paths))
+        raise RequestError(Problem("data.path", "files with rows (no file has rows)", self.paths))
 
     def _columns(self, file: Path) -> dict[str, bool]:
         if file.stat().st_size == 0:
@@ -351,7 +353,7 @@ def _parse_validation(validation: float | str | list[str]) -> tuple[float | None
 
 
 def hash_text(content: bytes) -> int:
-    """Returns the hash by which documents are assigned to splits."""
+    """Returns the hash of a document's text, by which the document is assigned to a split."""
     return int.from_bytes(hashlib.blake2b(content, digest_size=8, person=b"split").digest(), "big")
 
 
@@ -364,9 +366,9 @@ def hash_file(file: Path) -> int:
 
 
 def find_largest_held_out(keys: Sequence[int], fraction: float) -> int:
-    """Returns the largest hash among the held-out documents, those with the smallest hashes.
+    """Returns the largest hash of a held-out document.
 
-    The number of held-out documents is the given fraction of all, at least one.
+    The documents with the smallest hashes are held out: the given fraction of all, at least one.
 
     Raises:
         RequestError: if no document would be left for training.
@@ -444,7 +446,7 @@ def _resolve(typed: str, where: str, rows: bool) -> list[Path]:
             expected += "" if rows else ", or plain text without a suffix"
             raise RequestError(Problem(where, expected, typed))
         if path.stat().st_size == 0:
-            raise RequestError(Problem(where, "a file with content (it is empty)", typed))
+            raise RequestError(Problem(where, "a file with content (the file is empty)", typed))
         return [path]
     if path.is_dir():
         files = [Path(root, name) for root, _, names in os.walk(path) for name in names]

@@ -29,7 +29,9 @@ class Scan:
 
 
 def scan(file: Path) -> Scan:
-    """Reads a file to the end, a chunk at a time, and checks its encoding.
+    """Returns the hash and the length of a text file, and checks its encoding.
+
+    The file is read a chunk at a time.
 
     Raises:
         RequestError: if the file can't be read or is not UTF-8; contains the line and the byte (of
@@ -64,7 +66,7 @@ def scan(file: Path) -> Scan:
 
 
 class ReadOnce:
-    """Cache of `read(file, *more)`, valid while the file's size and time are unchanged."""
+    """Cache of results of `read(file, *more)`, valid until the file's size or time changes."""
 
     def __init__(self) -> None:
         self._results: dict[tuple[Any, ...], Any] = {}
@@ -89,7 +91,7 @@ def sha256(file: Path) -> str:
 
 @contextmanager
 def convert_read_errors(file: Path) -> Iterator[None]:
-    """Converts read errors of `file` into a `RequestError` that names it."""
+    """Context manager that converts read errors of `file` into a `RequestError` with its path."""
     try:
         yield
     except BROKEN as error:
@@ -114,7 +116,9 @@ def characters_of(file: Path, first: int, last: int) -> Iterator[str]:
 
 
 def lines_of(file: Path) -> Iterator[str]:
-    """Yields the lines of a text, each with its newline; every kind of line end is read as one.
+    """Yields the lines of a text file, each with its newline.
+
+    Every kind of line end is read as a newline.
 
     Raises:
         RequestError: if the file is damaged, is not UTF-8, or has a line of more than `LONGEST`

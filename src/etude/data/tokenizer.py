@@ -1,12 +1,12 @@
 """Tokenizers: conversion of text to token ids and back, and recipes for training tokenizers.
 
 Every tokenizer wraps a `tokenizers.Tokenizer`, so all share one file format (`tokenizer.json`) that
-other libraries read too. A config states a recipe; training it on the training split gives the
+other libraries read too. A config sets a recipe, which is trained on the training split to give the
 tokenizer. Short recipes are in this module; `unigram`, `wordpiece` and `pretrained` have modules of
 their own.
 
-Text never becomes a special token: a document that contains the characters `<|endoftext|>` is
-encoded character by character.
+Text never becomes a special token: the characters `<|endoftext|>` in a document are encoded as
+ordinary text.
 """
 
 from __future__ import annotations
@@ -40,19 +40,22 @@ ENDS_OF_TEXT = (END_OF_TEXT, "</s>", "[SEP]", "<eos>", "<|end_of_text|>", "<|im_
 UNKNOWNS = (UNKNOWN, "[UNK]")
 MASKS = ("[MASK]", "<mask>")
 FRAMES = (("[CLS]", "[SEP]"), ("<s>", "</s>"), (END_OF_TEXT, END_OF_TEXT))
-"""Special tokens around a text that an encoder reads; the first pair present is used."""
+"""Pairs of special tokens around a text that an encoder reads.
+
+The first pair that a tokenizer contains is used.
+"""
 
 
 class Tokenizer:
-    """Encodes text to token ids and decodes ids to text.
+    """Tokenizer, which encodes text as token ids and decodes ids to text.
 
     Args:
         backend: the trained tokenizer of the `tokenizers` library.
-        file: the file that it was read from, for errors.
+        file: path of the file from which the tokenizer was read, for messages.
 
     Attributes:
-        end_of_text: id of the token between documents: the special token with which the file's own
-            template ends a text, else the first of `ENDS_OF_TEXT`; or None.
+        end_of_text: id of the token between documents: the special token with which the template
+            in the file ends a text, else the first special token in `ENDS_OF_TEXT`, else None.
         unknown: id of the token for text outside the vocabulary, or None.
         mask: id of the mask token, or None.
     """
@@ -82,7 +85,10 @@ class Tokenizer:
         return 1 + max(self.backend.get_vocab(with_added_tokens=True).values(), default=-1)
 
     def for_text(self) -> tokenizers.Tokenizer:
-        """Returns a copy of the backend, always the same one, whose truncation may be set."""
+        """Returns a copy of the backend, without truncation, which the caller may set.
+
+        All calls return the same copy.
+        """
         self._copy.no_truncation()
         return self._copy
 
@@ -94,7 +100,7 @@ class Tokenizer:
 
     @cached_property
     def rewrites(self) -> bool:
-        """Whether decoding may return a different text: lower case, lost spaces, unknown words.
+        """Whether the decoded text may differ from the original, in case, spaces or unknown words.
 
         False for byte-level tokenizers, and for character tokenizers.
         """
@@ -122,7 +128,7 @@ class Tokenizer:
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 (hex) of the canonical JSON: equal for tokenizers that encode alike."""
+        """sha256 (hex) of the tokenizer's JSON, independent of the order of keys and of layout."""
         return hashlib.sha256(_canonical(self.backend.to_str()).encode()).hexdigest()
 
     def encode(self, text: str) -> list[int]:
@@ -148,25 +154,26 @@ class Tokenizer:
         known = self.backend.get_vocab()
         unknown = [word for text in texts for word in text.split() if word not in known]
         hint = nearest(unknown[0], known) if unknown else None
-        return Problem("text", "words in the vocabulary", unknown[0] if unknown else None, hint)
+        expected = "words in the tokenizer's vocabulary"
+        return Problem("text", expected, unknown[0] if unknown else None, hint)
 
     def encode_special(self, text: str) -> list[int]:
-        """Returns the ids of `text`, with the names of special tokens recognised."""
+        """Returns the ids of `text`, in which names of special tokens become special tokens."""
         backend = tokenizers.Tokenizer.from_str(self.backend.to_str())
         backend.encode_special_tokens = False
         with no_panic(self.file):
             return list(backend.encode(text, add_special_tokens=False).ids)
 
     def framed(self, texts: Sequence[str]) -> list[list[int]]:
-        """Returns the ids of each text with the special tokens of the file's template."""
+        """Returns the ids of each text, with the special tokens that the file's template adds."""
         with no_panic(self.file):
             encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=True)
         return [encoding.ids for encoding in encodings]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Returns the text of `ids`, special tokens by name.
+        """Returns the text of `ids`, in which special tokens appear as their names.
 
-        Only bytes that are part of no character become U+FFFD (see `etude.data.decoding`).
+        Only bytes that belong to no complete character become U+FFFD (see `etude.data.decoding`).
         """
         with no_panic(self.file):
             return self._decoding(list(ids))
@@ -176,7 +183,7 @@ class Tokenizer:
         return Decoding(self.backend)
 
     def first_token_bytes(self, text: str) -> int:
-        """Returns the number of UTF-8 bytes of the first token of `text` (0 for empty text)."""
+        """Returns the number of UTF-8 bytes of the first token of `text` (0 for an empty text)."""
         encoding = self._encoding(text)
         if not encoding.ids:
             return 0
@@ -185,7 +192,7 @@ class Tokenizer:
         return len(text[: encoding.offsets[0][1]].encode())
 
     def unknown_pieces(self, text: str) -> Counter[str]:
-        """Returns the counts of characters or words of `text` encoded as the unknown token."""
+        """Returns the characters or words of `text` encoded as the unknown token, with counts."""
         if self.unknown is None:
             return Counter()
         encoding = self._encoding(text)
@@ -214,10 +221,10 @@ class Tokenizer:
         return not ("ByteLevel" in steps and set(byte_letters()) <= self._model_vocabulary.keys())
 
     def lost_pieces(self, text: str) -> Counter[str]:
-        """Returns the counts of characters of `text`, after normalization, that have no token.
+        """Returns the characters of `text`, after normalization, without a token, with counts.
 
-        For a tokenizer that `loses` them. Their positions are unknown, since the library's offsets
-        skip them.
+        For a tokenizer that `loses` characters. Their positions are unknown, since the library's
+        offsets skip them.
         """
         model, normalizer, splitting = (
             self.backend.model, self.backend.normalizer, self.backend.pre_tokenizer,
@@ -241,7 +248,7 @@ class Tokenizer:
 
     @cached_property
     def _model_vocabulary(self) -> dict[str, int]:
-        """The model's tokens without added tokens."""
+        """Ids of the model's tokens, by token, without added tokens."""
         return self.backend.get_vocab(with_added_tokens=False)
 
     @cached_property
@@ -262,12 +269,12 @@ class Tokenizer:
 
         Args:
             path: the file.
-            links: whether the file may be a link, as in a user's folder; not in a record.
+            links: whether the file may be a symbolic link; false for a file in a run folder.
 
         Raises:
             RequestError: if the file is missing, unreadable or not a tokenizer.
         """
-        expected = "a tokenizer.json of the tokenizers library"
+        expected = "a tokenizer.json of the `tokenizers` library"
         try:
             text = read_bytes(path, TOKENIZER, links=links).decode()
         except (OSError, UnicodeDecodeError) as error:
@@ -282,7 +289,7 @@ class Tokenizer:
             raise RequestError(Problem(str(path), expected, hint=str(error))) from error
 
     def closed_by(self, name: str) -> Tokenizer:
-        """Returns a copy with the special token `name` as the end of text, also after `save`."""
+        """Returns a copy whose end-of-text token is the special token `name`, also after `save`."""
         copy = tokenizers.Tokenizer.from_str(self.backend.to_str())
         number = copy.token_to_id(name)
         copy.post_processor = processors.TemplateProcessing(
@@ -291,10 +298,11 @@ class Tokenizer:
         return Tokenizer(copy, self.file)
 
     def with_frame(self) -> Tokenizer:
-        """Returns a copy with a template of special tokens around a text, if it has none.
+        """Returns a copy with a template of special tokens around a text.
 
-        A text becomes `[CLS] text [SEP]`; two become `[CLS] first [SEP] second [SEP]`, with tokens
-        of type 1 for the second. The first available pair of `FRAMES` is used.
+        A text becomes `[CLS] text [SEP]`; two texts become `[CLS] first [SEP] second [SEP]`, with
+        token type 1 for the second text. The first available pair of `FRAMES` is used. If there is
+        none, or the tokenizer already has a template, the tokenizer itself is returned.
         """
         special = self.special_tokens()
         frames = [frame for frame in FRAMES if all(name in special for name in frame)]
@@ -310,7 +318,7 @@ class Tokenizer:
         return Tokenizer(copy, self.file)
 
     def with_special(self, names: Sequence[str]) -> Tokenizer:
-        """Returns a copy with additional special tokens, with ids after the others'."""
+        """Returns a copy with additional special tokens, whose ids follow all other ids."""
         if not names:
             return self
         copy = tokenizers.Tokenizer.from_str(self.backend.to_str())
@@ -323,39 +331,39 @@ class Tokenizer:
 
 
 class Recipe(ABC):
-    """Recipe for training a tokenizer: the config part of group `data/tokenizer`."""
+    """Base class of recipes for training a tokenizer, set by the config group `data/tokenizer`."""
 
     @abstractmethod
     def train(self, texts: Iterable[str]) -> Tokenizer:
         """Reads `texts` once and returns the tokenizer; equal texts give equal tokenizers."""
 
     def settings(self) -> dict[str, object]:
-        """Returns the settings that, with the text, determine the tokenizer, as JSON values."""
+        """Returns, as JSON values, the settings that determine the tokenizer for a given text."""
         return {"recipe": f"{type(self).__module__}.{type(self).__qualname__}", **vars(self)}
 
     def fingerprint(self) -> str | None:
         """Returns the tokenizer's fingerprint if it is known before any text is read; else None.
 
         Raises:
-            RequestError: if its files are missing or broken.
+            RequestError: if the tokenizer's files are missing or damaged.
         """
         return None
 
     def files_read(self) -> list[Path] | None:
-        """Returns the files that the fingerprint covers; None if it depends on other things too."""
+        """Returns the files that the fingerprint covers; None if it depends on more than files."""
         return []
 
     @property
     def stated_size(self) -> int | None:
-        """The requested number of ids, if stated."""
+        """Number of ids that the config requests; None if it requests none."""
         return None
 
 
 class NeedsSpecialTokens(Protocol):
-    """Task that requires special tokens."""
+    """Protocol of tasks that require special tokens."""
 
     def special_tokens(self, known: Mapping[str, int]) -> list[str]:
-        """Returns the special tokens to add to the `known` ones."""
+        """Returns names of special tokens to add to a tokenizer with the special tokens `known`."""
 
 
 class WithSpecial(Recipe):
@@ -363,7 +371,7 @@ class WithSpecial(Recipe):
 
     Args:
         recipe: recipe of the tokenizer.
-        task: returns the missing special tokens.
+        task: object whose `special_tokens` returns the names of missing special tokens.
     """
 
     def __init__(self, recipe: Recipe, task: NeedsSpecialTokens) -> None:
@@ -427,7 +435,8 @@ class Byte(Recipe):
 class BPE(Recipe):
     """Byte-level byte-pair encoding with GPT-2's pre-tokenizer (Radford et al. 2019, section 2.2).
 
-    Ids as in GPT-2: 256 bytes, then merges in the order of training, `<|endoftext|>` last.
+    Ids are ordered as in GPT-2: 256 bytes, then merges in the order of training, then
+    `<|endoftext|>`.
 
     Args:
         vocab_size: number of ids in total; fewer if the text is too small for that many merges.
@@ -460,12 +469,12 @@ class BPE(Recipe):
 
 
 def special_token(content: str) -> AddedToken:
-    """Returns a special token that is not matched in text."""
+    """Returns a special token of the `tokenizers` library."""
     return AddedToken(content, special=True, normalized=False)
 
 
 def lost_text_problem(lost: Counter[str], characters: int, split: str) -> Problem | None:
-    """Returns the problem of a split of which a tokenizer drops more than half; else None.
+    """Returns a problem if a tokenizer drops more than half of a split's characters; else None.
 
     Args:
         lost: counts from `Tokenizer.lost_pieces`.
@@ -476,10 +485,10 @@ def lost_text_problem(lost: Counter[str], characters: int, split: str) -> Proble
         return None
     first = ", ".join(repr(letter) for letter, _ in lost.most_common(5))
     hint = (
-        f"{lost.total():,} of {characters:,} characters, most often {first}, are in none of its "
-        "tokens, and it has no unknown token"
+        f"{lost.total():,} of {characters:,} characters, most often {first}, are in none of the "
+        "tokenizer's tokens, and it has no unknown token"
     )
-    expected = f"a tokenizer with tokens for most characters of the split {split}"
+    expected = f"a tokenizer with tokens for most characters of the {split} split"
     return Problem("data.tokenizer", expected, hint=hint)
 
 
@@ -493,7 +502,7 @@ def _closing_token(backend: tokenizers.Tokenizer) -> str | None:
 
 
 def _state(part: Any) -> dict[str, Any]:
-    """Returns the `tokenizer.json` entry of a part of a tokenizer; empty without the part."""
+    """Returns the `tokenizer.json` entry of a component of a tokenizer; empty for None."""
     return {} if part is None else json.loads(part.__getstate__())
 
 

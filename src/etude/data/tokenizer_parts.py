@@ -1,14 +1,15 @@
-"""Validation of `tokenizer.json`: known parts only, with bounded values.
+"""Validation of `tokenizer.json`, which accepts only supported components with bounded values.
 
 A tokenizer may come from an untrusted source, and a small file can require endless work: a
 normalizer that replaces each character by a megabyte, a regular expression with catastrophic
-backtracking, a template that adds a million tokens to a text. So the type and fields of each part
-are checked here, and all others are rejected by name before the `tokenizers` library reads them.
+backtracking, a template that adds a million tokens to a text. So the type and the fields of each
+component are checked here, and unsupported types and fields are rejected by name before the
+`tokenizers` library reads them.
 
 Cost of an accepted tokenizer: the normalizer and the pre-tokenizer together lengthen a text at most
-by a factor of `GROWTH`, and so do the decoders; a `Precompiled` table may do so once more, and so
-may Unicode normalization for rare characters. A template adds at most 64 tokens. Regular
-expressions match in linear time (see `etude.data.expressions`).
+by a factor of `GROWTH`, and so do the decoders; a `Precompiled` table may lengthen it once more by
+this factor, and so may Unicode normalization for rare characters. A template adds at most 64
+tokens. Regular expressions match in linear time (see `etude.data.expressions`).
 """
 
 from __future__ import annotations
@@ -39,14 +40,14 @@ _TABLE = 4 * 2**20  # characters of `Precompiled`'s table
 
 
 def check_parts(text: str, file: str) -> None:
-    """Checks that a `tokenizer.json` has only known parts with bounded cost.
+    """Checks that a `tokenizer.json` has only supported components with bounded cost.
 
     Args:
         text: content of the file.
-        file: name of the file, for errors.
+        file: name of the file, for messages.
 
     Raises:
-        RequestError: names each rejected part.
+        RequestError: contains the first 8 problems.
     """
     for sign, most in _SIGNS.items():  # counted first, since parsing many millions takes minutes
         if text.count(sign) > most:
@@ -54,14 +55,14 @@ def check_parts(text: str, file: str) -> None:
     try:
         spec = json.loads(text, object_pairs_hook=unique_keys_object)
     except (ValueError, RecursionError) as error:
-        expected = "a tokenizer.json of the tokenizers library"
+        expected = "a tokenizer.json of the `tokenizers` library"
         raise RequestError(Problem(file, expected, hint=str(error))) from error
     if problems := list(islice(_problems(spec), 8)):
         raise RequestError(replace(each, where=f"{file}: {each.where}") for each in problems)
 
 
 _Check = Callable[[Any], str | None]
-"""Returns the expected value, for a message; None for a valid value."""
+"""Function that returns None for a valid value, otherwise what was expected, for a message."""
 
 
 def _flag(value: Any) -> str | None:
@@ -70,12 +71,12 @@ def _flag(value: Any) -> str | None:
 
 def _word(value: Any) -> str | None:
     is_valid = value is None or (isinstance(value, str) and len(value) <= _WORD)
-    return None if is_valid else f"at most {_WORD} characters"
+    return None if is_valid else f"a text of at most {_WORD} characters, or null"
 
 
 def _name(value: Any) -> str | None:
     is_valid = value is None or (isinstance(value, str) and len(value) <= _NAME)
-    return None if is_valid else f"at most {_NAME} characters"
+    return None if is_valid else f"a text of at most {_NAME:,} characters, or null"
 
 
 def _count(largest: int) -> _Check:
@@ -107,30 +108,31 @@ def _fraction(value: Any) -> str | None:
 
 def _pair(value: Any) -> str | None:
     is_valid = isinstance(value, list) and len(value) == 2 and _name(value[0]) is None
-    return None if is_valid and _count(_IDS)(value[1]) is None else "a token and its id"
+    return None if is_valid and _count(_IDS)(value[1]) is None else "a list of a token and its id"
 
 
 def _pattern(value: Any) -> str | None:
+    expected = "an object with one key, String or Regex, and a text as its value"
     if not isinstance(value, dict) or len(value) != 1:
-        return "String or Regex"
+        return expected
     ((kind, text),) = value.items()
     if kind not in ("String", "Regex") or not isinstance(text, str):
-        return "String or Regex"
+        return expected
     if kind == "Regex":
         return find_problem(text)
-    return None if 0 < len(text) <= _NAME else f"1 to {_NAME:,} characters"
+    return None if 0 < len(text) <= _NAME else f"a text of 1 to {_NAME:,} characters"
 
 
 def _table(value: Any) -> str | None:
     if not isinstance(value, str) or len(value) > _TABLE:
-        return f"at most {_TABLE:,} base64 characters"
+        return f"a base64 text of at most {_TABLE:,} characters"
     try:
         content = base64.b64decode(value, validate=True)
     except ValueError:
-        return "base64"
+        return "a valid base64 text"
     growth = table_growth(content)
     if growth is None:
-        return "a table without references outside itself"
+        return "a valid table, without references to positions outside the table"
     return (
         None
         if growth <= GROWTH
@@ -147,24 +149,25 @@ def _template(value: Any) -> str | None:
             return "pieces of type SpecialToken or Sequence"
         if isinstance(text := piece.get("Sequence"), dict):
             texts.append(text.get("id"))
-    return None if max(map(texts.count, texts), default=0) <= 1 else "each text at most once"
+    most = max(map(texts.count, texts), default=0)
+    return None if most <= 1 else "at most one occurrence of each text (Sequence)"
 
 
 def _specials(value: Any) -> str | None:
     if not isinstance(value, dict) or len(value) > _PIECES:
-        return f"at most {_PIECES} special tokens"
+        return f"an object with at most {_PIECES} special tokens"
     for each in value.values():
         lists = [each.get("ids"), each.get("tokens")] if isinstance(each, dict) else [None]
         if not all(isinstance(one, list) and len(one) <= 8 for one in lists):
-            return "special tokens with at most 8 ids each"
+            return "special tokens with lists of at most 8 ids and at most 8 tokens each"
     return None
 
 
 def _vocabulary(value: Any) -> str | None:
     if not isinstance(value, dict):
-        return "an object of tokens and their ids"
+        return "an object with tokens as keys and their ids as values"
     if not all(isinstance(number, int) and 0 <= number < _IDS for number in value.values()):
-        return f"ids up to {_IDS - 1:,}"
+        return f"ids that are whole numbers from 0 to {_IDS - 1:,}"
     return None if max(map(len, value), default=0) <= _TOKEN else _TOO_LONG
 
 
@@ -277,7 +280,7 @@ KNOWN: dict[str, dict[str, dict[str, _Check]]] = {
         "Unigram": {"unk_id": _count(_IDS), "vocab": _scores, "byte_fallback": _flag},
     },
 }
-"""Allowed types of each part, and the checks of their fields."""
+"""Supported types of each component, and the checks of their fields."""
 
 _INNER = {
     "normalizer": "normalizers",
@@ -296,15 +299,16 @@ _UNUSED = ("version", "truncation", "padding")
 
 def _problems(spec: Any) -> Iterator[Problem]:
     if not isinstance(spec, dict) or not isinstance(spec.get("model"), dict):
-        yield Problem("model", "a tokenizer.json of the tokenizers library")
+        yield Problem("model", "a tokenizer.json of the `tokenizers` library")
         return
     known = (*KNOWN, *_UNUSED, "added_tokens")
     for key in set(spec) - set(known):
-        yield Problem(key, "a known part", hint=nearest(key, known))
+        expected = "a key of tokenizer.json that Étude supports"
+        yield Problem(key, expected, hint=nearest(key, known))
     for slot in KNOWN:
         parts = list(_iterate_parts(slot, spec.get(slot), slot))
         if len(parts) > _PARTS:
-            yield Problem(slot, f"at most {_PARTS} parts", len(parts))
+            yield Problem(slot, f"at most {_PARTS} components, not {len(parts)}")
             continue
         for where, part in parts:
             yield from _part_problems(slot, where, part)
@@ -320,11 +324,12 @@ def _problems(spec: Any) -> Iterator[Problem]:
     names = (token.get("content") for token in added if isinstance(token, dict))
     characters = sum(len(name) for name in names if isinstance(name, str))
     if characters > _ALL_ADDED:
-        yield Problem("added_tokens", f"at most {_ALL_ADDED:,} characters in all", characters)
+        expected = f"at most {_ALL_ADDED:,} characters in all tokens together, not {characters:,}"
+        yield Problem("added_tokens", expected)
 
 
 def _iterate_parts(slot: str, part: Any, where: str, depth: int = 0) -> Iterator[tuple[str, Any]]:
-    """Yields a part and the parts of its sequences, each with its position."""
+    """Yields a component and, if it is a sequence, its components, each after its position."""
     if part is None:
         return
     yield where, part
@@ -348,11 +353,12 @@ def _part_problems(slot: str, where: str, part: Any) -> Iterator[Problem]:
 
 def _field_problems(where: str, part: Any, fields: Mapping[str, _Check]) -> Iterator[Problem]:
     if not isinstance(part, dict):
-        yield Problem(where, "an object")
+        yield Problem(where, "a JSON object")
         return
     for key, value in part.items():
         if key not in fields:
-            yield Problem(f"{where}.{key}", "a known field", hint=nearest(key, fields))
+            supported = "a field that Étude supports"
+            yield Problem(f"{where}.{key}", supported, hint=nearest(key, fields))
         elif (expected := fields[key](value)) is not None:
             yield Problem(f"{where}.{key}", expected)
 
@@ -363,7 +369,9 @@ _AT_MOST = {
     **dict.fromkeys(("BertProcessing", "RobertaProcessing", "TemplateProcessing"), 1),
     **dict.fromkeys(("CTC", "BPEDecoder", "WordPiece"), 1),
 }
-"""Maximum number of occurrences of a part that may lengthen a text; `_growth` limits other parts.
+"""Maximum number of components of each type that may lengthen a text.
+
+`_growth` limits all other components.
 """
 
 
@@ -375,11 +383,11 @@ def _kind(part: Any) -> str:
 def _repeated_problems(slot: str, kinds: list[str]) -> Iterator[Problem]:
     for kind, most in _AT_MOST.items():
         if (count := kinds.count(kind)) > most:
-            yield Problem(slot, f"at most {most} {kind}", count)
+            yield Problem(slot, f"at most {most} of type {kind}, not {count}")
 
 
 def _growth_problems(spec: Mapping[str, Any]) -> Iterator[Problem]:
-    """Yields a problem if the parts together may lengthen a text too much."""
+    """Yields a problem if the components together may lengthen a text too much."""
     for slots in (("normalizer", "pre_tokenizer"), ("decoder",)):
         parts = [part for slot in slots for _, part in _iterate_parts(slot, spec.get(slot), slot)]
         if len(parts) > 2 * _PARTS:
@@ -389,23 +397,24 @@ def _growth_problems(spec: Mapping[str, Any]) -> Iterator[Problem]:
             if isinstance(part, dict):
                 growth *= _growth(part, "Precompiled" in map(_kind, parts[number:]))
         if growth > GROWTH:
-            expected = f"parts that lengthen a text at most by a factor of {GROWTH}"
+            expected = f"a factor of at most {GROWTH} by which the components lengthen a text"
             yield Problem(" and ".join(slots), expected, growth)
 
 
 _FACTORS = {"ByteLevel": 2, "Metaspace": 2, "BertNormalizer": 3, "CTC": 2, "BPEDecoder": 2}
-"""Factors by which parts lengthen a text.
+"""Factors by which components lengthen a text.
 
-Bytes become two-byte letters, letters become words, and some parts insert spaces between letters.
+Bytes become two-byte letters, letters become words, and some components insert spaces between
+letters.
 """
 
 
 def _growth(part: Mapping[str, Any], table: bool) -> int:
-    """Returns the maximum factor by which a part lengthens a text.
+    """Returns the maximum factor by which a component lengthens a text.
 
     Args:
-        part: the part.
-        table: whether a later table may lengthen rare characters.
+        part: the component.
+        table: whether a later `Precompiled` table may lengthen rare characters.
     """
     kind = _kind(part)
     if kind == "Prepend":
@@ -436,9 +445,9 @@ def _size(content: Any, table: bool) -> int:
 
 
 def _prefix_problems(model: Mapping[str, Any]) -> Iterator[Problem]:
-    """Yields a problem if a merge's second part lacks the prefix.
+    """Yields a problem if the second token of a merge lacks `continuing_subword_prefix`.
 
-    The library removes the prefix without checking it.
+    The library removes the prefix without checking that it is there.
     """
     prefix, merges = model.get("continuing_subword_prefix"), model.get("merges")
     if not isinstance(prefix, str) or not prefix or not isinstance(merges, list):
@@ -447,6 +456,6 @@ def _prefix_problems(model: Mapping[str, Any]) -> Iterator[Problem]:
         parts = merge.split(" ") if isinstance(merge, str) else merge
         is_pair = isinstance(parts, list) and len(parts) == 2 and isinstance(parts[1], str)
         if is_pair and not parts[1].startswith(prefix):
-            expected = f"a merge whose second part begins with the prefix {prefix}"
+            expected = f"a merge whose second token begins with the prefix {prefix}"
             yield Problem(f"model.merges[{number}]", expected, merge)
             return

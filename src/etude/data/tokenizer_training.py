@@ -22,12 +22,13 @@ log = logging.getLogger("etude.data")
 
 
 def learnable(texts: Iterable[str]) -> Iterator[str]:
-    """Yields `texts` such that the cost of training a tokenizer on them is bounded.
+    """Yields `texts` without most of their long stretches, so that the cost of training is bounded.
 
     Training processes each distinct word repeatedly, which is slow for words of thousands of
     characters and for millions of words that occur once. So a stretch of at least `LONG_STRETCH`
-    characters without a position to cut (base64, a line of one letter) is cut into pieces of that
-    length, and after `MAX_LONG_STRETCHES` characters of such stretches, further ones are skipped.
+    characters without a space or another position to cut (base64, a line of one letter) is cut into
+    pieces of that length. After `MAX_LONG_STRETCHES` characters of such stretches, further
+    stretches are skipped.
     (SentencePiece skips every line of more than 4192 bytes.) A text without long stretches is
     unchanged.
     """
@@ -47,9 +48,9 @@ def learnable(texts: Iterable[str]) -> Iterator[str]:
             if end - start > remaining and not warned:
                 warned = True
                 log.warning(
-                    "the text has stretches of at least %d characters without a space: "
-                    "the tokenizer is trained on the first %s characters of them and on all other "
-                    "text",
+                    "the text has stretches of at least %d characters without a space: the "
+                    "tokenizer is trained on the first %s characters of all stretches together, "
+                    "and on all other text",
                     LONG_STRETCH,
                     f"{MAX_LONG_STRETCHES:,}",
                 )
@@ -81,7 +82,8 @@ def learn(backend: tokenizers.Tokenizer, trainer: Any, texts: Iterable[str]) -> 
     """Trains `backend` on `texts`; Ctrl-C interrupts it immediately.
 
     The library's own loop does not handle signals for minutes, so it runs in a separate thread. If
-    it is interrupted after reading the texts, the thread continues until it or the process ends.
+    training is interrupted after all texts were read, the thread continues until it or the process
+    ends.
     """
     errors: list[BaseException] = []
     interrupted, all_read = threading.Event(), threading.Event()
@@ -123,7 +125,7 @@ def check_vocabulary(size: int, least: int, needed: str) -> None:
 
     Args:
         size: the vocabulary size.
-        least: its minimum.
+        least: the minimum size.
         needed: the tokens that determine the minimum, for the message.
 
     Raises:

@@ -51,7 +51,7 @@ Integers = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Unigram(Recipe):
-    """Byte-level pieces of a unigram language model, with GPT-2's pre-tokenizer.
+    """Tokenizer with the byte-level pieces of a unigram language model, and GPT-2's pre-tokenizer.
 
     Ids are the 256 bytes, then pieces by decreasing probability, then `<|endoftext|>`.
 
@@ -82,7 +82,10 @@ class Unigram(Recipe):
 
 
 def count_words(texts: Iterable[str]) -> dict[bytes, int]:
-    """Returns the most frequent words of `texts`, long ones in parts, ties in byte order."""
+    """Returns the most frequent words of `texts` with their counts.
+
+    Long words are split into parts. Words with the same count are in byte order.
+    """
     words: Counter[str] = Counter()
     for text in learnable(texts):
         words.update(_WORD.findall(text))
@@ -94,7 +97,7 @@ def count_words(texts: Iterable[str]) -> dict[bytes, int]:
 
 
 def learn_pieces(words: dict[bytes, int], size: int) -> list[tuple[bytes, float]]:
-    """Returns all bytes and the best pieces of `words`, at most `size`, with log-probabilities.
+    """Returns pieces with their log-probabilities: all bytes, and the best pieces of `words`.
 
     Alternates expectation maximisation with pruning the pieces whose removal changes the likelihood
     least (Kudo 2018, section 3.2).
@@ -141,7 +144,12 @@ def learn_pieces(words: dict[bytes, int], size: int) -> list[tuple[bytes, float]
 
 
 def _normalise(expected: Floats, alive: NDArray[np.bool_]) -> Floats:
-    """Returns probabilities, 0 for pruned pieces and positive for every byte."""
+    """Returns the probabilities of pieces: 0 for pruned pieces, and positive for every byte.
+
+    Args:
+        expected: expected count of each piece.
+        alive: which pieces are not pruned.
+    """
     left = np.where(alive, expected, 0.0)
     probability = left / max(float(left.sum()), 1.0)
     np.maximum(probability[:256], LEAST, out=probability[:256])
@@ -158,7 +166,7 @@ def _parts(word: str) -> Iterator[bytes]:
 
 
 def _seeds(words: dict[bytes, int], limit: int) -> dict[bytes, int]:
-    """Returns the initial pieces: repeated strings of whole characters that cover most bytes."""
+    """Returns the initial pieces: repeated strings of whole characters covering the most bytes."""
     counts: Counter[bytes] = Counter()
     for word, count in words.items():
         for start, end in _spans(word):
@@ -187,8 +195,8 @@ class _Lattices:
 
     Args:
         strings: the strings to spell.
-        numbers: number of each piece; those of bytes are their values.
-        whole: whether a string may be spelt by itself.
+        numbers: number of each piece; the number of a byte is its value.
+        whole: whether a string may be spelt by the single piece that is equal to it.
     """
 
     def __init__(
@@ -218,14 +226,14 @@ class _Lattices:
         self._group_edges()
 
     def leave_out(self, pieces: NDArray[np.bool_]) -> None:
-        """Removes the edges of some pieces."""
+        """Removes the edges of the pieces for which `pieces` is true."""
         remaining = ~pieces[self.piece]
         self.piece, self.string = self.piece[remaining], self.string[remaining]
         self.start, self.end = self.start[remaining], self.end[remaining]
         self._group_edges()
 
     def best(self, probability: Floats) -> Floats:
-        """Returns the probability of each string's best spelling; 0 without any."""
+        """Returns the probability of each string's best spelling; 0 for a string without one."""
         return self._forward(probability, np.maximum)[self.last]
 
     def expected(self, probability: Floats, counts: Floats) -> Floats:
@@ -255,7 +263,7 @@ class _Lattices:
 
 
 def _group_by_offset(offset: Integers, node: Integers) -> list[tuple[Integers, Integers, Integers]]:
-    """Groups edges by offset.
+    """Groups edges by their offset in the string.
 
     Returns:
         For each offset the edges, the first edge of each node, and the nodes.

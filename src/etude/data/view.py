@@ -1,4 +1,4 @@
-"""Text views of prepared data: splits, labels, lengths, examples; selected by each data module."""
+"""Descriptions of prepared data as lines of text: splits, labels, lengths and examples."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WIDE = 110  # maximum characters of a line
 
 
 def describe_rows(data: Any, examples: int) -> Iterator[str]:
-    """Yields the description of an `ExampleData`.
+    """Yields the lines that describe an `ExampleData`.
 
     Args:
         data: the data.
@@ -41,7 +41,10 @@ def _splits(data: Any) -> Iterator[str]:
             rows.append([split, *(f"{getattr(counts, name):,}" for name in columns)])
     yield from _table(["split", *columns], rows)
     yield ""
-    yield "repeated: same as an earlier row; leaked: also in validation or test; dropped: removed"
+    yield (
+        "repeated: text of an earlier row; leaked: also in the validation or test split; "
+        "dropped: leaked rows that were removed"
+    )
 
 
 def _labels(data: Any) -> Iterator[str]:
@@ -67,8 +70,11 @@ def _lengths(data: Any) -> Iterator[str]:
     lengths = data.table("train").lengths()
     yield ""
     quantiles = np.quantile(lengths, [0.5, 0.9, 0.99])
-    middle = ", ".join(f"{q:.0f}" for q in quantiles)
-    yield f"tokens in a training example: median, 90 %, 99 %: {middle}; at most {lengths.max()}"
+    q50, q90, q99 = (f"{q:.0f}" for q in quantiles)
+    yield (
+        f"tokens in a training example: median {q50}, 90 % quantile {q90}, "
+        f"99 % quantile {q99}, maximum {lengths.max()}"
+    )
     edges = np.linspace(lengths.min() - 1, lengths.max(), BARS + 1).round().astype(int)
     counts, _ = np.histogram(lengths, bins=np.unique(edges))
     for low, high, count in zip(np.unique(edges)[:-1], np.unique(edges)[1:], counts, strict=True):
@@ -95,7 +101,7 @@ def _examples(data: Any, count: int) -> Iterator[str]:
 
 
 def describe_text(data: Any) -> Iterator[str]:
-    """Yields the description of a `TextData`."""
+    """Yields the lines that describe a `TextData`."""
     rows = []
     for name, meta in data.meta.splits.items():
         characters_per_token = f"{meta.characters / max(1, meta.tokens):.2f}"
@@ -106,14 +112,15 @@ def describe_text(data: Any) -> Iterator[str]:
     columns = ["split", "documents", "characters", "tokens", "characters/token", "unknown"]
     yield from _table(columns, rows)
     yield ""
-    yield f"vocabulary: {data.tokenizer_.vocab_size:,}; windows of {data.sequence_length} tokens"
+    vocabulary = f"{data.tokenizer_.vocab_size:,} tokens"
+    yield f"vocabulary: {vocabulary}; windows of {data.sequence_length} tokens"
     if data.curriculum is not None:
         for name, step in data.curriculum.points():
             yield f"from step {step:,} on: {name} {getattr(data.curriculum, name)[step]}"
 
 
 def describe_synthetic(data: Any) -> Iterator[str]:
-    """Yields the description of a `SyntheticData`."""
+    """Yields the lines that describe a `SyntheticData`."""
     for split, meta in data.meta.splits.items():
         count, when = ("new", " at every step")
         if meta.examples is not None:
@@ -123,8 +130,8 @@ def describe_synthetic(data: Any) -> Iterator[str]:
     if data.dimensions is not None:
         yield f"numbers per position: {data.dimensions}"
         return
-    total = f", of {data.size:,} in all" if data.size is not None else ""
-    yield f"vocabulary: {len(data.symbols):,}{total}"
+    total = f"; {data.size:,} distinct examples in all" if data.size is not None else ""
+    yield f"vocabulary: {len(data.symbols):,} tokens{total}"
 
 
 def truncate(text: str) -> str:

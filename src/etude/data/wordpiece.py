@@ -19,13 +19,14 @@ _MARK = "\u2581"  # marks the beginning of a word during training
 
 @dataclass(frozen=True)
 class WordPiece(Recipe):
-    """Pieces of words, as in BERT (Devlin et al. 2019, section 3; Wu et al. 2016, section 4.1).
+    """WordPiece tokenizer, which splits words into pieces, as in BERT.
 
-    Text is cleaned, lowercased without accents if `lowercase` is set, and split at whitespace and
+    The method is that of Devlin et al. 2019, section 3, and Wu et al. 2016, section 4.1. Text is
+    cleaned, lowercased without accents if `lowercase` is set, and split at whitespace and
     around punctuation and Chinese characters. A word is then spelt greedily by the longest matching
     pieces of the vocabulary, and is `[UNK]` if that fails. So the tokenizer is lossy: spaces, and
     characters that the normalizer changes, are lost. A run with this tokenizer reports no bits per
-    byte, which would ignore the loss.
+    byte, since that metric would ignore the lost text.
 
     Ids are BERT's five special tokens, then single characters, then pieces in the order of
     training; `[SEP]` is the token between documents. Pieces are trained by byte-pair encoding of
@@ -75,7 +76,7 @@ class WordPiece(Recipe):
 
 
 def bert_tokenizer(vocabulary: list[str], lowercase: bool) -> Tokenizer:
-    """Returns BERT's tokenizer with this vocabulary, in the order of ids."""
+    """Returns BERT's tokenizer with a vocabulary in the order of ids."""
     numbers = {piece: number for number, piece in enumerate(vocabulary)}
     backend = tokenizers.Tokenizer(
         models.WordPiece(numbers, unk_token="[UNK]", continuing_subword_prefix=INSIDE)

@@ -158,7 +158,7 @@ class TestRuns:
         assert text.startswith("2 1 0 0 2 1 ")
         answer = etude("generate", folder, "--prompt", "2 1 0 9 2 1")
         assert answer.code == 2
-        assert "text = '9': expected words in the vocabulary" in answer.err
+        assert "text = '9': expected words in the tokenizer's vocabulary" in answer.err
         answer = etude("data", "show", *words)
         assert "train: 547 examples of 11 tokens" in answer.out
         assert "·|·|·|·|·|" in answer.out
@@ -176,7 +176,7 @@ class TestRuns:
     @pytest.mark.parametrize(
         ("words", "said"),
         [
-            (["data=sotu"], "synthetic data for this task, such as data=induction"),
+            (["data=sotu"], "synthetic data for the run's task, such as data=induction"),
             (["data=induction", "task=causal_lm"], "for task=algorithmic"),
             (["data=induction", "model=encoder_nano"], "Algorithmic"),
             (["data=induction", "model/mask=bidirectional"], "a causal mask"),
