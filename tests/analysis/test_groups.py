@@ -105,7 +105,7 @@ def test_groups_are_compared_over_seeds(records: list[Record], etude: Any, tmp_p
     paired = both.comparison(paired=True)
     assert paired["p"].tolist() == pytest.approx([2 / 8])  # 2 of 8 swaps within pairs
     assert limits_of_tests(paired, both.best, against="best", paired=True) == [
-        "with 3 seeds per group, paired by seed, the smallest possible p is 0.25"
+        "with 3 seeds per group, paired by seed, the smallest possible p-value is 0.25"
     ]
     other_seeds = [record for record in records if record.label.startswith("position=alibi")]
     for number, record in enumerate(other_seeds, start=7):
@@ -113,7 +113,7 @@ def test_groups_are_compared_over_seeds(records: list[Record], etude: Any, tmp_p
     unpaired = Groups([r for r in records if "none_" not in r.label])
     assert unpaired.comparison()["p"].tolist() == pytest.approx([2 / 20])
     assert limits_of_tests(unpaired.comparison(), unpaired.best, against="best") == [
-        "with 3 seeds per group the smallest possible p is 0.1"
+        "with 3 seeds per group, the smallest possible p-value is 0.1"
     ]
     with pytest.raises(RequestError, match="seeds 0, 1, 2; position=alibi has the seeds 7, 8, 9"):
         unpaired.comparison(paired=True)
@@ -123,8 +123,8 @@ def test_groups_are_compared_over_seeds(records: list[Record], etude: Any, tmp_p
         groups.comparison("last")
     answer = etude("runs", "group", "nano", "--by", "vars.position", cwd=tmp_path)
     assert "compared with the best group, position=rotary (exact permutation test" in answer.out
-    assert "with 1 to 3 seeds per group the smallest possible p is 0.1" in answer.out
-    assert "the best group was chosen by these values" in answer.out
+    assert "with 1 to 3 seeds per group, the smallest possible p-value is 0.1" in answer.out
+    assert "the best group was chosen by the tested values" in answer.out
     single = [str(records[0].path), str(records[3].path)]
     answer = etude("runs", "group", *single, cwd=tmp_path)
     assert "no comparison: it needs several seeds per group" in answer.out

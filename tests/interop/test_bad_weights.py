@@ -163,7 +163,7 @@ def test_a_pickle_that_would_run_code(tmp_path):
     (tmp_path / "pytorch_model.bin").write_bytes(b"no pickle")
     assert "pytorch_model.bin: expected" in refused(tmp_path)
     torch.save([1, 2], tmp_path / "pytorch_model.bin")
-    assert "expected tensors by name" in refused(tmp_path)
+    assert "expected a dict of tensors by name" in refused(tmp_path)
     assert not trace.exists()
 
 
