@@ -100,7 +100,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
         lambda r: edit(r / "config.yaml", "lr: 0.001", "lr: 0.002"),
         "the signature of config.yaml is ",
     ),
-    "seed": (lambda r: edit(r / "config.yaml", "seed: 1337", "seed: 1"), "has seed 1"),
+    "seed": (
+        lambda r: edit(r / "config.yaml", "seed: 1337", "seed: 1"),
+        "the seed in config.yaml is 1,",
+    ),
     "no yaml": (lambda r: edit(r / "config.yaml", "model:", "model: ["), "config.yaml"),
     "run.json": (lambda r: edit(r / "run.json", '"signature": "', '"signature": "0'), "signature"),
     "cut run.json": (lambda r: os.truncate(r / "run.json", 40), "run.json"),
@@ -281,7 +284,7 @@ def test_the_best_value_is_compared_with_the_metrics(etude: Etude, record: Path)
     with_hashes_that_fit(record)
     answer = etude("runs", "verify", record)
     assert answer.code == 1
-    assert f"run.json has {info['best']['value']}, metrics.jsonl " in answer.out
+    assert f"run.json has {info['best']['value']} as best value, metrics.jsonl " in answer.out
 
 
 def test_one_damaged_record_hides_no_other(etude: Etude, finished: Path, record: Path) -> None:

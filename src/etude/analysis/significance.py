@@ -43,7 +43,7 @@ def significance_table(runs: Sequence[ScoredRun], split: str) -> pd.DataFrame:
     first, *others = runs
     data = first.summary["data"]["fingerprint"]
     if problems := [
-        Problem(f"{run.path}: fingerprint of the data", f"{data}, as in {first.path}", fingerprint)
+        Problem(f"{run.path}: data", f"the data of {first.path} (fingerprint {data})", fingerprint)
         for run in others
         if (fingerprint := run.summary["data"]["fingerprint"]) != data
     ]:
