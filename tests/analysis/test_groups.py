@@ -87,7 +87,7 @@ def test_bands_are_one_deviation(records: list[Record]) -> None:
     spread = statistics.stdev(VALUES["rotary"])
     lowest = min(band.y0 for band in bands)
     assert lowest == pytest.approx(2.3 - spread)
-    with pytest.raises(RequestError, match="a logged metric"):
+    with pytest.raises(RequestError, match="a metric that a run has logged"):
         Groups(records).plot("train/accuracy")
 
 

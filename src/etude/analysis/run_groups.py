@@ -218,7 +218,7 @@ class Groups:
             key = metric or self.metric
             curves, drawn = self._curves_over(x, key)
         if not curves:
-            raise RequestError(Problem("--metric", "a logged metric", key))
+            raise RequestError(Problem("--metric", "a metric that a run has logged", key))
         if "x" in log and x not in X_AXES and min(curve.x.min() for curve in curves) <= 0:
             hint = f"some values of {x} are not positive"
             raise RequestError(Problem("--log", "a linear x axis", log, hint))

@@ -76,7 +76,7 @@ def faults_and_notes(record: Record) -> Iterator[tuple[str | None, str | None]]:
             try:
                 content = read_sealed(file, _kind(file), _CHANGED)
                 if not is_sealed(file, _kind(file)):
-                    yield None, f"{file.parent.name}/{file.name}: no hash to verify it"
+                    yield None, f"{file.parent.name}/{file.name}: no hash, so not verified"
             except RequestError as error:
                 yield str(error).replace(f"{record.path}/", ""), None
                 hashed.add(f"{file.stem}.jsonl")  # the damaged file may contain its hash
@@ -88,7 +88,7 @@ def faults_and_notes(record: Record) -> Iterator[tuple[str | None, str | None]]:
                     yield f"{PREDICTIONS}/{predictions.name}: {fault}", None
         for file in _files(record, PREDICTIONS, ".jsonl"):
             if file.name not in hashed:
-                yield None, f"{PREDICTIONS}/{file.name}: no hash to verify it"
+                yield None, f"{PREDICTIONS}/{file.name}: no hash, so not verified"
     except RequestError as error:  # not a folder
         yield str(error).replace(f"{record.path}/", ""), None
 

@@ -318,7 +318,7 @@ def _check_checkpoints(record: Record, verdict: Verification, done: bool) -> Non
             verdict.faults.append(fault)
         name = integrity.manifest_name(folder)
         if done and integrity.is_hashed(record.info) and name not in record.info["sha256"]:
-            verdict.notes.append(f"checkpoints/{folder.name}: run.json has no hash to verify it")
+            verdict.notes.append(f"checkpoints/{folder.name}: no hash in run.json, so not verified")
     complete = {folder.name for _, folder in checkpoints}
     for name in list_names(record.path / "checkpoints"):
         if name.startswith("step-") and name not in complete:

@@ -165,7 +165,8 @@ def check_destination(destination: Path, *, force: bool) -> None:
         return
     if not force:
         expected = "a path that does not exist yet"
-        raise RequestError(Problem("DEST", expected, str(destination), "--force replaces it"))
+        hint = "--force replaces an existing model folder"
+        raise RequestError(Problem("DEST", expected, str(destination), hint))
     is_folder = destination.is_dir() and not destination.is_symlink()
     if not is_folder or (any(destination.iterdir()) and not (destination / NAME).is_file()):
         expected = f"an empty folder, or the folder of a model with {NAME}"

@@ -213,14 +213,14 @@ def _check_count(overrides: Sequence[Override]) -> None:
     jobs = math.prod(counts.values())
     if jobs > MAX_JOBS:
         product = " x ".join(f"{count:,}" for count in counts.values() if count != 1)
-        hint = f"got {product} = {_number_text(jobs)}"
+        hint = f"got {product} = {_number_text(jobs)} jobs"
         where = _input_lines(overrides)
         raise RequestError(Problem(where, f"at most {MAX_JOBS:,} jobs", hint=hint))
 
 
 def _check_values(override: Override, count: float) -> None:
     if count > MAX_JOBS:
-        hint = "the range is infinite" if count == math.inf else f"got {_number_text(count)}"
+        hint = "the range is infinite" if count == math.inf else f"got {_number_text(count)} values"
         where = _input_lines([override])
         raise RequestError(Problem(where, f"at most {MAX_JOBS:,} values to sweep", hint=hint))
 
