@@ -42,7 +42,7 @@ class _JobRow:
 
 
 class Dashboard:
-    """Shows the running, finished, failed and waiting jobs, and the estimated time left.
+    """Display of the running, finished, failed and waiting jobs, and the estimated time left.
 
     Args:
         total: number of jobs of the sweep; 0 if unknown.
