@@ -190,10 +190,8 @@ def _check_signature(record: Record, verdict: Verification, trust: Sequence[str]
             )
             break  # a different signature implies a different group
     if stated and record.info.get("seed") != config.seed:
-        actual = record.info.get("seed")
-        verdict.faults.append(
-            f"the seed in config.yaml is {config.seed}, but run.json has {actual}"
-        )
+        seed = record.info.get("seed")
+        verdict.faults.append(f"the seed in config.yaml is {config.seed}, but run.json has {seed}")
 
 
 def _check_tokenizer(record: Record, verdict: Verification) -> None:
