@@ -129,7 +129,7 @@ def test_no_part_of_it_needs_transformers_or_lightning(tmp_path: Path) -> None:
         ),
         ("{empty}", {}, "expected a folder with config.json and weights"),
         ("{run}", {}, "the folder is a run; load it with etude.load_run"),
-        ("{small}", {}, "the tokenizer = 300: expected at most 37 ids"),
+        ("{small}", {}, "the tokenizer = 300: expected at most 37,"),
         ("{mute}", {}, "expected a tokenizer: tokenizer.json"),
     ],
 )
