@@ -87,7 +87,7 @@ def test_bands_are_one_deviation(records: list[Record]) -> None:
     spread = statistics.stdev(VALUES["rotary"])
     lowest = min(band.y0 for band in bands)
     assert lowest == pytest.approx(2.3 - spread)
-    with pytest.raises(RequestError, match="a logged metric"):
+    with pytest.raises(RequestError, match="a metric that a run has logged"):
         Groups(records).plot("train/accuracy")
 
 
@@ -105,7 +105,7 @@ def test_groups_are_compared_over_seeds(records: list[Record], etude: Any, tmp_p
     paired = both.comparison(paired=True)
     assert paired["p"].tolist() == pytest.approx([2 / 8])  # 2 of 8 swaps within pairs
     assert limits_of_tests(paired, both.best, against="best", paired=True) == [
-        "with 3 seeds per group, paired by seed, the smallest possible p is 0.25"
+        "with 3 seeds per group, paired by seed, the smallest possible p-value is 0.25"
     ]
     other_seeds = [record for record in records if record.label.startswith("position=alibi")]
     for number, record in enumerate(other_seeds, start=7):
@@ -113,7 +113,7 @@ def test_groups_are_compared_over_seeds(records: list[Record], etude: Any, tmp_p
     unpaired = Groups([r for r in records if "none_" not in r.label])
     assert unpaired.comparison()["p"].tolist() == pytest.approx([2 / 20])
     assert limits_of_tests(unpaired.comparison(), unpaired.best, against="best") == [
-        "with 3 seeds per group the smallest possible p is 0.1"
+        "with 3 seeds per group, the smallest possible p-value is 0.1"
     ]
     with pytest.raises(RequestError, match="seeds 0, 1, 2; position=alibi has the seeds 7, 8, 9"):
         unpaired.comparison(paired=True)
@@ -123,8 +123,8 @@ def test_groups_are_compared_over_seeds(records: list[Record], etude: Any, tmp_p
         groups.comparison("last")
     answer = etude("runs", "group", "nano", "--by", "vars.position", cwd=tmp_path)
     assert "compared with the best group, position=rotary (exact permutation test" in answer.out
-    assert "with 1 to 3 seeds per group the smallest possible p is 0.1" in answer.out
-    assert "the best group was chosen by these values" in answer.out
+    assert "with 1 to 3 seeds per group, the smallest possible p-value is 0.1" in answer.out
+    assert "the best group was chosen by the tested values" in answer.out
     single = [str(records[0].path), str(records[3].path)]
     answer = etude("runs", "group", *single, cwd=tmp_path)
     assert "no comparison, because a test needs several seeds per group" in answer.out
@@ -195,7 +195,7 @@ def test_a_part_and_its_argument_that_differ(tmp_path: Path) -> None:
     assert "mean of 2 seeds" in figure.legends[0].get_title().get_text()
     pooled = Groups(made, by=["optimizer"]).plot(x="seed")
     assert "mean of 2 runs" in pooled.legends[0].get_title().get_text()
-    with pytest.raises(RequestError, match="4 of 8 runs lack it"):
+    with pytest.raises(RequestError, match="4 of 8 runs lack the key"):
         groups.plot(x="optimizer.momentum")
 
 

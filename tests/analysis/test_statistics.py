@@ -129,7 +129,7 @@ def test_equal_systems_are_told_apart_as_often_as_promised(monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("first", "second", "said"),
     [
-        ([1.0], [1.0, 2.0], "scores = '1 and 2': expected equally many scores"),
+        ([1.0], [1.0, 2.0], "scores = '1 scores and 2 scores': expected two lists of equal length"),
         ([1.0], [2.0], "at least two scores"),
         ([1.0, math.nan], [1.0, 2.0], "finite numbers"),
     ],

@@ -98,9 +98,12 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "no tokenizer": (lambda r: os.remove(r / "tokenizer.json"), "tokenizer.json"),
     "config": (
         lambda r: edit(r / "config.yaml", "lr: 0.001", "lr: 0.002"),
-        "config.yaml gives signature",
+        "the signature of config.yaml is ",
     ),
-    "seed": (lambda r: edit(r / "config.yaml", "seed: 1337", "seed: 1"), "has seed 1"),
+    "seed": (
+        lambda r: edit(r / "config.yaml", "seed: 1337", "seed: 1"),
+        "the seed in config.yaml is 1,",
+    ),
     "no yaml": (lambda r: edit(r / "config.yaml", "model:", "model: ["), "config.yaml"),
     "run.json": (lambda r: edit(r / "run.json", '"signature": "', '"signature": "0'), "signature"),
     "cut run.json": (lambda r: os.truncate(r / "run.json", 40), "run.json"),
@@ -130,15 +133,15 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "steps": (
         lambda r: edit(r / "metrics.jsonl", '"step": 10', '"step": 5'),
-        "metrics.jsonl, line 2: step 5 after step 5",
+        "metrics.jsonl, line 2: step 5 follows step 5",
     ),
     "no row": (
         lambda r: edit(r / "metrics.jsonl", '{"step": 5', '"step": 5'),
-        "line 1: not a row with a step",
+        "line 1: expected a JSON object with a step number",
     ),
     "cut metrics": (
         lambda r: os.truncate(r / "metrics.jsonl", (r / "metrics.jsonl").stat().st_size - 9),
-        "line 2: truncated",
+        "line 2: the line is truncated",
     ),
     "forged metrics": (
         lambda r: edit(r / "metrics.jsonl", '"tokens": ', '"tokens": 1'),
@@ -222,7 +225,7 @@ def test_a_record_of_an_older_version_is_not_hashed(etude: Etude, record: Path) 
     (record / "run.json").write_text(json.dumps(info))
     as_older(record)
     answer = etude("runs", "verify", record)
-    note = "(saved by an older version: run.json and config.yaml are not hashed)"
+    note = "(saved by an older version, without hashes of run.json and config.yaml)"
     assert (answer.code, answer.out) == (0, f"[1/1] elsewhere/my best run  ok {note}\n")
     assert etude("generate", record, "--max-new-tokens", "3").code == 0
 
@@ -235,7 +238,7 @@ def test_what_was_changed_by_hand_is_accepted_on_request(etude: Etude, record: P
     answer = etude("runs", "verify", record, "--accept")
     assert answer.code == 0, answer.out
     assert "accepted run.json: notes, config.yaml\n" in answer.out
-    assert "  ok (accepted on 20" in answer.out
+    assert "  ok (edit accepted on 20" in answer.out
     assert etude("generate", record, "--max-new-tokens", "3").code == 0
     assert "no edits to accept" in etude("runs", "verify", record, "--accept").out
     edit(record / "config.yaml", "notes: the good one", "notes: the best one")
@@ -255,9 +258,9 @@ def test_metrics_and_weights_are_not_accepted(etude: Etude, record: Path) -> Non
 @pytest.mark.parametrize(
     ("file", "old", "new", "said"),
     [
-        ("tokenizer.json", '"t"', '"T"', "tokenizer.json: fingerprint "),
-        ("config.yaml", "heads: 1", "heads: 2", "config.yaml gives signature "),
-        ("config.yaml", "seed: 1337", "seed: 1338", "config.yaml gives signature "),
+        ("tokenizer.json", '"t"', '"T"', "the fingerprint of tokenizer.json is "),
+        ("config.yaml", "heads: 1", "heads: 2", "the signature of config.yaml is "),
+        ("config.yaml", "seed: 1337", "seed: 1338", "the signature of config.yaml is "),
         ("config.yaml", "etude.nn.norm.LayerNorm", "os.system", "os.system"),
         ("config.yaml", "extensions: []", "extensions: [theirs]", "--trust theirs"),
     ],
@@ -281,7 +284,7 @@ def test_the_best_value_is_compared_with_the_metrics(etude: Etude, record: Path)
     with_hashes_that_fit(record)
     answer = etude("runs", "verify", record)
     assert answer.code == 1
-    assert f"run.json has best value {info['best']['value']}, metrics.jsonl " in answer.out
+    assert f"run.json has {info['best']['value']} as best value, metrics.jsonl " in answer.out
 
 
 def test_one_damaged_record_hides_no_other(etude: Etude, finished: Path, record: Path) -> None:
@@ -339,7 +342,7 @@ def test_what_only_its_first_machine_had_is_not_needed(
     edit(record / "config.yaml", "stop_at_step: null", f"stop_at_step: {reference}")
     assert etude("runs", "verify", record, "--accept").code == 0
     assert etude("generate", record, "--max-new-tokens", "3").code == 0
-    assert "  ok (accepted on " in etude("runs", "verify", record).out
+    assert "  ok (edit accepted on " in etude("runs", "verify", record).out
 
 
 def test_a_moved_root_goes_on_with_its_runs(

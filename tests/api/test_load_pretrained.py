@@ -128,8 +128,8 @@ def test_no_part_of_it_needs_transformers_or_lightning(tmp_path: Path) -> None:
             "revision = 'main': expected no value, since the source is a local path",
         ),
         ("{empty}", {}, "expected a folder with config.json and weights"),
-        ("{run}", {}, "this is a run: use etude.load_run"),
-        ("{small}", {}, "the tokenizer = 300: expected at most 37 ids"),
+        ("{run}", {}, "the folder is a run; load it with etude.load_run"),
+        ("{small}", {}, "the tokenizer = 300: expected at most 37,"),
         ("{mute}", {}, "expected a tokenizer: tokenizer.json"),
     ],
 )

@@ -159,7 +159,7 @@ def test_a_mistake_above_the_tolerance_leaves_nothing(
     words = ("convert", source, tmp_path / "dest", "--force")
     done = etude(*words)
     assert done.code == 1
-    assert "logits differ by more than 0.0001: source by transformers and dest by" in done.err
+    assert "logits differ from Étude's by more than 0.0001: source by transformers and" in done.err
     assert "written: " not in done.out
     assert kept[0].read_text() == kept[1]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dest", "source"]
@@ -200,9 +200,15 @@ def test_without_transformers_it_is_read_again_and_said(tmp_path: Path) -> None:
     ("words", "said"),
     [
         (("{source}", "{source}"), "DEST = .*expected a path that does not exist yet"),
-        (("{source}", "{source}", "--force"), "DEST = .*expected another folder than the source"),
-        (("{source}", "{full}", "--force"), "expected a model's folder, with config.json"),
-        (("{source}", "{full}/a.txt", "--force"), "expected a model's folder, with config.json"),
+        (("{source}", "{source}", "--force"), "DEST = .*expected a folder other than the source"),
+        (
+            ("{source}", "{full}", "--force"),
+            "expected an empty folder, or the folder of a model with config.json",
+        ),
+        (
+            ("{source}", "{full}/a.txt", "--force"),
+            "expected an empty folder, or the folder of a model with config.json",
+        ),
         (("{source}", "no/where/dest"), "DEST = 'no/where/dest': expected a path in an existing"),
         (
             ("{source}", "{run}/checkpoints/dest"),

@@ -34,7 +34,7 @@ def entries() -> list[tuple[str, list[str]]]:
 
 def printed(text: str) -> list[str]:
     """The lines of standard error, without what depends on the network."""
-    text = re.sub(r"the Hub cannot be reached: .*?;", "the Hub cannot be reached: ...;", text)
+    text = re.sub(r"Hub cannot be reached: .*?;", "Hub cannot be reached: ...;", text)
     return [line.rstrip() for line in text.splitlines() if line.strip()]
 
 

@@ -99,7 +99,7 @@ VALUES["activation_function"] = VALUES["hidden_activation"] = VALUES["hidden_act
 MEANS = {
     "is_gated_act": "DenseReluDense", "relative_attention_num_buckets": "buckets",
     "encoder_attention_heads": "decoder_attention_heads", "encoder_ffn_dim": "decoder_ffn_dim",
-    "num_attention_heads": "heads", "tie_word_embeddings": "one tensor for both",
+    "num_attention_heads": "heads", "tie_word_embeddings": "one tensor for these two names",
     "partial_rotary_factor": "fraction", "rotary_pct": "fraction",
 }  # fmt: skip
 """Alternative names in messages: the other of two fields that must agree, or our argument."""

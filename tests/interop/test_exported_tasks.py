@@ -152,7 +152,9 @@ def test_what_cannot_be_written_is_refused_before_training(
     words = toy("classification", tmp_path / "runs", "run.exportable=true")
     answer = etude("train", *words)
     assert answer.code == 2
-    assert "run.exportable: expected a model whose parts all exist in transformers" in answer.err
+    assert (
+        "run.exportable: expected a model whose components all exist in transformers" in answer.err
+    )
     assert "families that can be exported: bert, roberta" in answer.err
     assert "model/head=classification, mean, tagging or masked_lm" in answer.err
     assert not (tmp_path / "runs").exists()

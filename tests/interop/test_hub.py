@@ -83,7 +83,7 @@ def test_offline_it_says_what_to_download_and_where_to_put_it(ask: Ask, tmp_path
         url = hub.url
     (said,) = ask(url, "owner/name", HF_TOKEN="hf_abcdefghijklmnop")
     assert said.startswith(
-        "REFUSED SOURCE = 'owner/name': expected a local path, or access to the Hub"
+        "REFUSED SOURCE = 'owner/name': expected a local path, or access to the Hugging Face Hub"
     )
     files = "config.json model.safetensors tokenizer.json tokenizer_config.json"
     assert f"`hf download owner/name {files} --local-dir name`" in said
@@ -106,12 +106,12 @@ def test_mistakes_are_told(ask: Ask, tmp_path: Path) -> None:
         )  # fmt: skip
         (found,) = ask(hub.url, "owner/quantised/m.gguf")
         url = hub.url
-    assert "'owner/nam': expected a local path, or a model on the Hub" in misspelt
+    assert "'owner/nam': expected a local path, or a model on the Hugging Face Hub" in misspelt
     assert "revision = 'v9': expected a branch, tag or commit of owner/name" in revision
-    assert "'owner/secret': expected a model that you have access to (this model is gated" in gated
+    assert "'owner/secret': expected a model that you have access to (the model is gated" in gated
     assert "expected a model with config.json and model.safetensors or pytorch_model.bin" in none
     assert "use owner/quantised/FILE for one of its GGUF files: m.gguf" in which
-    assert "'n.gguf': expected a file of owner/quantised (available: m.gguf)" in other
+    assert "'n.gguf': expected a file of owner/quantised (available .gguf files: m.gguf)" in other
     assert found.endswith(" m.gguf")
     assert ask(url, "owner/quantised/m.gguf") == [found]
 
@@ -132,4 +132,4 @@ def test_shards_are_those_of_the_index(ask: Ask, tmp_path: Path) -> None:
     assert [word for word in found.split() if word.startswith("model-")] == shards
     assert ask(url, "owner/large") == [found]
     next((tmp_path / "home").rglob(shards[1])).unlink()  # like an interrupted download
-    assert "expected a local path, or access to the Hub" in ask(url, "owner/large")[0]
+    assert "expected a local path, or access to the Hugging Face Hub" in ask(url, "owner/large")[0]

@@ -104,7 +104,10 @@ def test_without_a_hub_it_says_so_and_leaves_nothing(
     answer = etude("reproduce", name, "--root", tmp_path / "runs")
     assert answer.code == 2
     first = next(iter(PAPERS[name].measure["models"].values()))
-    assert f"SOURCE = '{first}': expected a local path, or access to the Hub" in answer.err
+    assert (
+        f"SOURCE = '{first}': expected a local path, or access to the Hugging Face Hub"
+        in answer.err
+    )
     assert "Traceback" not in answer.err
     assert not [path for path in (tmp_path / "runs").rglob("*") if path.is_file()]
 

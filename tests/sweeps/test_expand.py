@@ -267,7 +267,10 @@ def test_a_key_that_is_added_below_hydra_as_in_single_runs() -> None:
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["seed=range(0,1000000000)"], "at most 100,000 values to sweep (got 1,000,000,000)"),
+        (
+            ["seed=range(0,1000000000)"],
+            "at most 100,000 values to sweep (got 1,000,000,000 values)",
+        ),
         (["seed=shuffle(range(1000000000))", "seed=1"], "got 1,000,000,000"),
         ([f"seed=range(0,1{'0' * 400})"], "got more than 10**18"),
         (["optimizer.lr=range(1.0,0.0,-1e-300)"], "got more than 10**18"),

@@ -47,7 +47,7 @@ def test_what_a_sweep_ends_with() -> None:
     same = Job("b", Status.FAILED, same_as="0")
     assert (
         count_by_status([Job("a", Status.FAILED), same])
-        == "2 jobs: 1 failed, 1 the same as another"
+        == "2 jobs: 1 failed, 1 the same as another job"
     )
 
 

@@ -181,7 +181,7 @@ def test_from_command_to_answers(etude: Callable[..., Any], tmp_path: Path) -> N
     assert [each["answer"] for each in found] == [each["answer"] for each in both]
     answer = etude("predict", run.path, "--file", questions, "--pair", "Ann lives in Rome.")
     assert answer.code == 2
-    assert "no second text (the file has the column context)" in answer.err
+    assert "no value (the file has second texts in the column context)" in answer.err
     answer = etude("data", "show", *words_of(tmp_path))
     assert answer.code == 0, answer.err
 

@@ -426,7 +426,7 @@ class TestRefusals:
         with (source / "vocab.txt").open("a") as file:
             file.write("further\npieces\n")
         told = self.told(toys(toy("classification", tmp_path / "runs"), f"init_from={source}"))
-        assert "at most 59 ids, the number of the embeddings" in told or (
+        assert "at most 59, the number of embeddings in the model" in told or (
             "model.vocab_size = 59: expected at least the tokenizer's 61" in told
         )
 

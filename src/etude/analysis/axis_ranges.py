@@ -1,4 +1,4 @@
-"""Ranges of value axes: no curve is cut, and noise is not magnified."""
+"""Ranges of value axes, chosen so that no curve is cut and noise is not magnified."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MARGIN = 0.05
 
 
 def value_range(low: float, high: float) -> tuple[float, float]:
-    """Returns the range of a linear axis or colour scale: at least `MIN_RANGE` high."""
+    """Returns the ends of a linear axis or colour scale, widened if needed; see `MIN_RANGE`."""
     missing = MIN_RANGE * max(abs(low), abs(high)) - (high - low)
     if missing <= 0 and high > low:
         return low, high
@@ -35,14 +35,15 @@ def set_value_range(
 ) -> bool:
     """Sets the y axis so that it contains all finite values; see `MIN_RANGE`.
 
-    The axis is logarithmic if one curve would flatten the others on a linear one: all values are
-    positive, and the largest is more than ten times the median of the curves' largest values and
-    exceeds it by more than three times the range below that median.
+    The axis becomes logarithmic if one curve would flatten the others on a linear axis. The
+    condition is that all values are positive, and the largest value is more than ten times m and
+    exceeds m by more than three times the distance from the smallest value to m, where m is the
+    median of the curves' largest values.
 
     Args:
         axes: axes with a linear y axis.
         curves: values of each curve.
-        bands: values of the ends of bands.
+        bands: values of the lower and upper ends of each band.
 
     Returns:
         Whether the axis is now logarithmic.

@@ -43,7 +43,7 @@ class Comparison:
         log: axes with logarithmic scale: `x`, `y`, `xy` or an empty string.
 
     Raises:
-        RequestError: there are no runs, or none has a metric.
+        RequestError: there are no runs, or no run has logged one of the metrics.
 
     Attributes:
         without: names of the runs that never logged a metric, by metric.
@@ -98,12 +98,13 @@ class Comparison:
 
         Args:
             path: path of the file.
-            kind: kind of a record's figure, for which no link is followed.
+            kind: file kind of a figure in a run folder, for which no link is followed; None for a
+                path that the user chose.
         """
         return save_figure(self.figure(), Path(path), kind)
 
     def default_path(self, root: Path) -> Path:
-        """Returns the default path of this figure in a folder of runs."""
+        """Returns the path of the figure if the user chooses none; `root` is a folder of runs."""
         runs = sorted(str(field_value(record, "run")) for record in self.records)
         identity = {"runs": runs, "metrics": self.metrics_shown, "x": self.x, "log": self.log}
         return default_path(root, identity)
@@ -115,10 +116,10 @@ class Comparison:
         return next((metric for metric in candidates if metric in logged), candidates[0])
 
     def _groups(self) -> dict[str, list[int]]:
-        """Returns the indices of the runs of each curve, by its name.
+        """Returns the indices of the runs of each curve, by the curve's name.
 
-        Runs that differ only in their seed share a curve; of runs with the same seed, the last
-        counts.
+        Runs that differ only in their seed share a curve. Of several runs with the same config and
+        seed, only the last is used.
         """
         groups: dict[str, dict[str, int]] = {}
         for n, record in enumerate(self.records):
@@ -141,7 +142,7 @@ class Comparison:
             known = {key for record in self.records for key in latest_metrics(record)}
             known |= {str(key) for frame in self._frames for key in frame if "/" in str(key)}
             hint = nearest(metric, known) or "no run has logged a metric"
-            raise RequestError(Problem("--metric", "a metric of these runs", metric, hint))
+            raise RequestError(Problem("--metric", "a metric that a run has logged", metric, hint))
         self.without[metric] = [
             name for name, drawn in zip(self.names, has_rows, strict=True) if not drawn
         ]

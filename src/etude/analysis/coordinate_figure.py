@@ -1,4 +1,4 @@
-"""Figure of a coordinate check."""
+"""Figure of a coordinate check, which measures how activations scale with the width."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _KINDS = {"blocks": COLOURS[0], "attention scores": COLOURS[2], "logits": COLOUR
 def coordinate_figure(frame: pd.DataFrame, path: Path) -> Path:
     """Plots mean absolute values over the width, one panel per parametrisation.
 
-    There is a line for each quantity after the last step, darker for later layers, and a dotted
-    line before training.
+    Each quantity has a solid line for the values after the last step, darker for later layers, and
+    a dotted line for the values before training.
 
     Args:
         frame: result of `etude.coordinate_check`.

@@ -1,4 +1,4 @@
-"""Coordinate check: how the activations of a model scale with its width.
+"""Coordinate check: measurement of how the activations of a model scale with its width.
 
 Yang et al. 2022 (arXiv:2203.03466), appendix D.1: models of several widths train for a few steps.
 In muP, the outputs of blocks, the logits and their changes neither grow nor vanish with the width;
@@ -47,16 +47,17 @@ def coordinate_check(
     beside_standard: bool = False,
     figure: str | Path | None = None,
 ) -> pd.DataFrame:
-    """Trains for a few steps at each width, in memory and on the CPU, and measures the first batch.
+    """Trains a model of each width for a few steps, and measures activations on the first batch.
 
-    Every step uses the optimizer's base learning rate, as after the warm-up.
+    Training is in memory and on the CPU. Every step uses the optimizer's base learning rate,
+    without a warm-up.
 
     Args:
         config: result of `etude.compose`; its `model.mup_base_dim` determines the parametrisation.
         widths: values of `model.dim`.
         steps: number of optimizer steps.
-        seeds: seeds; everything is repeated for each.
-        beside_standard: whether to also use the standard parametrisation.
+        seeds: seeds; each width is trained once with each seed.
+        beside_standard: whether to also train with the standard parametrisation.
         figure: path of the figure from `coordinate_figure`; None for no figure.
 
     Returns:
@@ -77,7 +78,7 @@ def coordinate_check(
         problems.append(Problem("seeds", "at least one seed", list(seeds)))
     base = OmegaConf.select(config, "model.mup_base_dim")
     if beside_standard and base is None:
-        hint = "without it, the model uses only the standard parametrisation"
+        hint = "without a base width, the model uses only the standard parametrisation"
         problems.append(Problem("model.mup_base_dim", "a base width", None, hint))
     if problems:
         raise RequestError(problems)
@@ -101,12 +102,12 @@ def coordinate_check(
 
 
 def slopes(frame: pd.DataFrame) -> pd.DataFrame:
-    """Computes the powers of the width with which the quantities of a coordinate check grow.
+    """Computes the exponent with which each quantity of a coordinate check grows with the width.
 
     Returns:
-        A row for each `parametrisation`, `quantity` and `step`: the slopes of the lines through the
-        logarithms of width and `value`, and of width and `change` (NaN at step 0), means over the
-        seeds.
+        A row for each `parametrisation`, `quantity` and `step`. Its columns `value` and `change`
+        are the slopes of log(`value`) and log(`change`) against log(`width`), by least squares,
+        from means over the seeds. `change` is NaN at step 0.
     """
     import pandas as pd
 
@@ -135,7 +136,7 @@ def _check_at(config: DictConfig, width: int, seed: int, base: int | None) -> Ch
 
 
 def _train(checked: CheckedConfig, steps: int) -> Iterator[dict[str, Any]]:
-    """Yields the rows of one run, from before the first step to after the last."""
+    """Trains a model and yields its rows, from before the first step to after the last step."""
     with exclusive_fresh_settings("etude.coordinate_check"):
         parts = build_parts(checked)
         data = parts.data
@@ -183,9 +184,7 @@ def _rows(
 
 @torch.no_grad()
 def measure(task: Task, micro: Any) -> dict[str, Tensor]:
-    """Computes a task's model on a micro-batch, without dropout, and returns the activations by
-    quantity.
-    """
+    """Returns the activations of a task's model on a micro-batch, without dropout, by quantity."""
     activations: dict[str, Tensor] = {}
     with evaluation_mode(task.model), _captured(task.model, activations):
         task.loss(micro)
@@ -194,7 +193,7 @@ def measure(task: Task, micro: Any) -> dict[str, Tensor]:
 
 @contextmanager
 def _captured(model: nn.Module, activations: dict[str, Tensor]) -> Iterator[None]:
-    """Context manager that captures activations in `activations`."""
+    """Context manager that stores a model's activations in the dict `activations`, by quantity."""
 
     def capturing(name: str) -> Any:
         def capture(module: nn.Module, inputs: Any, output: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Curves of several runs in one figure."""
+"""Drawing of the curves of several runs in one figure."""
 
 from __future__ import annotations
 
@@ -43,7 +43,10 @@ COLOUR_MAP = "cividis"
 """Colour map of quantities, made for colour-blind readers (Nuñez et al. 2018)."""
 STYLES = ("-", (0, (5, 1.5)), (0, (1, 1)))
 FEW = 12
-"""Maximum number of runs with their own colour and style; more runs are shaded in order."""
+"""Maximum number of curves with distinct colours and line styles.
+
+More curves are drawn in shades of one colour map, in the order of their last values.
+"""
 _MAX_LISTED = 40
 _MAX_POINTS = 100
 _AXES = {"step": "step", "tokens": "tokens", "time": "training time"}
@@ -82,8 +85,7 @@ def new_figure(width: float, height: float, *, arranged: bool = True) -> Figure:
     Args:
         width: width in inches.
         height: height in inches.
-        arranged: whether the layout makes room for labels; if false, axes stay where they are
-            placed.
+        arranged: whether matplotlib moves the axes to make room for labels.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -95,7 +97,7 @@ def new_figure(width: float, height: float, *, arranged: bool = True) -> Figure:
 
 
 def style_axes(axes: Axes) -> None:
-    """Adds a light grid and removes the top and right frame."""
+    """Adds a light grid, and removes the top and right lines of the frame."""
     axes.grid(alpha=0.22, linewidth=0.7)
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -106,8 +108,8 @@ def save_figure(figure: Figure, file: Path, kind: Kind | None = None, **options:
     Args:
         figure: figure to save.
         file: path of the file.
-        kind: kind of a record's figure: no link inside the record is followed. None for a path that
-            the user named.
+        kind: file kind of a figure in a run folder, for which no link in the folder is followed;
+            None for a path that the user chose.
         options: options of matplotlib's `savefig` instead of `bbox_inches="tight"`.
 
     Raises:
@@ -131,21 +133,25 @@ def save_figure(figure: Figure, file: Path, kind: Kind | None = None, **options:
 
 
 def default_path(root: Path, identity: dict[str, Any]) -> Path:
-    """Returns the default path of a figure, by a hash of its content, in a folder of runs."""
+    """Returns the path of a figure if the user chooses none, in the folder of runs `root`.
+
+    The file's name is a hash of `identity`, which describes the content of the figure.
+    """
     return root / "_comparisons" / f"{sha256_of(identity)[:DIGITS]}.png"
 
 
 @dataclass
 class Curve:
-    """Metric of one run.
+    """Curve of a metric, of one run or as the mean of several runs.
 
     Attributes:
         name: label in the legend.
         x: steps, tokens, seconds, or values of a key.
         y: values of the metric.
         spread: half-width of the band around `y`; None for no band.
-        complete: number of first points that are means of all runs; the other points, means of the
-            runs that trained longer, are dotted. None if all points are means of all runs.
+        complete: number of points at the start of the curve that are means of all runs. The later
+            points are means of only the runs that trained longer, and are dotted. None if all
+            points are means of all runs.
     """
 
     name: str
@@ -159,7 +165,7 @@ class Curve:
         return () if self.spread is None else (self.y - self.spread, self.y + self.spread)
 
     def thin(self) -> Curve:
-        """Returns means over equal numbers of rows if there are too many points to draw."""
+        """Returns a curve with few enough points to draw, each the mean of several points."""
         rows_per_point = -(-len(self.y) // _MAX_POINTS)
         if rows_per_point <= 1:
             return self
@@ -188,7 +194,7 @@ def draw_curves(
         log: axes with logarithmic scale: `x`, `y`, `xy` or an empty string.
         title: title above the panels.
         noun: what a curve represents: `run` or `group`.
-        note: further line of the legend's heading, such as what the bands are.
+        note: second line of the legend's heading, such as a description of the bands.
     """
     by_name: dict[str, Curve] = {}  # ordered by the last value in the first panel with the curve
     for curves in panels.values():
@@ -250,7 +256,7 @@ def _panel(
 
 
 def _line_styles(names: Sequence[str]) -> dict[str, Any]:
-    """Returns colour and line style of each run, by its name."""
+    """Returns the colour and the line style of each curve, by the curve's name."""
     if len(names) > FEW:
         from matplotlib import colormaps
 
@@ -264,7 +270,7 @@ def _line_styles(names: Sequence[str]) -> dict[str, Any]:
 
 
 def _legend(figure: Figure, grid: Sequence[Axes], order: Sequence[Curve], heading: str) -> None:
-    """Draws names with their last values, in the order of the curves' ends."""
+    """Draws the legend: the curves' names and last values, in the order of the last values."""
     drawn: dict[Any, Any] = {line.get_label(): line for axes in grid for line in axes.get_lines()}
     shown = list(order)
     omitted = len(shown) - _MAX_LISTED
@@ -292,7 +298,10 @@ def _legend(figure: Figure, grid: Sequence[Axes], order: Sequence[Curve], headin
 
 
 def _logarithmic(axes: Axes, which: str) -> None:
-    """Sets ticks at 1, 2, 3, 5 of each decade, as losses seldom span more than one decade."""
+    """Makes an axis logarithmic, with up to four ticks per decade: 1, 2, 3 and 5.
+
+    The ticks are that dense because losses seldom span more than one decade.
+    """
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     axis = axes.xaxis if which == "x" else axes.yaxis

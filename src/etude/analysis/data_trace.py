@@ -1,6 +1,7 @@
-"""Data of an optimizer step of a run, and the steps that used a text.
+"""Data that an optimizer step of a run read, and the steps that read a text.
 
-Nothing is logged for this: each step is a function of the run's seed and the step number.
+Both are computed and not logged, since the data of a step depend only on the run's seed and the
+step number.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def batch_of(run: Any, step: int) -> dict[str, Any]:
 
 
 def example_sources(run: Any, step: int) -> list[dict[str, Any]]:
-    """Returns the sources of the examples of a step, one entry for each document in each example.
+    """Returns the sources of a step's examples, with an entry for each document in each example.
 
     Raises:
         RequestError: see `batch_of`.
@@ -45,7 +46,9 @@ def example_sources(run: Any, step: int) -> list[dict[str, Any]]:
 
 
 def steps_of_text(run: Any, text: str) -> list[dict[str, Any]]:
-    """Returns the steps that used a text, in order: an entry for each example with a part of it.
+    """Returns the steps that read a text, in order.
+
+    There is an entry for each example that contains the text or a part of the text.
 
     Args:
         run: an `etude.api.Run`.
@@ -74,7 +77,7 @@ def steps_of_text(run: Any, text: str) -> list[dict[str, Any]]:
 
 
 def step_lines(run: Any, step: int, examples: int) -> Iterator[str]:
-    """Yields the lines of `etude data step`.
+    """Yields the lines that `etude data step` prints.
 
     Args:
         run: an `etude.api.Run`.
@@ -89,7 +92,8 @@ def step_lines(run: Any, step: int, examples: int) -> Iterator[str]:
     assembly = _assembly(run, data)
     (batch,), places = assembly.step(step - 1), assembly.places(step - 1)
     total, done = _recorded_number(run, "total_steps"), _recorded_number(run, "step")
-    yield f"step {step:,} of {total:,}" + ("" if step <= done else f" (only {done:,} are done)")
+    progress = "" if step <= done else f" (only {done:,} steps are done)"
+    yield f"step {step:,} of {total:,}{progress}"
     for number, lines in enumerate(_entries(data, places[:examples]), 1):
         for line in lines:
             token_range = ""
@@ -102,10 +106,10 @@ def step_lines(run: Any, step: int, examples: int) -> Iterator[str]:
 
 
 def _recorded_number(run: Any, key: str) -> int:
-    """Returns a number of the record.
+    """Returns an integer of the run's `run.json`.
 
     Raises:
-        RequestError: the record does not contain it.
+        RequestError: `run.json` does not contain an integer under this key.
     """
     value = run.summary.get(key)
     if not isinstance(value, int):

@@ -1,4 +1,4 @@
-"""Text view of the data of a run, and of the batch of its first step."""
+"""Description of a run's data, and of the batch of its first step, as lines of text."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from etude.data.view import truncate
 
 
 def show_lines(data: Any, *, examples: int, seed: int) -> Iterator[str]:
-    """Yields the lines of `etude data show`.
+    """Yields the lines that `etude data show` prints.
 
     Args:
         data: prepared data module.
-        examples: number of examples of each kind.
+        examples: number of examples to show of the data, and of the first step.
         seed: seed of the run whose first step is shown.
     """
     yield from data.described(examples)

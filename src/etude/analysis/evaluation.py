@@ -1,7 +1,7 @@
-"""Parts of an evaluation: slices, scores per label, and figures.
+"""Slices, scores per label, and figures of an evaluation.
 
-Metrics are stored in `evaluations/`, and predictions, one JSON object per line, in `predictions/`,
-both named by split and checkpoint. Texts are not copied there.
+Metrics are stored in `evaluations/`. Predictions are stored in `predictions/`, as one JSON object
+per line and without the texts. The files are named by split and checkpoint.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def report_rows_without_text(evaluated: Evaluated) -> int:
 
 
 def rows_by_value(evaluated: Evaluated, by: str | None) -> dict[str, set[int]]:
-    """Returns the numbers of the rows with each value of a column.
+    """Returns the numbers of the rows with each value of the column `by`; empty if it is None.
 
     Raises:
         RequestError: a row has no such column.
@@ -65,7 +65,7 @@ def per_class(evaluation: Evaluation) -> list[dict[str, Any]]:
 
 
 def draw_figures(evaluation: Evaluation, folder: Path, name: str) -> list[Path]:
-    """Draws the confusion matrix and the calibration, and returns the paths of the figures."""
+    """Draws the confusion matrix and the calibration diagram, and returns the figures' paths."""
     from etude.analysis.figures import calibration_figure, confusion_figure
 
     paths = []

@@ -1,4 +1,4 @@
-"""Tables in LaTeX and Markdown."""
+"""Formatting of tables as LaTeX and Markdown."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ def heading(key: str) -> str:
 
 
 def headings(keys: Sequence[str]) -> list[str]:
-    """Returns readable headings, of the whole key where two last parts are the same.
+    """Returns readable headings for config keys or metrics.
+
+    A heading contains the whole key if the last components of two keys are the same.
 
     Example:
         >>> headings(["model.dim", "head.dim"])
@@ -56,13 +58,13 @@ def latex(
     caption: str = "",
     label: str = "",
 ) -> str:
-    """Returns a table for booktabs, whose last three columns are right-aligned numbers.
+    """Returns a LaTeX table for the package booktabs; its last three columns are right-aligned.
 
     Args:
         head: headings.
         rows: cells.
         bold: cells in bold, as (row, column).
-        caption: caption of a floating `table`; without caption and label, the result is a
+        caption: caption of the floating `table`. If caption and label are empty, the result is a
             `tabular`.
         label: label for references, of letters, digits and `:-._/`; other characters become `-`.
     """
@@ -106,7 +108,7 @@ def markdown(
     *,
     caption: str = "",
 ) -> str:
-    """Returns a table in GitHub's Markdown, after a line with its caption.
+    """Returns a table in GitHub's Markdown, with its caption in a line before the table.
 
     Args:
         head: headings.

@@ -17,7 +17,7 @@ NUMBERED = 12
 
 
 def confusion_figure(counts: Any, labels: Sequence[str], path: Path) -> Path:
-    """Draws the confusion matrix, with rows shaded by the fraction of the label's examples."""
+    """Draws the confusion matrix; each cell's shade is its fraction of the label's examples."""
     counts = np.asarray(counts)
     totals = np.maximum(counts.sum(1, keepdims=True), 1)
     size = len(labels)
@@ -49,7 +49,7 @@ def confusion_figure(counts: Any, labels: Sequence[str], path: Path) -> Path:
 
 
 def calibration_figure(bins: Sequence[tuple[float, float, int]], error: float, path: Path) -> Path:
-    """Draws accuracy against confidence (Guo et al. 2017, figure 1), and numbers of examples."""
+    """Draws accuracy and number of examples against confidence (Guo et al. 2017, figure 1)."""
     figure = new_figure(4.6, 5.2)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     width = 1 / len(bins)

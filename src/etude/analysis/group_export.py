@@ -61,7 +61,7 @@ def export(groups: Groups, form: str, *, caption: str | None, label: str | None)
 
 
 def _best_is_separate(groups: Groups) -> bool:
-    """Returns whether the best group's interval overlaps no other group's."""
+    """Returns whether the best group's interval overlaps the interval of no other group."""
     best = groups.best
     others = [group.interval for group in groups.groups if group is not best]
     if best.interval is None or not others:
@@ -71,7 +71,7 @@ def _best_is_separate(groups: Groups) -> bool:
 
 
 def _format_statistics(group: Group) -> list[str]:
-    """Returns the mean with its deviation, and the interval, rounded to significant digits."""
+    """Returns the text of the mean with the standard deviation, and of the interval, rounded."""
     deviation = group.deviation
     digits = _digits(deviation)
     mean = f"{group.mean:.{digits}f}"
@@ -84,7 +84,7 @@ def _format_statistics(group: Group) -> list[str]:
 
 
 def _digits(deviation: float | None) -> int:
-    """Returns the number of decimals that shows two digits of the deviation."""
+    """Returns the number of decimals that shows two significant digits of the deviation."""
     if not deviation:
         return 4
     return min(8, max(0, 1 - math.floor(math.log10(deviation))))

@@ -1,4 +1,4 @@
-"""Keys of groups of runs: what makes runs a group, and what distinguishes groups."""
+"""Config keys by which runs are grouped, and by which the groups differ."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ log = logging.getLogger(NOTICES)
 
 
 def without_duplicates(records: Sequence[Record]) -> list[Record]:
-    """Keeps the last record of each signature.
+    """Returns the last record of each signature, and logs the paths of the ignored records.
 
     A run that was trained again, linked or copied is not an independent seed, and would make the
-    interval too narrow.
+    confidence interval too narrow.
     """
     counted: dict[str, Record] = {}
     replaced: list[Path] = []
@@ -32,19 +32,28 @@ def without_duplicates(records: Sequence[Record]) -> list[Record]:
         counted[identity] = record
     if replaced:
         paths = ", ".join(map(str, replaced[:5])) + (", ..." if len(replaced) > 5 else "")
-        log.warning(f"ignored {paths}: another of these runs has the same config and seed")
+        log.warning(f"ignored {paths}: another selected run has the same config and seed")
     return list(counted.values())
 
 
 def group_key(record: Record, by: Sequence[str]) -> str:
-    """Returns a string that is equal for runs of one group: of the keys, or the whole config."""
+    """Returns a string that is equal for all runs of a group.
+
+    The runs of a group have the same values of the keys `by`. If `by` is empty, they have the same
+    config except for the seed.
+    """
     if by:
         return sha256_of([str(field_value(record, key)) for key in by])
     return str(record.info.get("group") or record.path)
 
 
 def distinguishing_keys(heads: Sequence[Record], by: Sequence[str]) -> list[dict[str, Any]]:
-    """Returns the keys and values that distinguish each group."""
+    """Returns the keys and values by which each group differs from the others.
+
+    Args:
+        heads: one record of each group.
+        by: keys that the runs are grouped by; empty for the whole config.
+    """
     if by:
         return [{key: field_value(record, key) for key in by} for record in heads]
     differing = config_differences(heads)
@@ -65,7 +74,7 @@ def distinguishing_keys(heads: Sequence[Record], by: Sequence[str]) -> list[dict
 
 
 def _distinguishes(values: Sequence[Any], parts: Sequence[Any]) -> bool:
-    """Returns whether two groups with the same component have different values."""
+    """Returns whether two groups have the same component but different values of an argument."""
     values_of_part: dict[str, set[str]] = {}
     for value, part in zip(values, parts, strict=True):
         values_of_part.setdefault(str(part), set()).add(str(value))
@@ -80,10 +89,10 @@ def table_value(value: Any) -> Any:
 
 
 def format_value(key: str, value: Any) -> str:
-    """Returns a config value as text, `-` if the run lacks the key."""
+    """Returns a config value as text, or `-` if the run does not have the key."""
     return "-" if value is MISSING else format_cell(key, value) or "null"
 
 
 def short_key(key: str) -> str:
-    """Returns the last part of a dotted key."""
+    """Returns the last component of a dotted key."""
     return key.rpartition(".")[2] or key

@@ -1,4 +1,4 @@
-"""Tests between groups of runs, over their seeds."""
+"""Significance tests between groups of runs with several seeds."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ def comparison_table(
     *,
     paired: bool = False,
 ) -> pd.DataFrame:
-    """Returns a row of tests for each group but the reference; see `Groups.comparison`.
+    """Returns a table of tests, with a row for each group but the reference.
+
+    The columns are those of `Groups.comparison`.
 
     Args:
         groups: all groups.
@@ -33,7 +35,8 @@ def comparison_table(
         paired: whether runs with the same seed are paired.
 
     Raises:
-        RequestError: `paired`, but a group has other seeds than the reference, or one seed twice.
+        RequestError: `paired` is true, but the seeds of a group differ from those of the reference,
+            or two runs of a group have the same seed.
     """
     import pandas as pd
 
@@ -88,7 +91,7 @@ def _seeds(seeds: Iterable[Any]) -> str:
 def limits_of_tests(
     frame: pd.DataFrame, reference: Group, *, against: str, paired: bool = False
 ) -> list[str]:
-    """Returns what limits the tests: too few seeds, or a reference chosen by the same values."""
+    """Returns warnings about the tests: too few seeds, or a reference chosen by its values."""
     notes = []
     smallest, tests = float(frame["smallest_p"].min()), len(frame)
     sizes = sorted({len(reference.values), *map(int, frame["n"])})
@@ -97,16 +100,16 @@ def limits_of_tests(
         seeds = {record.info.get("seed") for record in reference.records}
         noun = "seed" if len(seeds) == len(reference.records) else "run"
         runs = f"{count} {noun}{'s' if sizes[-1] > 1 else ''} per group"
-        note = f"with {runs}{', paired by seed,' if paired else ''} the smallest possible p is "
-        note += f"{smallest:.3g}"
+        note = f"with {runs}{', paired by seed' if paired else ''}, the smallest possible p-value "
+        note += f"is {smallest:.3g}"
         if smallest < LEVEL:
             corrected = min(1.0, smallest * tests)
             note += f", and {corrected:.3g} after Holm's correction for {tests} comparisons"
         notes.append(note)
     if against == "best" and tests > 1:
         notes.append(
-            "the best group was chosen by these values, so that p is too small; "
-            "`--against first` compares with a baseline that was chosen before"
+            "the best group was chosen by the tested values, so the p-values are too small; use "
+            "`--against first` to compare with the group of the first run, chosen in advance"
         )
     return notes
 
@@ -115,7 +118,7 @@ def check_reference(name: str) -> None:
     """Checks the name of the reference group.
 
     Raises:
-        RequestError: it is not in `REFERENCES`.
+        RequestError: the name is not in `REFERENCES`.
     """
     if name not in REFERENCES:
         expected = " or ".join(REFERENCES)

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 
 def heat_map(values: Mapping[tuple[Any, Any], float], *, x: str, y: str, metric: str) -> Figure:
-    """Draws a cell with its value for each pair of values; cells without a run stay empty.
+    """Draws a heat map with a cell for each pair of x value and y value.
+
+    A cell shows the value of the metric. Cells without a run are empty.
 
     Args:
         values: metric of each (x value, y value).

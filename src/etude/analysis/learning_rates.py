@@ -1,4 +1,4 @@
-"""Learning rate suggested by a range test, with its table and figure."""
+"""Learning rates that a range test suggests, with a JSON file and a figure."""
 
 from __future__ import annotations
 
@@ -27,11 +27,12 @@ class LearningRates:
     Attributes:
         rates: learning rate of each step.
         losses: training loss of each step.
-        smoothed: losses smoothed by a symmetric Gaussian of `WIDTH` of the steps, which causes no
-            delay.
+        smoothed: losses smoothed by a Gaussian whose standard deviation is `WIDTH` times the number
+            of steps. The Gaussian is symmetric, so it does not delay the curve.
         steepest: learning rate at which the smoothed loss falls most per step, before its minimum;
             None if the fall does not exceed the noise.
-        tenth_of_minimum: a tenth of the learning rate at the minimum; None likewise.
+        tenth_of_minimum: a tenth of the learning rate at the minimum of the smoothed loss; None if
+            the fall does not exceed the noise.
         notes: remarks on the result.
         base: learning rate of the config.
         folder: folder of `lr.json` and `lr.png`.
@@ -56,8 +57,8 @@ def suggest_rates(sweep: RangeTestResult, steps: int) -> LearningRates:
     """Derives the suggested learning rates from the losses of a range test.
 
     Args:
-        sweep: result of at least ten steps.
-        steps: number of planned steps.
+        sweep: result of a range test of at least ten steps.
+        steps: number of steps that the range test was configured for.
     """
     losses = np.array(sweep.losses)
     reach = max(1.0, WIDTH * steps)
@@ -71,7 +72,7 @@ def suggest_rates(sweep: RangeTestResult, steps: int) -> LearningRates:
     clear = fall > noise and bool(slope[steepest] < 0)
     if not clear:
         notes.append(
-            f"no suggestion: the loss falls by {fall:.3g}, which does not exceed its noise"
+            f"no suggestion: the loss falls by {fall:.3g}, which does not exceed the noise"
             f" ({noise:.3g}); try another range (--from, --to) or more --steps"
         )
     elif least == len(losses) - 1:
@@ -91,8 +92,9 @@ def suggest_rates(sweep: RangeTestResult, steps: int) -> LearningRates:
 
 
 def smooth(values: Any, deviation: float) -> Any:
-    """Smooths (N,) values by a Gaussian of `deviation` steps, with normalised weights at the ends
-    too.
+    """Returns values (N,) smoothed by a Gaussian with a standard deviation of `deviation` steps.
+
+    The weights are normalised, also at both ends.
     """
     steps = np.arange(len(values))
     weights = np.exp(-0.5 * ((steps[:, None] - steps[None, :]) / deviation) ** 2)
@@ -100,7 +102,9 @@ def smooth(values: Any, deviation: float) -> Any:
 
 
 def write_range_test(result: LearningRates, about: dict[str, Any]) -> list[Path]:
-    """Writes `lr.json` and `lr.png` to the folder, replacing older files; returns both paths.
+    """Writes `lr.json` and `lr.png` to the result's folder, and returns the paths of both files.
+
+    Existing files are replaced.
 
     Args:
         result: result of the range test.

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def mean_curve(name: str, frames: Sequence[pd.DataFrame], metric: str, x: str) -> Curve | None:
-    """Returns the mean over runs at the steps that all have, with one standard deviation around it.
+    """Returns the mean curve of runs at their common steps, with a band of one standard deviation.
 
-    After the last step of the shortest run, the curve continues as the mean over the runs that
-    trained longer, so that no run is cut; `Curve.complete` marks this position.
+    After the last step of the shortest run, the curve continues as the mean of the runs that
+    trained longer, so that no run is cut. `Curve.complete` marks where the shortest run ends.
 
     Args:
         name: name of the curve.
@@ -63,10 +63,10 @@ def mean_curve(name: str, frames: Sequence[pd.DataFrame], metric: str, x: str) -
 
 
 def mean_of(groups: Sequence[Sequence[Record]]) -> str:
-    """Returns a note on the means and bands of a figure; empty if each point is of a single run.
+    """Returns a description of a figure's means and bands; empty if there are no means.
 
     Args:
-        groups: records of each mean.
+        groups: records of the runs of each mean.
     """
     sizes = sorted({len(records) for records in groups})
     if not sizes or sizes[-1] == 1:

@@ -45,11 +45,12 @@ class Predictor:
         task, data = self.task, self.data
         empty = [number for number, text in enumerate(texts, 1) if not "".join(text).strip()]
         if empty or not texts:
-            where = f"text {empty[0]}" if empty else "--file"
-            raise RequestError(Problem(where, "a non-empty text"))
+            if empty:
+                raise RequestError(Problem(f"text {empty[0]}", "a non-empty text"))
+            raise RequestError(Problem("--file", "a file with at least one non-empty text"))
         if pair is not None and any(isinstance(text, tuple) for text in texts):
-            hint = f"the file has the column {data.second_column}"
-            raise RequestError(Problem("--pair", "no second text", pair, hint))
+            hint = f"the file has second texts in the column {data.second_column}"
+            raise RequestError(Problem("--pair", "no value", pair, hint))
         rows = [
             row
             for text in texts

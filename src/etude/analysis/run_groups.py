@@ -51,11 +51,11 @@ log = logging.getLogger(NOTICES)
 
 @dataclass(frozen=True)
 class Group:
-    """Runs with one config and several seeds.
+    """Group of runs that have the same config and different seeds.
 
     Attributes:
-        keys: keys and values that distinguish it from the other groups.
-        records: records of its runs.
+        keys: keys and values by which the group differs from the other groups.
+        records: records of the group's runs.
         values: values of the metric, one per run.
     """
 
@@ -65,7 +65,10 @@ class Group:
 
     @property
     def name(self) -> str:
-        """`position=rotary lr=0.001`, or the runs' name if there is no difference."""
+        """Name of the group, such as `position=rotary lr=0.001`.
+
+        The runs' name if the group does not differ from others.
+        """
         parts = [f"{short_key(key)}={format_value(key, value)}" for key, value in self.keys.items()]
         return " ".join(parts) or str(self.records[0].info.get("name", ""))
 
@@ -96,10 +99,11 @@ class Group:
 
 
 class Groups:
-    """Runs grouped by their config without the seed; in a notebook, it is shown as a table.
+    """Runs grouped by their config without the seed; in a notebook, they are shown as a table.
 
     Args:
-        records: records of finished runs; of runs with the same config and seed, the last counts.
+        records: records of finished runs; of several runs with the same config and seed, only the
+            last is used.
         metric: metric such as `val/loss` (its last value) or `best/val/loss`; None for the best
             value of the metric by which the runs selected their best checkpoint.
         by: keys to group by instead of the whole config.
@@ -133,7 +137,8 @@ class Groups:
         if not parts:
             choices = {key for record in records for key in known_keys(record) if "/" in key}
             hint = nearest(self.metric, choices)
-            raise RequestError(Problem("--metric", "a metric of these runs", self.metric, hint))
+            expected = "a metric that a run has logged"
+            raise RequestError(Problem("--metric", expected, self.metric, hint))
         keys = distinguishing_keys([members[0][0] for members in parts.values()], by)
         groups = [
             Group(
@@ -152,21 +157,22 @@ class Groups:
 
     @property
     def best(self) -> Group:
-        """Group with the best mean: the highest for metrics such as accuracy, else the lowest."""
+        """Group with the best mean: for metrics such as accuracy the highest, else the lowest."""
         return self.groups[-1 if is_higher_better(self.metric) else 0]
 
     def comparison(self, against: str = "best", *, paired: bool = False) -> pd.DataFrame:
-        """Tests whether each group differs from the best, or first, group over the seeds.
+        """Tests whether the mean of each group differs from that of a reference group.
 
-        The test is an exact permutation test of the difference of means over all assignments of
-        the runs to the two groups; if `paired`, over all swaps of two runs with the same seed. If
-        the best group was chosen by these values among several, the p-values are too small, as it
-        may be the best by chance; `first` compares with a baseline that was chosen before.
+        The test is an exact permutation test of the difference of means, over all assignments of
+        the runs to the two groups. If `paired` is true, it is over all swaps of two runs with the
+        same seed. The p-values against the best of several groups are too small, as this group may
+        be the best by chance. The group `first` can be a baseline that was chosen in advance.
 
         Args:
-            against: reference group: `best` or `first` (the group of the first run).
-            paired: whether to pair runs by seed. This tests more only if a seed has the same
-                effect in all groups, and needs six seeds for p < 0.05; unpaired, four suffice.
+            against: reference group: `best`, or `first` (the group of the first run).
+            paired: whether to pair runs by seed. Pairing makes the test more sensitive only if a
+                seed has the same effect in all groups. It needs six seeds for p < 0.05; without
+                pairing, four seeds suffice.
 
         Returns:
             One row per other group: its keys, `n`, `mean`, `difference` (its mean minus the
@@ -194,7 +200,7 @@ class Groups:
         """Plots mean curves, with bands of one standard deviation over the seeds.
 
         Args:
-            metric: metric of the rows; None for that of the groups.
+            metric: metric to plot; None for the metric of the groups.
             x: `step`, `tokens` or `time`; or a key such as `optimizer.lr`. With a key, each curve
                 has a point per value, and there is one curve per combination of the other keys that
                 differ.
@@ -212,7 +218,7 @@ class Groups:
             key = metric or self.metric
             curves, drawn = self._curves_over(x, key)
         if not curves:
-            raise RequestError(Problem("--metric", "a logged metric", key))
+            raise RequestError(Problem("--metric", "a metric that a run has logged", key))
         if "x" in log and x not in X_AXES and min(curve.x.min() for curve in curves) <= 0:
             hint = f"some values of {x} are not positive"
             raise RequestError(Problem("--log", "a linear x axis", log, hint))
@@ -231,8 +237,8 @@ class Groups:
             raise RequestError(Problem("--x", expected, x, nearest(x, choices)))
         lacking = [record for record in records if field_value(record, x) is MISSING]
         if lacking:
-            hint = f"{len(lacking)} of {len(records)} runs lack it, such as {lacking[0].path}"
-            raise RequestError(Problem("--x", "a key that all these runs have", x, hint))
+            hint = f"{len(lacking)} of {len(records)} runs lack the key, such as {lacking[0].path}"
+            raise RequestError(Problem("--x", "a key that all selected runs have", x, hint))
         others = sorted({key for group in self.groups for key in group.keys} - {x})
         cells = Groups(records, metric=metric, by=[*others, x])
         lines: dict[str, list[tuple[float, Group]]] = {}
@@ -270,10 +276,10 @@ class Groups:
         Args:
             form: `csv` with full precision; `latex` (a `table` for booktabs) or `markdown` with
                 rounded numbers. The best mean is in bold if its interval overlaps no other group's.
-            caption: caption for `latex` and `markdown`; None states the metric and the intervals.
-                An empty string omits it.
-            label: label for `latex`; None is `tab:` with the runs' name and the metric. An empty
-                string omits it.
+            caption: caption for `latex` and `markdown`. If None, the caption describes the metric
+                and the intervals. If empty, there is no caption.
+            label: label for `latex`. If None, the label is `tab:` with the runs' name and the
+                metric. If empty, there is no label.
 
         Raises:
             RequestError: the format is unknown, or does not support a caption or label.
@@ -281,7 +287,12 @@ class Groups:
         return export(self, form, caption=caption, label=label)
 
     def default_path(self, root: Path, *what: object) -> Path:
-        """Returns the default path of a figure of these runs in a folder of runs."""
+        """Returns the path of a figure if the user chooses none; `root` is a folder of runs.
+
+        Args:
+            root: folder of runs.
+            what: values that distinguish the figure from other figures of the same runs.
+        """
         runs = sorted(str(field_value(r, "run")) for group in self.groups for r in group.records)
         identity = {"groups": runs, "metric": self.metric, "what": [str(item) for item in what]}
         return default_path(root, identity)
@@ -319,7 +330,10 @@ def _mean(group: Group, metric: str, x: str) -> Curve | None:
 
 
 def _line(name: str, points: Sequence[tuple[float, Group]]) -> Curve:
-    """Returns the groups' means by x, with one deviation around them where there is one."""
+    """Returns a curve of the groups' means over x values, with a band of one standard deviation.
+
+    There is no band if each group has a single run.
+    """
     spread = np.array([group.deviation for _, group in points], dtype=np.float64)  # None is NaN
     return Curve(
         name,

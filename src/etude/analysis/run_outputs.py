@@ -22,9 +22,9 @@ def write_outputs(record: Record, task: Task, data: Any, options: DictConfig) ->
     """Writes `samples/step-*.txt` and `figures/loss.png`, and logs the first sample.
 
     Args:
-        record: the run's record, held by this process.
+        record: the run's record, whose lock this process has.
         task: task with the trained model.
-        data: data module that it was trained on.
+        data: data module that the model was trained on.
         options: the config's node `run`.
     """
     title = " · ".join(part for part in (record.info["name"], record.label) if part)

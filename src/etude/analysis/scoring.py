@@ -1,4 +1,4 @@
-"""Evaluates a run on its own data or on other files, and stores the results in the record."""
+"""Evaluation of a run on its own data or on other files; results are stored in the run folder."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ from etude.records.opening import (
 from etude.records.signature import sha256_of
 from etude.tasks.options import EvaluationOptions
 from etude.training.run_folder import check_no_links
+
+_RECOMPUTE = "delete the file, and it is computed again"
 
 
 def evaluate_run(
@@ -74,8 +76,9 @@ def write_evaluation(
     options: EvaluationOptions,
     which: str,
 ) -> dict[str, Any]:
-    """Evaluates a run on loaded data, stores the results in the record, and returns them; see
-    `evaluate_run`.
+    """Evaluates a run on loaded data, stores the results in the run folder, and returns them.
+
+    See `evaluate_run`.
 
     Args:
         run: an `etude.api.Run`.
@@ -144,12 +147,12 @@ def evaluation_options(run: Any, data: Any, how: Mapping[str, Any]) -> Evaluatio
 
 
 def stored_metrics(run: Any, split: str, how: Mapping[str, Any]) -> Mapping[str, float] | None:
-    """Returns the stored metrics of an evaluation; None if it must be computed.
+    """Returns the stored metrics of an evaluation; None if the evaluation must be computed.
 
     Args:
         run: an `etude.api.Run`.
         split: evaluated split.
-        how: `which`, and the task's options.
+        how: `which` (the checkpoint), and the task's options.
 
     Raises:
         RequestError: the stored file was changed.
@@ -172,10 +175,11 @@ def stored_metrics(run: Any, split: str, how: Mapping[str, Any]) -> Mapping[str,
 
 
 def example_scores(run: Any, split: str, which: str) -> list[float]:
-    """Returns the score of each example of a split, in order, and stores them in the record.
+    """Returns the score of each example of a split, in order, and stores them in the run folder.
 
-    Scores of rows are stored in `predictions/<name>.jsonl` with the predictions; scores of other
-    units, such as windows, in `predictions/<name>.json`.
+    If the examples are rows, their scores are stored with the predictions, in
+    `predictions/<name>.jsonl`. If they are other units, such as windows, their scores are stored in
+    `predictions/<name>.json`.
     """
     data, checkpoint = run.data(), run.record.chosen(which)
     options = evaluation_options(run, data, {})
@@ -190,9 +194,7 @@ def example_scores(run: Any, split: str, which: str) -> list[float]:
     if (content := stored_evaluations.read(file, checkpoint.folders)) is not None:
         losses = content.get("loss")
         if not isinstance(losses, list):
-            raise RequestError(
-                Problem(str(file), "a list of losses", losses, "remove it and it is recomputed")
-            )
+            raise RequestError(Problem(str(file), "a list of losses", losses, _RECOMPUTE))
         return losses
     request = EvaluationRequest(split)
     evaluated = run.evaluated(data, request)
@@ -211,7 +213,7 @@ def _row_scores(file: Path) -> list[float]:
         lines = read_bytes(file, PREDICTIONS).decode().splitlines()
         scores = [(each["row"], float(each["score"])) for each in map(json.loads, lines)]
     except (ValueError, KeyError, TypeError) as error:
-        hint = f"remove it and it is recomputed; {error}"
+        hint = f"{_RECOMPUTE}; {type(error).__name__}: {error}"
         problem = Problem(str(file), "a score for each row", hint=hint)
         raise RequestError(problem) from error
     return [score for _, score in sorted(scores)]

@@ -1,4 +1,4 @@
-"""Figures of a search's objective over its axes: one panel per axis, and a pair of axes."""
+"""Figures of a search's objective over one hyperparameter per panel, and over two together."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _VALUE = "value of the trial"
 
 
 def slices(study: Any) -> Figure | None:
-    """Plots the objective over each axis of the search, with pruned trials as crosses.
+    """Plots the objective over each hyperparameter of the search, with pruned trials as crosses.
 
     Returns:
-        The figure; None if the search has no axis.
+        The figure; None if the search has no hyperparameters.
     """
     done, pruned = finished_trials(study), pruned_trials(study)
     names = _axis_names(study)[:_MAX_PANELS]
@@ -55,14 +55,15 @@ def slices(study: Any) -> Figure | None:
 
 
 def pair(study: Any, importances: Mapping[str, float]) -> Figure | None:
-    """Plots the trials over two numeric axes of the search, coloured by their value.
+    """Plots the trials over two numeric hyperparameters of the search, coloured by their value.
 
     Args:
         study: study of the search.
-        importances: importance of each axis; of more than two, the most important are chosen.
+        importances: importance of each hyperparameter; the two most important are plotted.
 
     Returns:
-        The figure; None if the search has fewer than two numeric axes.
+        The figure; None if the search has fewer than two numeric hyperparameters, or no finished
+        trial has both.
     """
     numeric = [n for n in _axis_names(study) if not hasattr(_distribution(study, n), "choices")]
     numeric.sort(key=lambda name: -importances.get(name, 0.0))
@@ -126,7 +127,7 @@ def _distribution(study: Any, name: str) -> Any:
 
 
 def _position(distribution: Any, choice: Any) -> Any:
-    """Returns the position of a value on its axis: the index of a choice, or the number itself."""
+    """Returns a value's position on its axis: the index of a choice, or the number itself."""
     return distribution.to_internal_repr(choice) if hasattr(distribution, "choices") else choice
 
 
@@ -141,7 +142,7 @@ def _style_axis(axes: Axes, which: str, name: str, distribution: Any) -> None:
 
 
 def _explain(figure: Figure, *, has_pruned: bool) -> None:
-    """Adds a legend of dots and crosses if there are crosses."""
+    """Adds a legend of dots (finished) and crosses (pruned) if trials were pruned."""
     if not has_pruned:
         return
     from matplotlib.lines import Line2D

@@ -1,4 +1,4 @@
-"""Figures of a search: its history, importances, and objective over its axes."""
+"""Figures of a search: history, importances, and the objective over the hyperparameters."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ log = logging.getLogger("etude")
 
 
 def draw_search(folder: Path) -> list[Path]:
-    """Draws a search's history, importances, slices and pair of axes into the sweep's `figures`.
+    """Draws the figures of a search into `figures` in the sweep's folder.
 
     Returns:
         The paths; empty for a sweep that is not a search, or has fewer than two finished trials.
@@ -81,10 +81,10 @@ def history(study: Any) -> Figure:
 
 
 def importance(study: Any) -> Figure | None:
-    """Plots the importance of each axis for good trials, by PED-ANOVA (Watanabe et al. 2023).
+    """Plots each hyperparameter's importance for good trials (PED-ANOVA, Watanabe et al. 2023).
 
     Returns:
-        The figure; None if there are too few trials, or a single axis.
+        The figure; None if there are too few trials, or fewer than two hyperparameters.
     """
     importances = _importances(study)
     if importances is None or len(importances) < 2:
@@ -97,7 +97,7 @@ def importance(study: Any) -> Figure | None:
 
 
 def _importances(study: Any) -> dict[str, float] | None:
-    """Returns the importance of each axis; None if it cannot be computed."""
+    """Returns the importance of each hyperparameter; None if it cannot be computed."""
     import optuna
 
     try:

@@ -1,4 +1,4 @@
-"""Significance tests between runs, on their scores of the same examples."""
+"""Significance tests between runs, based on their scores of the same examples."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class ScoredRun(Protocol):
-    """Run with a loss, or score, for each example."""
+    """Contract of a run with a loss, or another score, for each example."""
 
     @property
     def path(self) -> Path: ...
@@ -29,7 +29,10 @@ class ScoredRun(Protocol):
 
 
 def significance_table(runs: Sequence[ScoredRun], split: str) -> pd.DataFrame:
-    """Returns a row of tests for each run but the first; see `etude.api.Runs.significance`."""
+    """Returns a table of tests against the first run, with a row for each other run.
+
+    The columns are those of `etude.api.Runs.significance`.
+    """
     import pandas as pd
 
     if len(runs) < 2:
@@ -40,7 +43,7 @@ def significance_table(runs: Sequence[ScoredRun], split: str) -> pd.DataFrame:
     first, *others = runs
     data = first.summary["data"]["fingerprint"]
     if problems := [
-        Problem(f"{run.path}: data", f"the data of {first.path} ({data})", fingerprint)
+        Problem(f"{run.path}: data", f"the data of {first.path} (fingerprint {data})", fingerprint)
         for run in others
         if (fingerprint := run.summary["data"]["fingerprint"]) != data
     ]:
@@ -50,9 +53,11 @@ def significance_table(runs: Sequence[ScoredRun], split: str) -> pd.DataFrame:
     for run in others:
         losses = run.scores(split)
         if len(losses) != len(reference):
-            expected = f"the {len(reference)} examples of {first.path}"
+            expected = f"{len(reference)}, as in {first.path}"
             hint = "the data settings differ, so the examples are not the same"
-            raise RequestError(Problem(f"{run.path}: scores", expected, len(losses), hint))
+            raise RequestError(
+                Problem(f"{run.path}: number of examples", expected, len(losses), hint)
+            )
         tests = paired_tests(reference, losses)
         rows.append(
             {

@@ -13,7 +13,7 @@ import numpy as np
 from etude.errors import Checks
 
 MIN_VALUES = 3
-"""Minimum number of values for an interval; fewer do not determine their spread."""
+"""Minimum number of values for an interval; fewer values do not determine the spread."""
 RESAMPLES = 9999
 MAX_PERMUTATIONS = 200_000
 """Maximum number of permutations that are all computed."""
@@ -25,11 +25,12 @@ def interval(
 ) -> tuple[float, float] | None:
     """Computes a bootstrap confidence interval of the mean.
 
-    The percentile bootstrap is too narrow for few values, as it uses n instead of n - 1 degrees of
-    freedom. Its percentiles are moved outwards so that, for normal values, its length is Student's
-    (Hesterberg 2015, "What Teachers Should Know About the Bootstrap", section 4.5: the expanded
-    percentile interval). It cannot leave the range of the values: with three values, it covers the
-    true mean at most three times in four.
+    The interval is the expanded percentile interval (Hesterberg 2015, "What Teachers Should Know
+    About the Bootstrap", section 4.5). The percentile bootstrap is too narrow for few values, as it
+    uses n instead of n - 1 degrees of freedom. The percentiles are therefore moved outwards so
+    that, for normal values, the interval is as long as Student's t interval. The interval cannot
+    leave the range of the values: with three values, it contains the true mean at most three times
+    in four.
 
     Args:
         values: values, such as one per seed.
@@ -37,7 +38,7 @@ def interval(
         seed: seed of the resampling.
 
     Returns:
-        Both ends; None for fewer than three values.
+        The lower and the upper end; None for fewer than three values.
     """
     checks = Checks()
     checks.that(0 < level < 1, "level", level, "a fraction between 0 and 1")
@@ -91,19 +92,21 @@ def paired_tests(first: Sequence[float], second: Sequence[float], *, seed: int =
     """Tests whether two models differ, from their scores on the same examples in the same order.
 
     All tests are two-sided. The permutation test (Fisher 1935) flips signs of differences; the
-    bootstrap draws examples with replacement (Efron & Tibshirani 1993, chapter 16); McNemar's
-    (1947) is the exact binomial test on the examples that only one model gets right. All assume
-    independent examples, and compare these two trained models: other seeds may differ.
+    bootstrap draws examples with replacement (Efron & Tibshirani 1993, chapter 16); McNemar's test
+    (1947) is the exact binomial test on the examples that only one model gets right. All tests
+    assume independent examples. They compare two trained models, so models trained with other
+    seeds can give other results.
 
     Raises:
-        InvalidArguments: the numbers of scores differ or are below 2, or a score is not finite.
+        InvalidArguments: the two numbers of scores differ or are below 2, or a score is not finite.
     """
     from scipy import stats
 
     a, b = (np.asarray(scores, dtype=np.float64) for scores in (first, second))
     checks = Checks()
-    checks.that(len(a) == len(b), "scores", f"{len(a)} and {len(b)}", "equally many scores")
-    checks.that(len(a) > 1, "scores", len(a), "at least two scores")
+    lengths = f"{len(a)} scores and {len(b)} scores"
+    checks.that(len(a) == len(b), "scores", lengths, "two lists of equal length")
+    checks.that(len(a) > 1, "scores", lengths, "at least two scores in each list")
     finite = bool(np.isfinite(a).all() and np.isfinite(b).all())
     checks.that(finite, "scores", "NaN or infinity", "finite numbers")
     checks.done()
@@ -155,7 +158,7 @@ class SeedTest:
         p: two-sided p-value.
         smallest: smallest p-value that this number of runs permits.
         paired: whether the runs were paired.
-        exact: whether all permutations were computed; otherwise, p is from random ones.
+        exact: whether all permutations were computed; otherwise, p is from random permutations.
     """
 
     difference: float
@@ -168,10 +171,11 @@ class SeedTest:
 def seed_test(first: Sequence[float], second: Sequence[float], *, paired: bool = False) -> SeedTest:
     """Tests whether two groups of runs differ in their mean, by a permutation test (Fisher 1935).
 
-    Without pairs, all assignments of the runs to the groups are computed; with pairs, all swaps
-    within pairs. Under the null hypothesis, that the label of a run has no effect, all are equally
-    likely. The p-value is twice the smaller tail, as in `scipy.stats.permutation_test`. More than
-    `MAX_PERMUTATIONS` permutations are sampled instead.
+    Without pairs, the permutations are all assignments of the runs to the two groups; with pairs,
+    all swaps within pairs. Under the null hypothesis that the group of a run has no effect, all
+    permutations are equally likely. The p-value is twice the smaller tail, as in
+    `scipy.stats.permutation_test`. If there are more than `MAX_PERMUTATIONS` permutations, random
+    permutations are sampled.
 
     Args:
         first: values of the first group.
@@ -179,13 +183,14 @@ def seed_test(first: Sequence[float], second: Sequence[float], *, paired: bool =
         paired: whether values at the same position belong together, such as those of one seed.
 
     Raises:
-        InvalidArguments: a group is empty, or the groups are paired and differ in their size.
+        InvalidArguments: a group is empty, or `paired` is true and the groups differ in size.
     """
     a, b = (np.asarray(values, dtype=np.float64) for values in (first, second))
     checks = Checks()
-    checks.that(min(len(a), len(b)) > 0, "values", f"{len(a)} and {len(b)}", "at least one value")
+    lengths = f"{len(a)} values and {len(b)} values"
+    checks.that(min(len(a), len(b)) > 0, "values", lengths, "at least one value in each list")
     if paired:
-        checks.that(len(a) == len(b), "values", f"{len(a)} and {len(b)}", "equally many values")
+        checks.that(len(a) == len(b), "values", lengths, "two lists of equal length")
     checks.done()
     count = 2 ** len(a) if paired else math.comb(len(a) + len(b), len(a))
     exact = count <= MAX_PERMUTATIONS
@@ -223,7 +228,9 @@ def _mean(values: np.ndarray, axis: int) -> np.ndarray:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Corrects p-values for their number (Holm 1979); valid under any dependence.
+    """Returns p-values corrected for multiple comparisons (Holm 1979), in the same order.
+
+    The correction is also valid if the tests depend on each other.
 
     Example:
         >>> holm([0.01, 0.04, 0.03])

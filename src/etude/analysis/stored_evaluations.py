@@ -1,9 +1,9 @@
-"""Evaluations and predictions stored in a record, verified before they are used again.
+"""Evaluations and predictions in a run folder, which are verified before they are used again.
 
-`evaluations/<name>.json` and `predictions/<name>.json` contain the hash of their own content, and
-the former that of `predictions/<name>.jsonl`. Both name the weights that they were computed with.
-The hashes detect accidents, not forgery. Files of older versions have no hashes and are used
-unverified.
+`evaluations/<name>.json` and `predictions/<name>.json` each contain a hash of their own content and
+the hashes of the weights that they were computed with. `evaluations/<name>.json` also contains the
+hash of `predictions/<name>.jsonl`. The hashes detect accidents, not forgery. Files of older
+versions have no hashes and are used unverified.
 """
 
 from __future__ import annotations
@@ -23,19 +23,20 @@ from etude.records.sealed import is_sealed, read_sealed, write_sealed
 _FOLDERS = EVALUATIONS, PREDICTIONS = "evaluations", "predictions"
 LOG = "log.jsonl"
 _CHANGED = "the file was changed"
-_HINT = "the file was changed; remove it and it is recomputed"
+_HINT = "the file was changed; delete the file, and it is computed again"
 
 
 def write(
     file: Path, content: Mapping[str, Any], weights: Sequence[Path], predictions: Path | None = None
 ) -> None:
-    """Stores an object.
+    """Writes an evaluation, or scores, as a JSON file with hashes.
 
     Args:
         file: file to write.
-        content: object to store.
-        weights: checkpoints that it was computed with.
-        predictions: JSON Lines file that belongs to it.
+        content: JSON object to store.
+        weights: folders of the checkpoints that the content was computed with.
+        predictions: JSON Lines file with the predictions of the evaluation; None without such a
+            file.
     """
     stored = {**content, "weights": _weight_hashes(weights)}
     if predictions is not None:
@@ -46,10 +47,16 @@ def write(
 def read(
     file: Path, weights: Sequence[Path], predictions: Path | None = None
 ) -> dict[str, Any] | None:
-    """Returns a stored object; None if there is none or if it was computed with other weights.
+    """Returns a stored JSON object; None if there is none, or if its weights have changed.
+
+    Args:
+        file: file to read.
+        weights: folders of the checkpoints that the content must have been computed with.
+        predictions: JSON Lines file with the predictions, which must exist and is verified, too;
+            None without such a file.
 
     Raises:
-        RequestError: the file, or its file of predictions, was changed.
+        RequestError: `file` or `predictions` was changed.
     """
     if not path_exists(file) or (predictions is not None and not path_exists(predictions)):
         return None
@@ -62,14 +69,14 @@ def read(
 
 
 def faults_and_notes(record: Record) -> Iterator[tuple[str | None, str | None]]:
-    """Yields a fault, or a note, for each stored file that has one."""
+    """Yields a pair (fault, note) for each stored file with a fault or a note; one is None."""
     hashed: set[str] = set()
     try:
         for file in (path for kind in _FOLDERS for path in _files(record, kind, ".json")):
             try:
                 content = read_sealed(file, _kind(file), _CHANGED)
                 if not is_sealed(file, _kind(file)):
-                    yield None, f"{file.parent.name}/{file.name}: not hashed"
+                    yield None, f"{file.parent.name}/{file.name}: no hash, so not verified"
             except RequestError as error:
                 yield str(error).replace(f"{record.path}/", ""), None
                 hashed.add(f"{file.stem}.jsonl")  # the damaged file may contain its hash
@@ -81,7 +88,7 @@ def faults_and_notes(record: Record) -> Iterator[tuple[str | None, str | None]]:
                     yield f"{PREDICTIONS}/{predictions.name}: {fault}", None
         for file in _files(record, PREDICTIONS, ".jsonl"):
             if file.name not in hashed:
-                yield None, f"{PREDICTIONS}/{file.name}: not hashed"
+                yield None, f"{PREDICTIONS}/{file.name}: no hash, so not verified"
     except RequestError as error:  # not a folder
         yield str(error).replace(f"{record.path}/", ""), None
 
@@ -103,8 +110,8 @@ def _prediction_fault(content: Mapping[str, Any], predictions: Path) -> str | No
     try:
         actual = sha256_file(predictions, opening.PREDICTIONS)
     except FileNotFoundError:
-        actual = "missing"
-    return None if actual == expected else f"{_HINT} (its sha256 is {actual[:12]})"
+        return "the file is missing; `etude evaluate` writes it again"
+    return None if actual == expected else f"{_HINT} (the sha256 is now {actual[:12]})"
 
 
 def _weight_hashes(weights: Sequence[Path]) -> list[str]:

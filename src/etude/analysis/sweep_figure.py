@@ -15,15 +15,16 @@ from etude.sweeps.job import Job
 log = logging.getLogger("etude")
 
 _MAX_CURVES = 24
-"""Maximum number of distinguishable curves."""
+"""Maximum number of curves in the figure; more could not be distinguished."""
 
 
 def draw_curves(folder: Path, jobs: Sequence[Job]) -> Path | None:
-    """Draws `figures/curves.png` into a sweep's record.
+    """Draws `figures/curves.png` into a sweep's folder.
+
+    Runs that differ only in their seed share a curve.
 
     Returns:
-        The path; None if fewer than two runs are finished, or if there are too many curves (runs
-        that differ only in their seed share one).
+        The path; None if fewer than two runs are finished, or if there are too many curves.
     """
     done = [job for job in jobs if job.path and job.status.is_trained]
     paths = list(dict.fromkeys(Path(str(job.path)) for job in done))

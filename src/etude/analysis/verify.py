@@ -1,4 +1,4 @@
-"""Verifies records: everything that can be hashed or recomputed."""
+"""Verification of run folders: checks of everything that can be hashed or recomputed."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ from etude.records.signature import group, signature
 
 @dataclass
 class Verification:
-    """Result of verifying one record.
+    """Result of verifying one run folder.
 
     Attributes:
-        folder: the record's folder.
-        faults: differences from the saved record; empty for a valid record.
+        folder: the run folder.
+        faults: differences from the run as it was saved; empty for a valid run.
         notes: checks that were not possible, with the reason, and harmless edits.
-        held: whether a live process holds the record, so that it was not checked.
+        held: whether a process is training the run, so that the folder was not checked.
     """
 
     folder: Path
@@ -57,7 +57,7 @@ class Verification:
 
 
 def verify(folder: Path, trust: Sequence[str] = ()) -> Verification:
-    """Checks every file of a record that a result depends on.
+    """Checks every file of a run folder that a result depends on.
 
     Checks that there are no links or special files; the hashes of each field of `run.json`, of
     `config.yaml`, `overrides.yaml`, `tokenizer.json`, source patches, checkpoints, evaluations and
@@ -66,12 +66,12 @@ def verify(folder: Path, trust: Sequence[str] = ()) -> Verification:
     that file and that it contains the results of `run.json`. Samples, figures and the log are not
     checked.
 
-    This detects accidents, not forgery. A record of an older version has fewer hashes; missing ones
-    are noted.
+    The checks detect accidents, not forgery. A run of an older version has fewer hashes; the result
+    notes the missing hashes.
 
     Args:
-        folder: the record's folder.
-        trust: modules outside Étude that its config may name.
+        folder: the run folder.
+        trust: modules outside Étude that the run's config may name.
     """
     verdict = Verification(folder)
     if is_held(folder):
@@ -96,20 +96,22 @@ def verify(folder: Path, trust: Sequence[str] = ()) -> Verification:
 
 
 def accept(folder: Path, trust: Sequence[str] = ()) -> list[str]:
-    """Accepts manual edits of a record that no result depends on.
+    """Accepts manual edits of a run folder that no result depends on.
 
-    These are `tags` and `notes` in `run.json`, and changes of `config.yaml` and `tokenizer.json`
-    that preserve the signature and the fingerprint. Called by the process that holds the record.
+    Such edits are changes of `tags` and `notes` in `run.json`, and changes of `config.yaml` and
+    `tokenizer.json` that preserve the signature and the fingerprint. The calling process must have
+    the lock of the run.
 
     Args:
-        folder: the record's folder.
-        trust: modules outside Étude that its config may name.
+        folder: the run folder.
+        trust: modules outside Étude that the run's config may name.
 
     Returns:
         Descriptions of the changes.
 
     Raises:
-        RequestError: for each change of a result, or that would make it a different run.
+        RequestError: an edit changes a result, or would make the run a different run; there is a
+            problem for each such edit.
     """
     record = Record.read(folder)
     verdict = Verification(folder)
@@ -122,15 +124,17 @@ def accept(folder: Path, trust: Sequence[str] = ()) -> list[str]:
 
 
 def _check_hashes(record: Record, verdict: Verification) -> None:
-    """Checks the fields of `run.json` and the files it has hashes of, and notes accepted edits."""
+    """Checks the fields of `run.json` and the hashes in `run.json`, and notes accepted edits."""
     verdict.faults += integrity.describe_changes(record.info, record.path)
     verdict.notes += integrity.edits(record.info, record.path)
     if not integrity.is_hashed(record.info):
-        verdict.notes.append("saved by an older version: run.json and config.yaml are not hashed")
+        verdict.notes.append(
+            "saved by an older version, without hashes of run.json and config.yaml"
+        )
     for entry in record.info.get("accepted", []):
         if isinstance(entry, dict):
             verdict.notes.append(
-                f"accepted on {str(entry.get('time'))[:10]}: {_accepted_text(entry)}"
+                f"edit accepted on {str(entry.get('time'))[:10]}: {_accepted_text(entry)}"
             )
     for patch in _patches(record):
         file, expected = str(patch.get("file")), patch.get("sha256")
@@ -139,13 +143,14 @@ def _check_hashes(record: Record, verdict: Verification) -> None:
                 raise FileNotFoundError
             actual = sha256_file(record.path / file, PATCH)
         except (FileNotFoundError, ValueError):  # ValueError: no file can have such a name
-            actual = "no such file"
+            verdict.faults.append(f"{file}: no such file, but run.json has its sha256")
+            continue
         except RequestError as error:
             verdict.faults += _problem_texts(error, record.path)
             continue
         if actual != expected:
             verdict.faults.append(
-                f"{file}: its sha256 is {actual[:12]}, run.json has {str(expected)[:12]}"
+                f"{file}: the sha256 is {actual[:12]}, but run.json has {str(expected)[:12]}"
             )
 
 
@@ -155,7 +160,7 @@ def _accepted_text(accepted: dict[str, Any]) -> str:
 
 
 def _patches(record: Record) -> Iterator[dict[str, Any]]:
-    """Yields the entries of source patches in all starts, each file once."""
+    """Yields the entries of `run.json` about source patches, with one entry for each file."""
     seen = set()
     for start in record.info.get("starts", []):
         for patch in start.get("patches", []) if isinstance(start, dict) else []:
@@ -170,7 +175,8 @@ def _check_signature(record: Record, verdict: Verification, trust: Sequence[str]
         config = read_config(record.path / "config.yaml")
         foreign = [name for name in config.extensions if name not in trust]
         if foreign:
-            verdict.notes.append(f"signature not recomputed: it needs --trust {' '.join(foreign)}")
+            names = " ".join(foreign)
+            verdict.notes.append(f"the signature was not recomputed, as it needs --trust {names}")
             return
         identity = check(to_portable(config), trust=list(trust)).identity
     except RequestError as error:
@@ -179,10 +185,13 @@ def _check_signature(record: Record, verdict: Verification, trust: Sequence[str]
     for key, expected in (("signature", signature(identity)), ("group", group(identity))):
         if (recorded := record.info.get(key)) != expected:
             actual = str(recorded)[:12]
-            verdict.faults.append(f"config.yaml gives {key} {expected[:12]}, run.json has {actual}")
+            verdict.faults.append(
+                f"the {key} of config.yaml is {expected[:12]}, but run.json has {actual}"
+            )
             break  # a different signature implies a different group
     if stated and record.info.get("seed") != config.seed:
-        verdict.faults.append(f"config.yaml has seed {config.seed}, run.json has another")
+        seed = record.info.get("seed")
+        verdict.faults.append(f"the seed in config.yaml is {config.seed}, but run.json has {seed}")
 
 
 def _check_tokenizer(record: Record, verdict: Verification) -> None:
@@ -194,7 +203,8 @@ def _check_tokenizer(record: Record, verdict: Verification) -> None:
         return
     if actual != stated:
         verdict.faults.append(
-            f"tokenizer.json: fingerprint {actual[:12]}, run.json has {str(stated)[:12]}"
+            f"the fingerprint of tokenizer.json is {actual[:12]}, but run.json has "
+            f"{str(stated)[:12]}"
         )
 
 
@@ -211,7 +221,10 @@ def metrics_faults(record: Record, *, ended: bool) -> list[str]:
 
 
 def _gap_faults(record: Record) -> Iterator[str]:
-    """Yields the first missing row, up to the last row or, for a finished run, its end."""
+    """Yields a message about the first missing row of `metrics.jsonl`, if there is one.
+
+    The rows are checked up to the last row or, for a finished run, up to its last step.
+    """
     steps = [row["step"] for row in iter_rows(record.metrics.path)]
     last = steps[-1] if steps else 0
     ended = record.info.get("status") == "finished"
@@ -221,7 +234,7 @@ def _gap_faults(record: Record) -> Iterator[str]:
 
 
 def _row_faults(path: Path, *, must_be_whole: bool) -> Iterator[str]:
-    """Yields the first line that is not a row, or the first step that does not increase."""
+    """Yields a message about the first line that is no row, or whose step does not increase."""
     try:
         with open_file(path, METRICS) as file:
             yield from _line_faults(iter_lines(file), must_be_whole=must_be_whole)
@@ -237,20 +250,26 @@ def _line_faults(lines_read: Iterable[bytes], *, must_be_whole: bool) -> Iterato
     for number, line in enumerate(lines_read, start=1):
         if not line.endswith(b"\n"):
             if must_be_whole:
-                yield f"metrics.jsonl, line {number}: truncated"
+                yield f"metrics.jsonl, line {number}: the line is truncated"
             return
         step = _step_of(line)
         if step is None:
-            yield f"metrics.jsonl, line {number}: not a row with a step"
+            yield f"metrics.jsonl, line {number}: expected a JSON object with a step number"
             return
         if before is not None and step <= before:
-            yield f"metrics.jsonl, line {number}: step {step} after step {before}"
+            yield (
+                f"metrics.jsonl, line {number}: step {step} follows step {before}, but steps must "
+                "increase"
+            )
             return
         before = step
 
 
 def _result_faults(record: Record) -> Iterator[str]:
-    """Yields the first difference between the results of a finished run and its metrics."""
+    """Yields a message if `metrics.jsonl` of a finished run was changed or contradicts `run.json`.
+
+    Only the first difference from the results in `run.json` is reported.
+    """
     if fault := integrity.file_fault(record.info, record.path, integrity.METRICS):
         yield fault.text
     best = dict(record.info.get("best") or {})
@@ -264,7 +283,7 @@ def _result_faults(record: Record) -> Iterator[str]:
         for key, value in stated.items():
             metric = str(stated.get("metric")) if name == "best" and key == "value" else key
             if metric in row and row[metric] != value:
-                yield f"run.json has {name} {key} {value}, metrics.jsonl has {row[metric]}"
+                yield f"run.json has {value} as {name} {key}, metrics.jsonl has {row[metric]}"
                 return
 
 
@@ -297,7 +316,7 @@ def _check_checkpoints(record: Record, verdict: Verification, done: bool) -> Non
             verdict.faults.append(fault)
         name = integrity.manifest_name(folder)
         if done and integrity.is_hashed(record.info) and name not in record.info["sha256"]:
-            verdict.notes.append(f"checkpoints/{folder.name}: not hashed in run.json")
+            verdict.notes.append(f"checkpoints/{folder.name}: no hash in run.json, so not verified")
     complete = {folder.name for _, folder in checkpoints}
     for name in list_names(record.path / "checkpoints"):
         if name.startswith("step-") and name not in complete:
@@ -310,7 +329,7 @@ def _check_checkpoints(record: Record, verdict: Verification, done: bool) -> Non
 
 
 def _problem_texts(error: RequestError, folder: Path) -> list[str]:
-    """Returns the problems with paths relative to the record's folder."""
+    """Returns the texts of problems, with paths relative to the run folder."""
     return [_relative_text(problem, folder) for problem in error.problems]
 
 
@@ -319,7 +338,10 @@ def _relative_text(problem: Problem, folder: Path) -> str:
 
 
 def _special_entries(folder: Path) -> list[Problem]:
-    """Returns problems of links, special files (at most 8) and unreadable folders in the record."""
+    """Returns a problem for each link or special file in a run folder, or an unreadable folder.
+
+    At most 8 problems are returned.
+    """
     try:
         return list(islice(special_entries(folder, apart=FOREIGN_FOLDERS), 8))
     except OSError as error:

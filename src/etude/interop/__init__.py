@@ -1,1 +1,1 @@
-"""Import and export of released weights in the formats of Hugging Face, one module per family."""
+"""Import and export of weights in Hugging Face formats, with one module per model family."""

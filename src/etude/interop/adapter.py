@@ -1,4 +1,4 @@
-"""Merges a `peft` adapter into released weights. Tensors that cannot be merged raise an error."""
+"""Merging of a `peft` adapter into released weights. A tensor that cannot be merged is an error."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PART_SUFFIXES = {
     ".lora_embedding_B": "embedding_b",
     ".lora_magnitude_vector": "size",
 }
-"""Short names of an adapter's tensors, by the suffix of their names in the file."""
+"""Short names of an adapter's tensors, by the suffix of each tensor's name in the file."""
 MAX_PROBLEMS = 5
 
 
@@ -38,14 +38,14 @@ class LowRankChange:
     """An adapter's low-rank update of one released module.
 
     Attributes:
-        parts: the tensors, by the values of `PART_SUFFIXES`.
+        parts: the adapter's tensors for the module; the keys are values of `PART_SUFFIXES`.
     """
 
     parts: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def embedding(self) -> bool:
-        """Whether the module is an embedding, whose matrix is the transpose of the product."""
+        """Whether the module is an embedding; its matrix is then the transpose of the product."""
         return "embedding_a" in self.parts
 
     def product(self) -> Tensor:
@@ -55,7 +55,7 @@ class LowRankChange:
         return self.parts["b"] @ self.parts["a"]
 
     def shapes(self, known: _AdaptableTensor, rank: int, dora: bool) -> dict[str, tuple[int, ...]]:
-        """Returns the expected shapes of the tensors."""
+        """Returns the expected shape of each tensor, with the keys of `parts`."""
         rows, inputs = len(known.slice_.rows), known.slice_.parameter.shape[-1]
         if not known.is_linear:
             return {"embedding_a": (rank, rows), "embedding_b": (inputs, rank)}
@@ -69,8 +69,8 @@ def merge_adapter(loaded: LoadedModel, folder: Path) -> None:
     In float32 the logits equal those of `peft` up to a relative error of about 1e-6.
 
     Raises:
-        RequestError: a config field or a tensor is unsupported; tensors are missing, or of another
-            shape. The model is not changed then.
+        RequestError: a config field or a tensor is unsupported, or a tensor is missing or has the
+            wrong shape. The model is unchanged in these cases.
     """
     config = AdapterConfig.of(folder)
     file = folder / WEIGHTS
@@ -106,7 +106,10 @@ def merge_adapter(loaded: LoadedModel, folder: Path) -> None:
 
 
 def _apply_change(slice_: TensorSlice, change: LowRankChange, scale: float) -> None:
-    """Computes W + s B A in at least float32; with DoRA, each row is scaled to its magnitude."""
+    """Adds the scaled product s B A to the rows of the matrix W, in at least float32.
+
+    With DoRA, each row is then scaled to its learned magnitude.
+    """
     rows = slice_.rows
     exact = torch.promote_types(slice_.parameter.dtype, torch.float32)
     parts = {key: x.to(rows.device, exact) for key, x in change.parts.items()}
@@ -121,8 +124,8 @@ class _AdaptableTensor:
     """A released tensor that an adapter may update.
 
     Attributes:
-        slice_: the part of our parameter.
-        is_linear: whether the module multiplies vectors by it; false for embeddings.
+        slice_: the rows of an Étude parameter that the tensor corresponds to.
+        is_linear: whether the tensor belongs to a linear layer; false for embeddings.
     """
 
     slice_: TensorSlice
@@ -130,7 +133,7 @@ class _AdaptableTensor:
 
 
 def _adaptable_tensors(loaded: LoadedModel) -> dict[str, _AdaptableTensor]:
-    """Returns all released tensors by name, including those that the module does not use."""
+    """Returns all tensors of the released model by name, also those that the module lacks."""
     owners = dict(loaded.module.named_modules())
     tensors = {
         name: _AdaptableTensor(
@@ -153,7 +156,7 @@ def _read_changes(
     names: Mapping[str, str],
     tensors: SafeTensors,
 ) -> tuple[dict[str, LowRankChange], dict[str, Tensor], list[Problem]]:
-    """Reads the low-rank updates by module, the full tensors by name, and the problems."""
+    """Returns the low-rank updates by module, the full tensors by name, and all problems."""
     changes: dict[str, LowRankChange] = {}
     whole: dict[str, Tensor] = {}
     problems = []
@@ -169,7 +172,7 @@ def _read_changes(
         elif end is None and module in known:
             whole[module] = tensor
             if not _is_declared(config, short):
-                expected = "no full tensor that bias and modules_to_save do not name"
+                expected = f"no full tensor, since bias and modules_to_save in {NAME} exclude it"
                 problems.append(Problem(where, expected))
         elif not _is_copy(loaded, module, tensor, names, tensors):
             expected = f"an update of a module of {loaded.architecture} that Étude supports"
@@ -179,7 +182,7 @@ def _read_changes(
 
 
 def _current_name(family: Family, name: str, *, is_module: bool) -> str:
-    """Returns the current name of a module or a tensor, as in the family's tables."""
+    """Returns the name that `transformers` now uses for a module or a tensor of an adapter."""
     name = name.replace(".base_layer.", ".")
     current = f"{name}.weight" if is_module else name
     for pattern, new in family.renamed.items():
@@ -198,7 +201,7 @@ def _is_declared(config: AdapterConfig, name: str) -> bool:
 def _is_copy(
     loaded: LoadedModel, name: str, tensor: Tensor, names: Mapping[str, str], tensors: SafeTensors
 ) -> bool:
-    """Returns whether a tensor is the second copy of another one in a head of `transformers`."""
+    """Returns whether a tensor of a head only repeats the embedding or the head's bias."""
     output = loaded.family.output.removesuffix(".weight")
     if name == f"{output}.weight":
         return _equals_embedding(loaded, tensor)
@@ -219,7 +222,7 @@ def _check_changes(
     changes: Mapping[str, LowRankChange],
     where: str,
 ) -> list[Problem]:
-    """Checks that the updates exist for the target modules only, and have the expected shapes."""
+    """Checks that exactly the target modules have updates, and that the shapes are as expected."""
     problems = []
     all_linear = str(config.values["target_modules"]).lower() == ALL_LINEAR
     for name, tensor in known.items():
@@ -238,14 +241,16 @@ def _check_changes(
             problems.append(Problem(f"{where}, {module}", expected))
             continue
         if change.embedding and config.dora:
-            expected = "false for an adapter of an embedding"
+            expected = "false, since the adapter updates an embedding"
             problems.append(Problem(f"{config.where}, use_dora", expected, True))
         shapes = change.shapes(tensor, config.rank(module), config.dora)
         for key in sorted(shapes.keys() | change.parts.keys()):
             part, shape = change.parts.get(key), shapes.get(key)
             if part is None or part.shape != shape:
                 end = next(end for end, each in PART_SUFFIXES.items() if each == key)
-                expected = "no such tensor" if shape is None else f"the shape {_shape_text(shape)}"
+                expected = "no such tensor for this module"
+                if shape is not None:
+                    expected = f"a tensor of shape {_shape_text(shape)}"
                 actual = None if part is None else _shape_text(part.shape)
                 problems.append(Problem(f"{where}, {module}{end}", expected, actual))
     return problems
@@ -268,18 +273,19 @@ def _check_whole_tensors(
         shape, full = tensor.slice_.piece.shape, whole.get(name)
         if (full is None and needed) or (full is not None and full.shape != shape):
             actual = None if full is None else _shape_text(full.shape)
-            problems.append(Problem(f"{where}, {name}", f"the shape {_shape_text(shape)}", actual))
+            expected = f"a tensor of shape {_shape_text(shape)}"
+            problems.append(Problem(f"{where}, {name}", expected, actual))
         if full is not None and not (needed or module in changes or biases != "none"):
-            expected = "a low-rank update in addition to the frozen matrix"
+            expected = "a low-rank update of this module in addition to its frozen matrix"
             problems.append(Problem(f"{where}, {name}", expected))
     return problems
 
 
 def _needs_untying(loaded: LoadedModel, names: Mapping[str, str], tensors: SafeTensors) -> bool:
-    """Returns whether an adapter updates only one of the tied embedding and output projection.
+    """Returns whether an adapter changes a tensor that embedding and output projection share.
 
     Raises:
-        RequestError: the two cannot be untied in this family.
+        RequestError: the family cannot have separate tensors for these modules.
     """
     module, family = loaded.module, loaded.family
     bare = family.prefix if loaded.architecture in family.bodies else ""

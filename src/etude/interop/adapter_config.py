@@ -1,7 +1,7 @@
 """Reading and checking of a `peft` adapter's config.
 
-Each field is used, has no effect on trained weights, or may have only the values of plain LoRA.
-Any other field is an error that names it.
+A field is either read, or has no effect on trained weights, or must have a value of plain LoRA.
+Any other field raises an error that names the field.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ RESIDUAL = (
 )
 
 Check = Callable[[object], str | None]
-"""A function that returns a description of the expected value if a value is wrong, else None."""
+"""A function that returns None for a valid value, otherwise a description of what is expected."""
 
 
 def _one_of(*allowed: object) -> Check:
@@ -81,7 +81,7 @@ def _is_layer_choice(value: object) -> bool:
     return all(isinstance(i, int) and not isinstance(i, bool) for i in each)
 
 
-PATTERN = "a name, or a pattern with at most 3 of * + ? and none after a parenthesis"
+PATTERN = "a name, or a regular expression with at most 3 of * + ? and none after a parenthesis"
 MODULES = f"a list of module names, or {PATTERN}"
 FLAG = _check("true or false", lambda value: isinstance(value, bool | None))
 
@@ -94,11 +94,12 @@ FIELDS: dict[str, Check] = {
     "use_rslora": FLAG,
     "use_dora": FLAG,
     "rank_pattern": _check(
-        f"whole numbers keyed by {PATTERN}",
+        f"an object of positive whole numbers, where each key is {PATTERN}",
         lambda v: v is None or _are_patterns(v, _is_positive_integer),
     ),
     "alpha_pattern": _check(
-        f"numbers keyed by {PATTERN}", lambda v: v is None or _are_patterns(v, _is_positive)
+        f"an object of positive numbers, where each key is {PATTERN}",
+        lambda v: v is None or _are_patterns(v, _is_positive),
     ),
     "init_lora_weights": _one_of(*PLAIN_INITIALISATIONS),
     "bias": _one_of("none", "all", "lora_only"),
@@ -106,7 +107,9 @@ FIELDS: dict[str, Check] = {
     "target_modules": _check(MODULES, _is_module_choice),
     "exclude_modules": _check(MODULES, lambda v: v is None or _is_module_choice(v)),
     "modules_to_save": _check("a list of module names", lambda v: v is None or _is_name_list(v)),
-    "layers_to_transform": _check("layer indices", lambda v: v is None or _is_layer_choice(v)),
+    "layers_to_transform": _check(
+        "a layer index or a list of layer indices", lambda v: v is None or _is_layer_choice(v)
+    ),
     "layers_pattern": _check(MODULES, lambda v: v is None or _is_module_choice(v)),
     # not supported
     "alora_invocation_tokens": _one_of(None),
@@ -156,10 +159,11 @@ class AdapterConfig:
 
     @classmethod
     def of(cls, folder: Path) -> AdapterConfig:
-        """Reads the config in a folder.
+        """Reads the `adapter_config.json` in a folder.
 
         Raises:
-            RequestError: the file is missing, or has unsupported fields; the message names all.
+            RequestError: the file is missing, or has unsupported fields; the message names all of
+                them.
         """
         where = str(folder / NAME)
         values = read_object(folder / NAME)
@@ -179,15 +183,18 @@ class AdapterConfig:
 
     @property
     def dora(self) -> bool:
-        """Whether row magnitudes are separate parameters (Liu et al. 2024, arXiv:2402.09353)."""
+        """Whether the adapter uses DoRA, with a learned magnitude for each row of a matrix.
+
+        See Liu et al. 2024, arXiv:2402.09353.
+        """
         return bool(self.values.get("use_dora"))
 
     def rank(self, module: str) -> int:
-        """Returns the rank of a module's update, by its released name."""
+        """Returns the rank of a module's update; `module` is its name in `transformers`."""
         return int(self._pattern_value(module, "rank_pattern", self.values["r"]))
 
     def scale(self, module: str) -> float:
-        """Returns the factor of the product of a module's two matrices."""
+        """Returns the factor that the product of a module's two matrices is multiplied by."""
         alpha, rank = (
             self._pattern_value(module, "alpha_pattern", self.values["lora_alpha"]),
             self.rank(module),
@@ -195,14 +202,14 @@ class AdapterConfig:
         return float(alpha / math.sqrt(rank) if self.values.get("use_rslora") else alpha / rank)
 
     def replaces(self, module: str) -> bool:
-        """Returns whether `modules_to_save` names a module, or a module that contains it."""
+        """Returns whether `modules_to_save` names a module or one of its parent modules."""
         names = self.values.get("modules_to_save") or []
         outer = module.split(".")
         within = (".".join(outer[: n + 1]) for n in range(len(outer)))
         return any(_is_selected(each, names) for each in within)
 
     def targets(self, module: str, *, is_linear: bool) -> bool:
-        """Returns whether `peft` updates a module."""
+        """Returns whether `peft` gives a module a low-rank update under this config."""
         wanted, excluded = self.values["target_modules"], self.values.get("exclude_modules")
         if (excluded and _is_selected(module, excluded)) or self.replaces(module):
             return False
@@ -227,7 +234,7 @@ class AdapterConfig:
 
 
 def is_simple(pattern: str) -> bool:
-    """Returns whether an untrusted pattern of names is certain to be matched in short time."""
+    """Returns whether a regular expression from an untrusted file always matches in short time."""
     quantifiers = re.findall(r"[*+?{]", pattern.replace("(?:", "("))
     nested = re.search(r"[)}*+?][*+{]", pattern)
     if len(pattern) > 500 or len(quantifiers) > 3 or nested:

@@ -1,4 +1,4 @@
-"""BERT (Devlin et al. 2018, arXiv:1810.04805)."""
+"""Conversion of BERT checkpoints (Devlin et al. 2018, arXiv:1810.04805) to and from Étude."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Heads = dict[str, tuple[type | None, dict[str, Rule]]]
 
 
 def body(prefix: str) -> dict[str, Rule]:
-    """Returns the rules of BERT's body, which RoBERTa shares."""
+    """Returns the conversion rules of the body, without a head, of BERT and RoBERTa."""
     layer = prefix + "encoder.layer.{i}."
     return {
         "embedding": Same(prefix + "embeddings.word_embeddings"),
@@ -40,10 +40,10 @@ def body(prefix: str) -> dict[str, Rule]:
 
 
 class BertFamily(Family):
-    """BERT: an encoder with learned positions, token types, and a norm after each branch.
+    """Family of BERT: encoders with learned positions, token types, and a norm after each branch.
 
-    `Encoder` does not use the pooler of a body in `transformers`, nor the next-sentence head of
-    pretraining; `Loaded.rest` retains their tensors.
+    `Encoder` uses neither the pooler that `transformers` adds to a body without a head, nor the
+    next-sentence head of pretraining. `LoadedModel.rest` retains their tensors.
     """
 
     model_type = "bert"
@@ -87,14 +87,14 @@ class BertFamily(Family):
     sizes = (30522, 512, 1e-12)
 
     def head(self, architecture: str) -> tuple[type | None, dict[str, Rule]]:
-        """Returns the class of our head, and its rules, for a class of `transformers`."""
+        """Returns Étude's head class and its conversion rules for a class of `transformers`."""
         return self.heads[architecture.replace("ForPreTraining", "ForMaskedLM")]
 
     def rules(self, module: Any, architecture: str) -> Mapping[str, Rule]:
         return {**self.names, **self.head(architecture)[1]}
 
     def first_position(self, config: HFConfig) -> int:
-        """Returns the row of the first position in the position embedding."""
+        """Returns the index of the position embedding's row for the first token of a text."""
         return 0
 
     def arguments(self, config: HFConfig, architecture: str) -> dict[str, Any]:
@@ -110,7 +110,8 @@ class BertFamily(Family):
         offset = self.first_position(config)
         rows = config.size("max_position_embeddings", longest)
         if rows <= offset:
-            config.refuse("max_position_embeddings", f"more than {offset}", rows)
+            expected = f"a number above {offset}, the row of the first position"
+            config.refuse("max_position_embeddings", expected, rows)
             rows = offset + 1
         return {
             "vocab_size": config.size("vocab_size", vocabulary),
@@ -133,7 +134,7 @@ class BertFamily(Family):
         }
 
     def check_head(self, config: HFConfig) -> None:
-        """Adds a problem if the masked language head does not support the activation."""
+        """Adds a problem to the config if the masked language head lacks its activation."""
         config.only("hidden_act", "gelu", "gelu_python")
 
     def config(self, module: Any) -> dict[str, Any]:
@@ -162,7 +163,7 @@ class BertFamily(Family):
         return fields
 
     def extra_fields(self, module: Any) -> dict[str, Any]:
-        """Returns the config fields that BERT and RoBERTa do not share."""
+        """Returns additional config fields of a subclass; BERT itself has none."""
         return {}
 
     def _architecture(self, head: object) -> str:
@@ -170,4 +171,6 @@ class BertFamily(Family):
         for name, (ours, _) in self.heads.items():
             if ours is kind:
                 return name
-        raise AttributeError(f"{self.model_type} has no {type(head).__name__}")
+        raise AttributeError(
+            f"no {self.model_type} class of transformers has a head like {type(head).__name__}"
+        )

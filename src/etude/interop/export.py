@@ -33,18 +33,18 @@ from etude.records.files import remove_temporaries, temporary_path
 from etude.records.registry import check_outside
 
 TOLERANCE = 1e-4
-_ABANDONED = 3600.0  # seconds after which an incomplete folder is that of a killed process
+_ABANDONED = 3600.0  # seconds after which an incomplete folder counts as left by a killed process
 
 log = logging.getLogger("etude.interop")
 
 
 class LogitMismatch(EtudeError):
-    """The exported model's logits differ from those of the source."""
+    """Raised when the exported model's logits differ from those of the source."""
 
 
 @dataclass(frozen=True)
 class ExportSource:
-    """The model to export.
+    """A model to export, with its tokenizer and its config.
 
     Attributes:
         named: the source's name in messages.
@@ -56,9 +56,9 @@ class ExportSource:
         rest: see `etude.interop.pretrained.LoadedModel`.
         begin, ends, chat: see `etude.interop.tokenizers.write_tokenizer`.
         fields: additional fields of `config.json`, such as the names of the labels.
-        mean: the head that reads the mean of the module's vectors, which is exported as modules of
-            `sentence-transformers`; None for all other models.
-        reads: the maximum number of tokens per text in training; None is the model's maximum.
+        mean: the head that classifies the mean of the module's output vectors, exported as modules
+            of `sentence-transformers`; None for all other models.
+        reads: the maximum number of tokens per text in training; if None, the model's maximum.
     """
 
     named: str
@@ -120,13 +120,14 @@ def source_from_run(
 
     Args:
         labels: the names of the head's labels.
-        ending: the end of the class name to export as, such as `ForQuestionAnswering`, where
-            several classes of the family have the model's head.
+        ending: the end of the name of the class to export as, such as `ForQuestionAnswering`. It
+            is needed if several classes of the family have the model's head.
         fields: additional fields of `config.json`, set by the task.
         reads: the maximum number of tokens per text in training.
 
     Raises:
-        RequestError: no family supports all of the model's parts; the message names them.
+        RequestError: no family has all components of the model; the message names the components
+            that are missing in the most similar families.
     """
     module, mean = split_mean_head(fold_mup(module))
     family = family_for(module)
@@ -150,11 +151,11 @@ def source_from_run(
 
 
 def check_destination(destination: Path, *, force: bool) -> None:
-    """Checks that a folder can be written, before the source is read.
+    """Checks that a model can be exported to `destination`.
 
     Raises:
-        RequestError: the destination exists and `force` is false, or it is not a model's folder;
-            its parent folder is missing, or part of a run's record.
+        RequestError: the parent folder is missing; the destination is in a run folder; the
+            destination exists and `force` is false, or is neither an empty folder nor a model's.
     """
     if not destination.parent.is_dir():
         expected = "a path in an existing folder"
@@ -164,11 +165,12 @@ def check_destination(destination: Path, *, force: bool) -> None:
         return
     if not force:
         expected = "a path that does not exist yet"
-        raise RequestError(Problem("DEST", expected, str(destination), "--force replaces it"))
+        hint = "--force replaces an existing model folder"
+        raise RequestError(Problem("DEST", expected, str(destination), hint))
     is_folder = destination.is_dir() and not destination.is_symlink()
     if not is_folder or (any(destination.iterdir()) and not (destination / NAME).is_file()):
-        expected = f"a model's folder, with {NAME}"
-        hint = "--force replaces no other files"
+        expected = f"an empty folder, or the folder of a model with {NAME}"
+        hint = "choose another DEST; --force does not replace other folders or files"
         raise RequestError(Problem("DEST", expected, str(destination), hint))
 
 
@@ -184,20 +186,21 @@ def export(
     """Writes `config.json`, weights and tokenizer, and compares the logits.
 
     The source and the export are loaded with `transformers`, and the logits of both are compared
-    with those of the Étude module. If `transformers` is not installed, Étude reads the export.
+    with those of the Étude module. If `transformers` is not installed, Étude loads the export.
 
-    The folder appears at the end, complete, or not at all.
+    The folder is created only after all comparisons have passed, so it is never incomplete.
 
     Args:
         destination: the folder.
-        dtype: the dtype of the exported weights; None is the source's. The logits are compared
-            with those of the source's weights rounded to this dtype.
+        dtype: the dtype of the exported weights; if None, the source's. The export's logits are
+            compared with those of the source's weights rounded to this dtype.
         tolerance: the largest accepted difference of a logit.
         force: whether to replace an existing model folder.
         tell: a function that receives each progress message and the differences.
 
     Returns:
-        The differences, by what was read and by which library.
+        The differences from the Étude module's logits. Each key names the model that was loaded
+        and the library that loaded it, such as `source by transformers`.
 
     Raises:
         RequestError: see `check_destination`; the source and the destination are the same folder.
@@ -210,7 +213,7 @@ def export(
     check_destination(destination, force=force)
     same = source.folder is not None and destination.exists()
     if same and destination.samefile(source.folder or ""):
-        raise RequestError(Problem("DEST", "another folder than the source", str(destination)))
+        raise RequestError(Problem("DEST", "a folder other than the source", str(destination)))
     # The age protects the folder that another process is writing.
     remove_temporaries(destination.parent, of=destination.name, age=_ABANDONED)
     staging = temporary_path(destination)
@@ -233,7 +236,7 @@ def export(
             write_modules(staging, source.mean, source.reads or source.module.max_length)
         ours = logit_comparison.logits_of(source.module, source.architecture, source.pad)
         if source.files is not None:
-            tell("comparing the logits with those of the source in transformers")
+            tell("loading the source in transformers and comparing its logits with Étude's")
             try:
                 theirs = _transformers_logits(source, source.files)
                 differences["source by transformers"] = logit_difference(ours, theirs)
@@ -248,12 +251,15 @@ def export(
                 f"rounding to {name} changes the logits by at most {moved.largest:.2g}, "
                 f"{moved.mean:.2g} on average"
             )
-        tell("comparing the logits with those of the export")
+        tell("loading the export and comparing its logits with Étude's")
         try:
             theirs, reader = _transformers_logits(source, staging), "transformers"
         except UnreadableByTransformers as error:
             if "not installed" not in str(error):
-                raise LogitMismatch(f"{destination} is not written: {error}") from error
+                raise LogitMismatch(
+                    f"transformers cannot load the export, so {destination} was not written: "
+                    f"{error}"
+                ) from error
             tell(f"{error}: the export is read by Étude instead")
             theirs = logit_comparison.logits_read_again(staging, source.architecture, source.pad)
             reader = "Étude"
@@ -268,8 +274,8 @@ def export(
         wrong = [name for name, each in differences.items() if not each.within(tolerance)]
         if wrong:
             raise LogitMismatch(
-                f"logits differ by more than {tolerance:g}: {' and '.join(wrong)}; "
-                f"{destination} is not written"
+                f"the logits differ from Étude's by more than {tolerance:g}: "
+                f"{' and '.join(wrong)}; {destination} was not written"
             )
         _move_into_place(staging, destination)
     finally:
@@ -307,7 +313,7 @@ def _write_tokenizer(source: ExportSource, folder: Path) -> None:
 
 
 def has_types(module: Any) -> bool:
-    """Returns whether a model distinguishes the second of two texts by token types."""
+    """Returns whether a model uses token types to distinguish the two texts of a pair."""
     types = getattr(module, "token_types", None)
     return types is not None and types.num_embeddings > 1
 

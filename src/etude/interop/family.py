@@ -1,4 +1,4 @@
-"""Base class of the families of released models: their configs and tensor names."""
+"""Base class for the conversion of a family of Hugging Face models to and from Étude."""
 
 from __future__ import annotations
 
@@ -21,25 +21,30 @@ Model = Decoder | Encoder | EncoderDecoder
 
 
 class Family:
-    """Base class of the families; a subclass is mostly data.
+    """Base class for the conversion of a family of Hugging Face models to and from Étude.
+
+    A family converts between `config.json` and constructor arguments, and between the names of
+    tensors in a checkpoint and those of Étude's parameters. Patterns are regular expressions.
 
     Attributes:
         model_type: the value of `model_type` in `config.json`.
-        kind: the Étude class of the models.
-        architectures: the supported classes of `transformers`; the first is the default if the
-            config names none.
-        bodies: the classes without a head, whose tensor names have no prefix.
+        kind: the Étude class of the family's models.
+        architectures: the supported classes of `transformers`; the first is used if the config
+            names no class.
+        bodies: the classes of `transformers` without a head, whose tensor names have no prefix.
         prefix: the prefix of the body's tensor names in a class with a head.
-        names: the rule of each Étude module. The key is a parameter's name without `.weight` or
-            `.bias`, and with `{i}` for the block's number.
-        renamed: patterns of older tensor names, and the current names.
-        unused: patterns of released tensors without learned values.
-        copies: patterns of released tensors, and the tensor that each must equal.
-        retained: patterns of released tensors that the Étude module does not use.
+        names: the conversion rule of each Étude module. The key is a parameter's name without
+            `.weight` or `.bias`, and with `{i}` for the block's index.
+        renamed: patterns of older tensor names, each with the current name.
+        unused: patterns of the names of checkpoint tensors without learned values.
+        copies: patterns of the names of checkpoint tensors, each with the name of the tensor that
+            must have the same values.
+        retained: patterns of the names of checkpoint tensors that the Étude module does not use.
         ignored_fields: fields of `config.json` that affect only training, or unsupported heads.
-        synonyms: other names of fields in `transformers`, and the names that are read.
-        embedding: the name of the released token embedding.
-        output: the name of the released output projection, which may be a copy of the embedding.
+        synonyms: other names of config fields in `transformers`, each with the name that is read.
+        embedding: the name of the token embedding in a checkpoint.
+        output: the name of the output projection in a checkpoint, which may be a copy of the
+            embedding.
     """
 
     model_type: ClassVar[str]
@@ -58,13 +63,16 @@ class Family:
     output: ClassVar[str]
 
     def arguments(self, config: HFConfig, architecture: str) -> dict[str, Any]:
-        """Returns the Étude model's arguments for a config; problems are added to the config."""
+        """Returns the constructor arguments of the Étude model for a config.
+
+        Problems are added to `config.problems`.
+        """
         raise NotImplementedError
 
     def config(self, module: Any) -> dict[str, Any]:
-        """Returns the released config that describes an Étude module best.
+        """Returns the fields of `config.json` that describe an Étude module best.
 
-        Its fields include `architectures` and the dropout.
+        The fields include `architectures` and the dropout probabilities.
 
         Raises:
             AttributeError: the module lacks an attribute that every model of the family has.
@@ -75,14 +83,14 @@ class Family:
         """Returns the class of `transformers` to export an Étude module as.
 
         Args:
-            ending: the end of the class name, where several classes have the module's head.
+            ending: the end of the class name, needed if several classes have the module's head.
         """
         default: str = self.config(module)["architectures"][0]
         matching = (each for each in self.architectures if ending and each.endswith(ending))
         return next(matching, default)
 
     def rules(self, module: Any, architecture: str) -> Mapping[str, Rule]:
-        """Returns the rules of a module's parameters in one class of `transformers`."""
+        """Returns the conversion rules of a module's parameters for a class of `transformers`."""
         return self.names
 
     def adjust_config(self, config: HFConfig, same: bool | None) -> None:
@@ -94,7 +102,7 @@ class Family:
         """
 
     def architecture(self, config: HFConfig, requested: str | None) -> str:
-        """Returns the class of `transformers` of the weights: `requested`, or the config's."""
+        """Returns the `transformers` class to read weights as: `requested`, or the config's."""
         stated = config.get("architectures") or [self.architectures[0]]
         name = requested or (stated[0] if isinstance(stated, list) else stated)
         if name not in self.architectures:
@@ -111,7 +119,8 @@ class Family:
         """Builds the Étude module on the meta device in float32, without initialising it.
 
         Raises:
-            RequestError: the config has fields that Étude cannot represent; the message names all.
+            RequestError: Étude cannot represent some fields of the config; the message names all
+                of them.
         """
         arguments = self.arguments(config, architecture)
         for field in self.ignored_fields:
@@ -134,11 +143,11 @@ class Family:
         architecture: str,
         of: Callable[[Tensor], Tensor] = lambda parameter: parameter,
     ) -> Iterator[tuple[str, list[Piece]]]:
-        """Yields each parameter's name and the released tensors that it consists of.
+        """Yields each Étude parameter's name and the checkpoint tensors that it consists of.
 
         Args:
-            of: a function that returns, for a parameter, the tensor to take the views of, with as
-                many rows as the parameter.
+            of: a function from a parameter to the tensor, with as many rows as the parameter, that
+                `Piece.view` is a view of. By default, that is the parameter.
 
         Raises:
             KeyError: the family has no rule for a parameter.
@@ -160,13 +169,13 @@ class Family:
             yield name, pieces
 
     def mismatches(self, module: nn.Module) -> list[str]:
-        """Returns messages about a module's parts that the family lacks; empty if it fits."""
+        """Returns a message for each component of a module that the family lacks."""
         if type(module) is not self.kind:
             return [f"model is {type(module).__name__}, not {self.kind.__name__}"]
         try:
             config = self.config(module)
         except AttributeError as error:
-            return [f"no {error.name}" if error.name else str(error)]
+            return [f"the model has no {error.name}" if error.name else str(error)]
         try:
             twin = self.build(HFConfig(config, self.model_type), config["architectures"][0])
         except RequestError as error:
@@ -180,4 +189,4 @@ def matches(patterns: Iterable[str], name: str) -> bool:
 
 
 def _keep_weights(module: nn.Module, layers: int) -> None:
-    """Leaves the weights uninitialised: they are read from a file next."""
+    """Leaves the weights uninitialised, since they are read from a file afterwards."""

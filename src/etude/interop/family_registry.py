@@ -1,4 +1,4 @@
-"""The supported families, by their `model_type` in `config.json`."""
+"""Registry of the supported model families, by their `model_type` in `config.json`."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ FAMILIES: dict[str, Family] = {
 
 
 def family_of(config: HFConfig) -> Family:
-    """Returns the family that a config names.
+    """Returns the family of a config's `model_type`.
 
     Raises:
-        RequestError: the config names no family, or an unsupported one.
+        RequestError: `model_type` is missing or unsupported.
     """
     name = config.get("model_type")
     if not isinstance(name, str) or name not in FAMILIES:

@@ -1,4 +1,7 @@
-"""Gemma 3 (Gemma Team 2025, arXiv:2503.19786), text models only."""
+"""Conversion of Gemma 3 checkpoints (Gemma Team 2025, arXiv:2503.19786) to and from Étude.
+
+Only the text models are supported.
+"""
 
 from __future__ import annotations
 
@@ -23,17 +26,20 @@ from etude.nn.position import Rotary
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 BASES = {FULL: ("rope_theta", 1_000_000.0), SLIDING: ("rope_local_base_freq", 10_000.0)}
-"""The older field of the rotary base and its default, by type of layer."""
+"""The field of the rotary base in older configs, and its default, by layer type."""
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu_pytorch_tanh": GEGLUTanh, **GATED}
-"""Activations by name, the default first: `transformers` rounds `gelu_new` differently."""
+"""Feed-forward classes by activation name.
+
+The default name is first and is used in exports: `transformers` rounds `gelu_new` differently.
+"""
 
 
 class Gemma3Family(Family):
-    """Gemma 3: layers with sliding-window and, at intervals, full attention.
+    """Family of Gemma 3: decoders with sliding-window and, at intervals, full attention.
 
-    The two types of layers have different rotary bases. Norms are before and after each branch, and
-    on queries and keys; embeddings are multiplied by sqrt(D).
+    The two layer types have different rotary bases. Norms are before and after each branch, and on
+    queries and keys; embeddings are multiplied by the square root of their width.
     """
 
     model_type = "gemma3_text"
@@ -61,7 +67,8 @@ class Gemma3Family(Family):
         types = layer_types(config, layers)
         window = config.size("sliding_window", 4096)
         if SLIDING in types and config.values.get("sliding_window", window) is None:
-            config.refuse("sliding_window", "a number of tokens, since layers have a window", None)
+            expected = "a number of tokens, since layers use sliding-window attention"
+            config.refuse("sliding_window", expected, None)
         masks: dict[str, Any] = {FULL: Causal, SLIDING: partial(SlidingWindow, window=window)}
         positions = {each: _rotary(config, each) for each in BASES}
         own = FULL if FULL in types else SLIDING
@@ -150,7 +157,7 @@ class Gemma3Family(Family):
 
 
 def layer_types(config: HFConfig, layers: int) -> list[str]:
-    """Returns the attention type of each layer: as stated, or by the older interval field."""
+    """Returns the attention type of each layer: `layer_types`, or the pattern of older configs."""
     every = config.size("sliding_window_pattern", config.size("_sliding_window_pattern", 6))
     types = config.get("layer_types")
     if types is None:
@@ -171,7 +178,10 @@ def period(types: list[str]) -> list[str]:
 
 
 def _rotary(config: HFConfig, kind: str) -> Any:
-    """Returns the position part of a type of layer; `rope_scaling` applies to full attention."""
+    """Returns the position class of a layer type, with its arguments.
+
+    `rope_scaling` applies only to layers with full attention.
+    """
     field, base = BASES[kind]
     by_type: Any = config.get("rope_parameters") or {}
     known = isinstance(by_type, dict) and by_type.keys() <= BASES.keys()
@@ -197,5 +207,8 @@ def _rotary(config: HFConfig, kind: str) -> Any:
 
 
 def _base(position: Any) -> dict[str, Any]:
-    """Returns the rotary base of windowed layers, which have no scaling in the older form."""
+    """Returns the config field with the rotary base of sliding-window layers.
+
+    These layers have no scaling in older configs.
+    """
     return {BASES[SLIDING][0]: position.base}

@@ -1,4 +1,4 @@
-"""Reader of GGUF files (llama.cpp): dequantised weights, config and names of a released folder.
+"""Reader of GGUF files (llama.cpp), with the config and tensor names of `transformers`.
 
 The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. The package `gguf` reads the
 file and dequantises the tensors.
@@ -44,19 +44,19 @@ NAMES: dict[str, str] = {
     "blk.{i}.ffn_up": "model.layers.{i}.mlp.up_proj",
     "blk.{i}.ffn_down": "model.layers.{i}.mlp.down_proj",
 }
-"""The released module of each module in llama.cpp."""
+"""The module names of `transformers`, by the module names of llama.cpp."""
 
 ARCHITECTURES: dict[str, tuple[str, ...]] = {
     "llama": ("attn_q", "attn_k"),
     "qwen3": (),
 }
-"""The supported architectures, and their matrices whose rows llama.cpp permutes."""
+"""The supported architectures, each with the matrices whose rows llama.cpp permutes."""
 
 TOLERANCE = 1e-3  # relative, since rotary factors are stored in float32
 
 
 class _Reader(GGUFReader):
-    """The reader of the `gguf` package, made four times as fast.
+    """Reader of a GGUF file that is four times as fast as `GGUFReader` of the `gguf` package.
 
     Slices of a plain array cost less than those of a memory map, and reading a vocabulary takes
     hundreds of thousands of slices.
@@ -69,9 +69,10 @@ class _Reader(GGUFReader):
 
 
 class GGUF:
-    """A GGUF file as `Tensors` under released names, with its metadata.
+    """The tensors of a GGUF file, by their names in `transformers`, and its metadata.
 
-    The file is memory-mapped; `read` dequantises a tensor to float32.
+    Implements `etude.interop.tensors.Tensors`. The file is memory-mapped; `read` dequantises a
+    tensor to float32.
 
     Args:
         file: the path of the file, which ends in `.gguf`.
@@ -111,7 +112,7 @@ class GGUF:
         return list(self._reader.fields)
 
     def names(self) -> list[str]:
-        """Returns the released names of all tensors."""
+        """Returns the names of all tensors in `transformers`."""
         return list(self._tensors)
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -119,7 +120,7 @@ class GGUF:
         return tuple(int(size) for size in reversed(self._tensors[name].shape))
 
     def read(self, name: str) -> Tensor:
-        """Reads a tensor in float32, with the rows of queries and keys in the released order."""
+        """Reads a tensor in float32; rows of queries and keys are ordered as in `transformers`."""
         tensor = self._tensors[name]
         values = _dequantised(tensor).view(self.shape(name))
         kind = tensor.name.rpartition(".")[0].rpartition(".")[2]
@@ -143,7 +144,7 @@ class GGUF:
         """Does nothing: the memory map is freed with the last tensor that uses it."""
 
     def config(self) -> HFConfig:
-        """Converts the metadata to a released config.
+        """Converts the metadata to the fields of a `config.json`.
 
         Raises:
             RequestError: the metadata lacks a size, or has unsupported keys or values.
@@ -173,7 +174,7 @@ class GGUF:
         expected_of = {
             "vocab_size": (fields["vocab_size"], "the number of rows of the token embedding"),
             "rope.dimension_count": (width, "the head width"),
-            "attention.value_length": (width, "the head width, as of keys"),
+            "attention.value_length": (width, "the head width of the keys"),
             "attention.scale": (
                 _shortest_decimal(width**-0.5),
                 "1 / sqrt(head width)",
@@ -199,7 +200,7 @@ class GGUF:
         return HFConfig({k: v for k, v in fields.items() if v is not None}, str(self.where))
 
     def _scaling(self, fields: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Returns the value of `rope_scaling` in the released config.
+        """Returns the value of `rope_scaling` for the `config.json`.
 
         The rules are those of llama.cpp: a factor without a type is linear, 0 means no factor, and
         `rope.scale_linear` is the older name of `rope.scaling.factor`.
@@ -244,7 +245,8 @@ class GGUF:
             factors.double(), expected, rtol=TOLERANCE
         ):
             where = f"{self.where}, {ROPE_FACTORS}"
-            raise RequestError(Problem(where, "the factors of Llama 3's scaling of 8192 positions"))
+            expected = "the factors of Llama 3's scaling with an original length of 8192 tokens"
+            raise RequestError(Problem(where, expected))
         return {"rope_type": "llama3", **{LLAMA3[ours]: value for ours, value in values.items()}}
 
     def _value(self, key: str, default: Any = None) -> Any:
@@ -275,7 +277,7 @@ def _dequantised(tensor: ReaderTensor) -> Tensor:
 
 
 def _released_name(name: str) -> str:
-    """Returns the released name of a tensor; its own name if it has none."""
+    """Returns a tensor's name in `transformers`; the unchanged name if the tensor is unknown."""
     path, _, kind = name.rpartition(".")
     block = re.match(r"blk\.(\d+)\.", path)
     pattern = re.sub(r"^blk\.\d+\.", "blk.{i}.", path)
@@ -286,7 +288,7 @@ def _released_name(name: str) -> str:
 
 
 def _shortest_decimal(value: float) -> float:
-    """Returns the decimal number that a float32 represents: 1e-05 for 9.999999747e-06."""
+    """Returns a float32 rounded to 6 significant digits, such as 1e-05 for 9.999999747e-06."""
     return float(f"{value:.6g}")
 
 

@@ -1,7 +1,7 @@
 """Tables of the metadata keys of GGUF files, and their checks.
 
-Each key is read, has no effect on the logits, or may have only the value of the plain architecture.
-Any other key is an error that names it.
+A key is either read, or has no effect on the logits, or must have the value that turns its feature
+off. Any other key raises an error that names the key.
 
 The keys: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md and `gguf.constants.Keys`.
 """
@@ -25,7 +25,7 @@ FIELDS: dict[str, str] = {
     "attention.key_length": "head_dim",
     "rope.freq_base": "rope_theta",
 }
-"""The released config field of each key below the architecture's name."""
+"""The field in `config.json` of each GGUF key, without the key's prefix `llama.` or `qwen3.`."""
 REQUIRED = tuple(FIELDS)[:7]
 
 READ = frozenset(
@@ -34,7 +34,7 @@ READ = frozenset(
         "rope.scale_linear", "rope.scaling.factor", "rope.scaling.type", "vocab_size",
     )
 )  # fmt: skip
-"""The keys below the architecture's name that `etude.interop.gguf` reads."""
+"""The keys that `etude.interop.gguf` reads, without the prefix `llama.` or `qwen3.`."""
 
 INERT = (
     r"GGUF\..*",  # the header, as the package lists it
@@ -71,9 +71,9 @@ ONLY: dict[str, tuple[object, ...]] = {
     "{arch}.tensor_data_layout": ("reference", "Meta AI original pth"),
     "{arch}.use_parallel_residual": (False,),
 }
-"""Keys with an effect, and their values without one.
+"""Keys that can change the logits, each with the values that do not change them.
 
-A key in no table may only be false or empty.
+A key that is in none of these tables must be false or empty.
 """
 
 TOKENIZER_READ = (
@@ -95,13 +95,13 @@ TOKENIZER_ONLY: dict[str, tuple[object, ...]] = {
     "tokenizer.ggml.add_space_prefix": (False,),
     "tokenizer.ggml.remove_extra_whitespaces": (False,),
 }
-"""Tokenizer keys with an effect, and their values without one."""
+"""Keys that can change a text's tokens, each with the values that do not change them."""
 
 
 def unknown_keys(
     keys: Iterable[str], value: Callable[[str], Any], architecture: str, where: str
 ) -> list[Problem]:
-    """Returns the problems of metadata keys that could change the logits.
+    """Returns a problem for each unsupported metadata key that could change the logits.
 
     Args:
         value: a function that returns a key's value.
@@ -116,13 +116,13 @@ def unknown_keys(
 def unknown_tokenizer_keys(
     keys: Iterable[str], value: Callable[[str], Any], where: str
 ) -> list[Problem]:
-    """Returns the problems of metadata keys that could change the tokens of a text."""
+    """Returns a problem for each unsupported metadata key that could change a text's tokens."""
     unread = (key for key in keys if key.startswith("tokenizer.") and key not in TOKENIZER_READ)
     return _refused_keys(unread, value, TOKENIZER_INERT, TOKENIZER_ONLY, where)
 
 
 def invalid_tokenizer_values(value: Callable[[str], Any], where: str) -> list[Problem]:
-    """Returns the problems of tokenizer values with a wrong type, or that are no token ids."""
+    """Returns a problem for each tokenizer value of a wrong type, or that is no valid token id."""
     texts = value("tokenizer.ggml.tokens")
     count = len(texts) if isinstance(texts, list) else 0
     checks: dict[str, tuple[str, Callable[[Any], bool]]] = {

@@ -1,4 +1,4 @@
-"""GPT-2 (Radford et al. 2019)."""
+"""Conversion of GPT-2 checkpoints (Radford et al. 2019) to and from Étude."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from etude.nn.position import Learned
 
 
 class GPT2Family(Family):
-    """GPT-2: learned positions, layer norm before each branch; matrices stored transposed."""
+    """Family of GPT-2: decoders with learned positions and layer norm before each branch.
+
+    Checkpoints store the matrices transposed, as (input, output).
+    """
 
     model_type = "gpt2"
     kind = Decoder

@@ -1,5 +1,6 @@
-"""GPT-NeoX and Pythia (Black et al. 2022, arXiv:2204.06745; Biderman et al. 2023,
-arXiv:2304.01373).
+"""Conversion of GPT-NeoX and Pythia checkpoints to and from Étude.
+
+See Black et al. 2022 (arXiv:2204.06745) and Biderman et al. 2023 (arXiv:2304.01373).
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ LAYER = "gpt_neox.layers.{i}."
 
 
 class GPTNeoXFamily(Family):
-    """GPT-NeoX: partial rotary positions, parallel attention and feed-forward branches."""
+    """Family of GPT-NeoX: decoders with partial rotary positions and parallel branches.
+
+    The attention branch and the feed-forward branch of a block have the same input.
+    """
 
     model_type = "gpt_neox"
     kind = Decoder

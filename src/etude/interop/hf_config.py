@@ -1,6 +1,7 @@
-"""Reading and checking of a released `config.json`.
+"""Reading and checking of the `config.json` of a released model.
 
-Each field is used, or known to have no effect; any other field is an error that names it.
+A field is either read, or known to have no effect. Any other field raises an error that names the
+field.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ INERT = frozenset(
         "sep_token_id", "suppress_tokens", "temperature", "top_k", "top_p", "typical_p",
     )
 )  # fmt: skip
-"""Fields of all families without an effect on the logits, whatever their value.
+"""Fields that, for all families and all values, have no effect on the logits.
 
 They come from old and new versions of PretrainedConfig in `transformers`, and from released models.
 """
@@ -109,10 +110,10 @@ ALLOWED: dict[str, tuple[object, ...]] = {
     "tie_encoder_decoder": (False,),
     "use_sliding_window": (False,),
 }
-"""Fields with an effect on the logits, and the values that are allowed in addition to null.
+"""Fields that affect the logits, each with the values that are allowed in addition to null.
 
-A family that reads such a field checks it itself. A field in no table may only be null, false or
-empty.
+If a family reads a field, the family checks the field instead. A field that is in none of these
+tables must be null, false or empty.
 """
 
 
@@ -131,7 +132,7 @@ class HFConfig:
 
     @classmethod
     def of(cls, folder: Path) -> HFConfig:
-        """Reads the config in a folder.
+        """Reads the `config.json` in a folder.
 
         Raises:
             RequestError: the file is missing, or not a JSON object.
@@ -139,7 +140,7 @@ class HFConfig:
         file = folder / NAME
         if not file.is_file():
             names = sorted(each.name for each in folder.iterdir())[:8] if folder.is_dir() else []
-            hint = f"it contains {', '.join(names)}" if names else None
+            hint = f"the folder contains {', '.join(names)}" if names else None
             expected = f"a folder with {NAME} and weights"
             raise RequestError(Problem(str(folder), expected, hint=hint))
         return cls(read_object(file), str(file))
@@ -151,7 +152,10 @@ class HFConfig:
         return default if value is None else value
 
     def size(self, field: str, default: Any = REQUIRED) -> Any:
-        """Returns a positive integer; `default`, which may be None, if it is missing or null."""
+        """Returns the positive integer in a field, or `default` if the field is missing or null.
+
+        Adds a problem if the value is invalid, or if the field is missing and has no default.
+        """
         value = self.get(field, default)
         if value is default and default is not REQUIRED:
             return value
@@ -162,7 +166,7 @@ class HFConfig:
         return value if is_size else 1
 
     def number(self, field: str, default: float) -> float:
-        """Returns a non-negative number."""
+        """Returns the non-negative number in a field; adds a problem if the value is invalid."""
         value = self.get(field, default)
         if not is_number(value) or value < 0:
             self.refuse(field, "a number of at least 0", value)
@@ -170,7 +174,7 @@ class HFConfig:
         return float(value)
 
     def token(self, field: str, default: int) -> int:
-        """Returns a token id."""
+        """Returns the token id in a field; adds a problem if the value is invalid."""
         value = self.get(field, default)
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
             self.refuse(field, "a token id", value)
@@ -178,7 +182,7 @@ class HFConfig:
         return value
 
     def flag(self, field: str, default: bool) -> bool:
-        """Returns a boolean."""
+        """Returns the boolean in a field; adds a problem if the value is invalid."""
         value = self.get(field, default)
         if not isinstance(value, bool):
             self.refuse(field, "true or false", value)
@@ -186,10 +190,10 @@ class HFConfig:
         return value
 
     def synonyms(self, fields: Mapping[str, str]) -> None:
-        """Adds a problem for each synonym whose value differs from that of the field it means.
+        """Adds a problem for each field whose value differs from that of its synonym.
 
         Args:
-            fields: the name of the field that is read, by its synonym.
+            fields: the synonyms: for each name that is not read, the name that is read.
         """
         for other, field in fields.items():
             value = self.get(other)
@@ -208,7 +212,7 @@ class HFConfig:
     def activation(
         self, field: str, default: str, choices: dict[str, type[nn.Module]], hidden: int | None
     ) -> Callable[..., nn.Module]:
-        """Returns the feed-forward part of a field's activation, with hidden width F."""
+        """Returns the feed-forward class of the activation in a field, with its hidden width."""
         name = self.get(field, default)
         if not isinstance(name, str) or name not in choices:
             self.refuse(field, f"one of {', '.join(choices)}", name, nearest_of(str(name), choices))
@@ -225,7 +229,7 @@ class HFConfig:
         """Checks the fields that were not read, and raises the collected problems.
 
         Raises:
-            RequestError: the config has problems; the message lists all.
+            RequestError: the config has problems; the message lists all of them.
         """
         for field in self.values.keys() - self.seen - INERT:
             allowed = ALLOWED.get(field)
@@ -246,14 +250,14 @@ def is_off(value: object) -> bool:
 
 
 def is_number(value: object) -> bool:
-    """Returns whether a value is a finite number, not a boolean."""
+    """Returns whether a value is a finite number and not a boolean."""
     return is_real(value) and math.isfinite(value)
 
 
 def activation_name(part: object, choices: dict[str, type[nn.Module]]) -> str:
-    """Returns the name of a feed-forward part in a released config.
+    """Returns the activation name in `config.json` for a feed-forward module.
 
-    For a part without a name it is the first choice; the comparison of all parts reports the
-    difference.
+    If no name in `choices` matches, returns the first name: the comparison of the model with that
+    config then reports the difference.
     """
     return next((name for name, cls in choices.items() if type(part) is cls), next(iter(choices)))

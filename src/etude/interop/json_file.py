@@ -1,4 +1,4 @@
-"""Reading of the JSON files in released folders, such as configs and the index of shards."""
+"""Reading of the JSON files of a released model, such as configs and the index of shards."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from etude.records.files import parse_integer, unique_keys_object
 from etude.records.opening import Kind, read_bytes
 
 RELEASED = Kind("*.json", 16 * 2**20)
-"""Limits of these files. Links are followed, since the Hub's cache consists of links."""
+"""Limits on the files that are read. Links are followed, since the Hub's cache contains links."""
 
 
 def read_object(file: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
-"""Llama and SmolLM2 (Touvron et al. 2023, arXiv:2302.13971; Allal et al. 2025,
-arXiv:2502.02737).
+"""Conversion of Llama and SmolLM2 checkpoints to and from Étude.
+
+See Touvron et al. 2023 (arXiv:2302.13971) and Allal et al. 2025 (arXiv:2502.02737).
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ NAMES: dict[str, Rule] = {
 
 
 class LlamaFamily(Family):
-    """Llama: rotary positions, RMS norm before each branch, SwiGLU, grouped-query attention."""
+    """Family of Llama: decoders with rotary positions, pre-RMSNorm, SwiGLU and grouped queries."""
 
     model_type = "llama"
     kind = Decoder

@@ -1,7 +1,7 @@
 """Comparison of the logits that two implementations compute from the same weights.
 
-The token ids are fixed. Both compute in float64: the rounding of float32 alone changes the logits
-of SmolLM2-135M by up to 1e-3, which would hide an error of that size.
+The input is fixed token ids. Both implementations compute in float64, since the rounding of float32
+alone changes the logits of SmolLM2-135M by up to 1e-3 and would hide an error of that size.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ROWS, LENGTH = 2, 48
 
 
 class UnreadableByTransformers(EtudeError):
-    """`transformers` is not installed, or cannot read the files."""
+    """Raised when `transformers` is not installed or cannot read the files."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class LogitDifference:
     scale: float
 
     def within(self, tolerance: float) -> bool:
-        """Returns whether all logits agree to `tolerance`; NaN never does."""
+        """Returns whether no logit differs by more than `tolerance`; false for NaN."""
         return self.largest <= tolerance
 
 
@@ -59,10 +59,13 @@ def logit_difference(ours: Tensor, theirs: Tensor) -> LogitDifference:
 
 
 def token_ids(vocabulary: int, longest: int, pad: int | None = None) -> Tensor:
-    """Returns fixed token ids (2, T), T at most `LENGTH`, spread over the vocabulary.
+    """Returns fixed token ids of shape (2, T), spread over the vocabulary; T is at most `LENGTH`.
 
     Args:
-        pad: the padding id, which is avoided: some families derive positions from it.
+        vocabulary: the number of tokens in the vocabulary.
+        longest: the model's maximum number of tokens.
+        pad: the id of the padding token, which is not used, since some families compute positions
+            from it.
     """
     ids = (torch.arange(ROWS * min(LENGTH, longest)) * 7919 + 13) % vocabulary
     if pad is not None and vocabulary > 1:
@@ -74,8 +77,8 @@ def token_ids(vocabulary: int, longest: int, pad: int | None = None) -> Tensor:
 def logits_of(module: Any, architecture: str, pad: int | None = None) -> Tensor:
     """Computes an Étude module's logits for `token_ids`, in float64 on the CPU.
 
-    Returns the vectors of the last norm if the class of `transformers` has no head. The module is
-    not changed.
+    If the class of `transformers` has no head, returns the output vectors of the last norm instead.
+    The module is not changed.
     """
     copy = _in_float64(module)
     ids = token_ids(copy.embedding.num_embeddings, copy.max_length, pad)
@@ -132,13 +135,13 @@ def logits_of_transformers(
 
 
 def logits_read_again(folder: Path, architecture: str, pad: int | None = None) -> Tensor:
-    """Computes the logits of a folder with Étude's own modules."""
+    """Loads a folder with Étude and computes the logits for `token_ids`."""
     module = load_weights(folder, architecture=architecture).module
     return logits_of(module, architecture, pad)
 
 
 def _has_no_head(architecture: str) -> bool:
-    """Returns whether a class is a body, such as `LlamaModel`, but not `GPT2LMHeadModel`."""
+    """Returns whether a class has no head: `LlamaModel` has none, `GPT2LMHeadModel` has one."""
     return architecture.endswith("Model") and not architecture.endswith("LMHeadModel")
 
 

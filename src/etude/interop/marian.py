@@ -1,4 +1,7 @@
-"""Marian translation models (Junczys-Dowmunt et al. 2018, arXiv:1804.00344), such as OPUS-MT."""
+"""Conversion of Marian translation models, such as OPUS-MT, to and from Étude.
+
+See Junczys-Dowmunt et al. 2018, arXiv:1804.00344.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from etude.nn.position import Sinusoidal
 
 
 def _attention(ours: str, theirs: str) -> dict[str, Rule]:
-    """Returns the rules of an attention and the norm after it."""
+    """Returns the conversion rules of an attention module and the norm after it."""
     return {
         f"{ours}.qkv": Stacked(*(f"{theirs}.{each}_proj" for each in ("q", "k", "v"))),
         f"{ours}.out": Same(f"{theirs}.out_proj"),
@@ -26,7 +29,11 @@ def _attention(ours: str, theirs: str) -> dict[str, Rule]:
 
 
 def _stack(stack: str) -> dict[str, Rule]:
-    """Returns the rules that the blocks of the encoder and the decoder share."""
+    """Returns the conversion rules of the encoder's or decoder's blocks, without cross-attention.
+
+    Args:
+        stack: `encoder` or `decoder`.
+    """
     ours, theirs = f"{stack}.blocks.{{i}}.", f"model.{stack}.layers.{{i}}."
     return {
         **_attention(ours + "attention", theirs + "self_attn"),
@@ -37,7 +44,10 @@ def _stack(stack: str) -> dict[str, Rule]:
 
 
 class MarianFamily(Family):
-    """Marian: the original Transformer with a logit bias; sinusoids are computed, not read."""
+    """Family of Marian: the original Transformer with an additional bias of the logits.
+
+    Sinusoidal positions are computed and not read from the checkpoint.
+    """
 
     model_type = "marian"
     kind = EncoderDecoder

@@ -1,4 +1,4 @@
-"""Conversion of a released model to a config node, the arguments of its module as plain data."""
+"""Conversion of a released model to a config node, with its module's arguments as plain data."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from etude.models.kinds import LayerKind
 
 
 def model_node(loaded: LoadedModel) -> dict[str, Any]:
-    """Returns the config node that builds the same module, without the weights."""
+    """Returns the config node (`_target_` and arguments) that builds a released model's module.
+
+    The node does not contain the weights.
+    """
     arguments = {key: _to_plain(value) for key, value in loaded.arguments.items()}
     return {"_target_": table().identifier(type(loaded.module)), **arguments}
 

@@ -1,4 +1,4 @@
-"""Saving of low-rank adapters for `peft`: `adapter_config.json`, `adapter_model.safetensors`."""
+"""Saving of low-rank adapters for `peft`: `adapter_config.json` and `adapter_model.safetensors`."""
 
 from __future__ import annotations
 
@@ -39,19 +39,20 @@ def save_adapter(
     ending: str = "",
     reads: int | None = None,
 ) -> None:
-    """Writes the low-rank updates of an adapted model, and the trained head of an encoder.
+    """Writes the low-rank updates of a model as a `peft` adapter, with the head of an encoder.
 
     A mean head is saved as a module of `sentence-transformers`.
 
-    If one released module contains several of our parts (the queries, keys and values of GPT-2 and
-    GPT-NeoX), it gets one update whose rank is the sum of their ranks. If one of our parts consists
-    of several released modules, each gets its rows of the update.
+    If one module of `transformers` contains several adapted matrices of Étude (the queries, keys
+    and values of GPT-2 and GPT-NeoX), the module gets one update whose rank is the sum of their
+    ranks. If one adapted matrix of Étude consists of several modules of `transformers`, each
+    module gets its rows of the update.
 
     Args:
-        base: the folder or the Hub id of the base model's weights.
-        family: the family to save as; None is the one that supports all parts of the module.
-        ending: the end of the class name, where several classes have the module's head.
-        reads: the maximum number of tokens per text in training; None is the model's maximum.
+        base: the folder or the Hugging Face Hub id of the base model's weights.
+        family: the family to save as; if None, the family that has all components of the module.
+        ending: the end of the class name, needed if several classes have the module's head.
+        reads: the maximum number of tokens per text in training; if None, the model's maximum.
 
     Raises:
         RequestError: the model has no low-rank updates.
@@ -109,7 +110,10 @@ def save_adapter(
 
 
 def _concatenate_changes(layer: LoRALinear, rows: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Returns A (r, in) and B (rows, r) of all updates of a layer's `rows`; None without any."""
+    """Returns the matrices A (r, in) and B (rows, r) of all updates of a layer's rows `rows`.
+
+    None if the rows have no update. The rank r is the sum of the ranks of the updates.
+    """
     pairs: list[tuple[Tensor, Tensor]] = []
     for change in layer.changes.values():
         first, last = change.rows
@@ -124,7 +128,7 @@ def _concatenate_changes(layer: LoRALinear, rows: Tensor) -> tuple[Tensor, Tenso
 
 
 def _head_tensors(module: Any, family: Family, known: dict[str, TensorSlice]) -> dict[str, Tensor]:
-    """Returns the released tensors of an encoder's head."""
+    """Returns the tensors of an encoder's head, by their names in `transformers`."""
     if not hasattr(getattr(module, "head", None), "gives"):
         return {}
     tensors = {
@@ -140,7 +144,7 @@ def _head_tensors(module: Any, family: Family, known: dict[str, TensorSlice]) ->
 
 
 def _outermost(modules: Iterable[str]) -> list[str]:
-    """Returns the modules that no other module in the list contains."""
+    """Returns the names of the modules that are not inside another module of the list."""
     names = set(modules)
     return sorted(
         name for name in names if not any(name.startswith(f"{other}.") for other in names)
@@ -148,12 +152,12 @@ def _outermost(modules: Iterable[str]) -> list[str]:
 
 
 def _is_transposed(slice_: TensorSlice) -> bool:
-    """Returns whether the released matrix is stored as (input, output)."""
+    """Returns whether a checkpoint stores the matrix as (input, output)."""
     return slice_.piece.view.stride(-1) != 1 and slice_.piece.view.ndim == 2
 
 
 def _shortest_suffixes(chosen: Iterable[str], modules: list[str]) -> list[str]:
-    """Returns the shortest name suffixes, of at least two parts, that match only `chosen`."""
+    """Returns the shortest suffixes of two or more name components that match only `chosen`."""
     chosen = set(chosen)
     suffixes = set()
     for name in chosen:
@@ -168,7 +172,7 @@ def _shortest_suffixes(chosen: Iterable[str], modules: list[str]) -> list[str]:
 
 
 def _without_changes(module: Any) -> Any:
-    """Returns a copy of the module without low-rank updates that shares the weights."""
+    """Returns a copy of a module that shares the weights and has no low-rank updates."""
     if not adapted(module):
         return module
     from copy import copy

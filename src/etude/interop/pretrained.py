@@ -1,4 +1,4 @@
-"""Loads released weights into Étude modules, and saves modules as released weights."""
+"""Loading of Hugging Face weights into Étude modules, and saving of modules in that format."""
 
 from __future__ import annotations
 
@@ -36,10 +36,11 @@ DEPTHS = (
     "num_hidden_layers", "n_layer", "num_layers", "num_decoder_layers", "encoder_layers",
     "decoder_layers",
 )  # fmt: skip
-"""Config fields of all families that contain a number of layers."""
-SHARED = "Étude has one tensor for both"
+"""Config fields that contain a number of layers, for all families."""
+SHARED = "Étude has one tensor for these two names"
 MAX_LISTED = 5
 """Maximum number of mismatches in a message."""
+FAMILY_EXPECTED = "a model with only the components of this family"
 
 log = logging.getLogger("etude.interop")
 
@@ -50,13 +51,13 @@ class LoadedModel:
 
     Attributes:
         module: the Étude module, in evaluation mode.
-        family: the family of the names and the config.
+        family: the family that converts the tensor names and the config.
         architecture: the class of `transformers` that the weights were read as.
         config: the fields of `config.json`.
         folder: the folder of the weights.
         arguments: the constructor arguments of the module's class.
-        rest: released tensors that the module does not use, by name, such as BERT's pooler.
-            `save_weights` needs them to write a complete checkpoint.
+        rest: tensors of the checkpoint that the module does not use, by name, such as BERT's
+            pooler. `save_weights` needs them to write a complete checkpoint.
     """
 
     module: Model
@@ -81,14 +82,14 @@ def load_weights(
     into its parameter, so the peak memory is that of the model plus one tensor.
 
     Args:
-        dtype: the dtype of all parameters; None is that of the token embedding in the file.
+        dtype: the dtype of all parameters; if None, that of the token embedding in the file.
         device: the device of the parameters.
-        architecture: the class of `transformers` to read the weights as; None is the first in the
-            config.
+        architecture: the class of `transformers` to read the weights as; if None, the first class
+            in the config.
 
     Raises:
-        RequestError: the config has an unsupported family, class or field; tensors are missing,
-            unexpected, or of another shape; a file is damaged.
+        RequestError: the config has an unsupported family, class or field; tensors are missing or
+            unexpected, or have the wrong shape; a file is damaged.
     """
     folder = Path(folder)
     config = HFConfig.of(folder.parent if folder.is_file() else folder)
@@ -126,7 +127,10 @@ def load_tensors(
 
 
 def _check_depth(config: HFConfig, tensors: Tensors) -> None:
-    """Checks that the config has no more layers than the file has tensors, before building them."""
+    """Checks that the config has no more layers than the file has tensors.
+
+    This check comes before the layers are built, since a wrong number could need too much memory.
+    """
     most = len(tensors.names())
     problems = [
         Problem(
@@ -140,7 +144,7 @@ def _check_depth(config: HFConfig, tensors: Tensors) -> None:
 
 
 def _file_names_by_current_name(family: Family, tensors: Tensors) -> dict[str, str]:
-    """Maps each tensor's current name, as in a class with a head, to its name in the file."""
+    """Returns each tensor's name in the file, by its current name in a class with a head."""
     file_names = {}
     names = tensors.names()
     bare = family.prefix and not any(name.startswith(family.prefix) for name in names)
@@ -170,8 +174,8 @@ def _check_tensors(
     """Checks all tensors and returns the names of those that the module does not use.
 
     Raises:
-        RequestError: tensors are missing, unexpected, or of another shape; the message lists the
-            first ones.
+        RequestError: tensors are missing or unexpected, or have the wrong shape; the message lists
+            the first problems.
     """
     wanted = {piece.name: piece.shape for each in pieces.values() for piece in each}
     where = str(tensors.where)
@@ -216,13 +220,14 @@ def _check_tensors(
     if len(missing) > len(wanted) // 2:
         other = _guess_family(tensors.names(), family)
         hint = f"the names are those of {other}" if other else f"check model_type in {NAME}"
-        problems.insert(0, Problem(where, f"the tensors of {family.model_type}", hint=hint))
+        hint = f"{len(missing)} of {len(wanted)} tensors are missing; {hint}"
+        problems.insert(0, Problem(where, f"the tensors of a {family.model_type} model", hint=hint))
     if problems:
         more = len(problems) - MAX_LISTED
         shown = problems[:MAX_LISTED]
         if more > 0:
             last = (
-                f"{len(missing)} missing, {len(misshapen)} of another shape, "
+                f"{len(missing)} tensors missing, {len(misshapen)} with the wrong shape, "
                 f"{len(extra)} unexpected"
             )
             shown.append(Problem(where, "the tensors of the model", last, f"{more} more problems"))
@@ -231,7 +236,10 @@ def _check_tensors(
 
 
 def _guess_family(names: list[str], but: Family) -> str | None:
-    """Returns the family, other than `but`, that most of a file's tensor names belong to."""
+    """Returns the family, other than `but`, that most of a file's tensor names belong to.
+
+    None if no family has more than half of the names.
+    """
     general = {re.sub(r"\.\d+\.", ".{i}.", name) for name in names}
 
     def score(family: Family) -> int:
@@ -255,7 +263,7 @@ def _fill_parameters(
     dtype: torch.dtype | None,
     device: torch.device,
 ) -> None:
-    """Replaces each parameter on the meta device by one with the file's values."""
+    """Replaces each parameter on the meta device by a parameter with the file's values."""
     if dtype is None:
         dtype = _read_floats(tensors, file_names[family.embedding]).dtype
     for name, parameter in list(module.named_parameters()):
@@ -278,16 +286,17 @@ def _read_floats(tensors: Tensors, name: str) -> Tensor:
     """
     tensor = tensors.read(name)
     if tensor.dtype not in DTYPES.values():
-        expected = f"a dtype of {', '.join(DTYPES)}"
+        expected = f"one of the dtypes {', '.join(DTYPES)}"
         raise RequestError(Problem(f"{tensors.where}, {name}", expected, str(tensor.dtype)[6:]))
     return tensor
 
 
 def family_for(module: nn.Module) -> Family:
-    """Returns the family that supports all parts of a module.
+    """Returns the family that has all components of a module.
 
     Raises:
-        RequestError: no family does; the message names the mismatches of the nearest families.
+        RequestError: no family has all components; the message names the differences from the
+            most similar families.
     """
     mismatches = {}
     for name, family in FAMILIES.items():
@@ -299,7 +308,7 @@ def family_for(module: nn.Module) -> Family:
         key=lambda name: len(mismatches[name]),
     )
     problems = [
-        Problem(f"as {name}", "the parts of this family", hint=_join_names(mismatches[name], "; "))
+        Problem(f"as {name}", FAMILY_EXPECTED, hint=_join_names(mismatches[name], "; "))
         for name in nearest[:4]
     ]
     kinds = ", ".join(sorted({family.kind.__name__ for family in FAMILIES.values()}))
@@ -310,21 +319,21 @@ def check_writable(module: nn.Module, where: str) -> None:
     """Checks that `etude convert` can export a model.
 
     Args:
-        where: the config key that requires it.
+        where: the config key that requires the export, for the message.
 
     Raises:
-        RequestError: the model cannot be exported; the message names the mismatches and the
-            choices that can be exported.
+        RequestError: the model cannot be exported; the message names the unsupported components
+            and the choices that can be exported.
     """
     try:
         family_for(split_mean_head(module)[0])
     except RequestError as error:
         names = [name for name, family in FAMILIES.items() if type(module) is family.kind]
-        heads = " and model/head=classification, mean, tagging or masked_lm"
+        heads = " with model/head=classification, mean, tagging or masked_lm"
         choices = f"families that can be exported: {', '.join(names) or 'none'}"
         choices += heads if hasattr(getattr(module, "head", None), "gives") else ""
         near = "; ".join(f"{each.where}: {each.hint}" for each in error.problems if each.hint)
-        expected = "a model whose parts all exist in transformers"
+        expected = "a model whose components all exist in transformers"
         raise RequestError(Problem(where, expected, hint=f"{near}; {choices}")) from error
 
 
@@ -342,21 +351,22 @@ def save_weights(
 
     Args:
         folder: the folder, created if missing; existing files of these names are replaced.
-        family: the family to save as; None is the one that supports all parts of the module.
-        config: the released config's fields, preserved where they describe the module.
-        architecture: the class of `transformers`; None is the one with the module's head.
+        family: the family to save as; if None, the family that has all components of the module.
+        config: the fields of the `config.json` that the module was loaded with. They are preserved
+            where they describe the module.
+        architecture: the class of `transformers`; if None, the class with the module's head.
         rest: the tensors of `LoadedModel.rest`, by name.
-        dtype: the dtype of the saved weights; None is the parameters'.
+        dtype: the dtype of the saved weights; if None, that of the parameters.
 
     Raises:
-        RequestError: the family, or each family, lacks parts of the module; no file is written.
+        RequestError: `family`, or each family if it is None, lacks components of the module. No
+            file is written.
     """
     if family is None:
         family = family_for(module)
     elif wrong := family.mismatches(module):
         hint = _join_names(wrong, "; ")
-        expected = "the parts of this family"
-        raise RequestError(Problem(f"as {family.model_type}", expected, hint=hint))
+        raise RequestError(Problem(f"as {family.model_type}", FAMILY_EXPECTED, hint=hint))
     fields = family.config(module)
     if config is not None:
         fields = _merge_config(family, module, dict(config), fields)
@@ -377,7 +387,12 @@ def save_weights(
 def _merge_config(
     family: Family, module: nn.Module, config: dict[str, Any], ours: dict[str, Any]
 ) -> dict[str, Any]:
-    """Returns the released config if it describes the module, else updated with our fields."""
+    """Returns the fields of `config`, replaced by those of `ours` if they misdescribe the module.
+
+    Args:
+        config: the fields of the `config.json` that the module was loaded with.
+        ours: the fields that describe the module.
+    """
     reading = HFConfig(dict(config), NAME)
     try:
         twin = family.build(reading, family.architecture(reading, None))
@@ -397,7 +412,7 @@ def _released_tensors(
     rest: Mapping[str, Tensor],
     dtype: torch.dtype,
 ) -> Iterator[tuple[str, Tensor]]:
-    """Yields the released tensors by name."""
+    """Yields the name in `transformers` and the values of each tensor to save."""
     bare = architecture in family.bodies
     for _, pieces in family.pieces(module, architecture):
         for piece in pieces:
@@ -408,7 +423,10 @@ def _released_tensors(
 
 
 def _write_shards(tensors: Iterator[tuple[str, Tensor]], folder: Path) -> None:
-    """Writes one file, or several with an index, with one shard in memory at a time."""
+    """Writes the tensors to one file, or to several files (shards) with an index.
+
+    Only one shard is in memory at a time.
+    """
     shards: list[Path] = []
     shard_of: dict[str, int] = {}
     total = 0

@@ -1,4 +1,7 @@
-"""Qwen3 (Yang et al. 2025, arXiv:2505.09388), dense models only."""
+"""Conversion of Qwen3 checkpoints (Yang et al. 2025, arXiv:2505.09388) to and from Étude.
+
+Only the dense models are supported.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from etude.interop.rules import Same
 
 
 class Qwen3Family(LlamaFamily):
-    """Qwen3: Llama with normalised queries and keys, and a separate head width."""
+    """Family of Qwen3: Llama with normalised queries and keys, and a separate head width."""
 
     model_type = "qwen3"
     architectures: ClassVar[tuple[str, ...]] = ("Qwen3ForCausalLM", "Qwen3Model")

@@ -1,4 +1,4 @@
-"""The recipe of a released model's tokenizer, for use in a config."""
+"""Tokenizer recipe that reads the tokenizer of a released model, for use in a config."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from etude.interop.hf_config import HFConfig
 
 
 class Released(Recipe):
-    """A released model's own tokenizer; the names of special tokens in a text are ordinary text.
+    """Tokenizer recipe that reads the tokenizer of a released model.
+
+    The names of special tokens in a text are encoded as ordinary text.
 
     Args:
         source, revision: see `etude.interop.weights_location.locate_weights`.

@@ -1,4 +1,4 @@
-"""Loading of a released model from a path or the Hub: module, tokenizer and origin."""
+"""Loading of a released model, with its tokenizer, from a path or the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class ReleasedModel:
 
 
 def parse_dtype(name: str | torch.dtype | None) -> torch.dtype | None:
-    """Returns the dtype of a name.
+    """Returns the dtype with a name such as `bfloat16`; a dtype or None is returned unchanged.
 
     Raises:
         RequestError: the dtype is unknown, or not supported for weights.
@@ -71,13 +71,13 @@ def load_released(
     revision: str | None = None,
     architecture: str | None = None,
 ) -> ReleasedModel:
-    """Loads the model at a path or on the Hub.
+    """Loads a released model from a path or from the Hugging Face Hub.
 
     Args:
         source, revision: see `etude.interop.weights_location.locate_weights`.
-        dtype: the dtype of the parameters; None is that of the files (float32 for GGUF).
+        dtype: the dtype of the parameters; if None, that of the files (float32 for GGUF).
         device: the device of the parameters.
-        architecture: the class of `transformers` to read the weights as; None is the config's.
+        architecture: the class of `transformers` to read the weights as; if None, the config's.
 
     Raises:
         RequestError: the source cannot be read.
@@ -85,7 +85,7 @@ def load_released(
     wanted = parse_dtype(dtype)
     location = weights_location.locate_weights(source, revision)
     if (location.path / "run.json").is_file():
-        hint = "this is a run: use etude.load_run"
+        hint = "the folder is a run; load it with etude.load_run"
         raise RequestError(Problem("SOURCE", "released weights", str(source), hint))
     try:
         where = torch.device(device)
@@ -125,7 +125,7 @@ def load_released(
 
 
 def text_model(released: ReleasedModel) -> LanguageModel | Seq2Seq | TextEncoder:
-    """Combines the module and the tokenizer into one object.
+    """Combines module and tokenizer into a `LanguageModel`, a `Seq2Seq` or a `TextEncoder`.
 
     Raises:
         RequestError: the model has no readable tokenizer.
@@ -142,7 +142,10 @@ def text_model(released: ReleasedModel) -> LanguageModel | Seq2Seq | TextEncoder
 
 
 def _without_unknown_ids(released: ReleasedModel) -> ReleasedModel:
-    """Removes begin and stop tokens without an embedding, and a tokenizer with such tokens."""
+    """Removes begin and stop tokens that have no embedding.
+
+    A tokenizer with more tokens than the embedding has rows is removed, too.
+    """
     tokenizer, module = released.tokenizer, released.loaded.module
     known, ends = range(module.embedding.num_embeddings), released.ends
     begin = ends.begin if ends.begin in known else None
@@ -150,6 +153,7 @@ def _without_unknown_ids(released: ReleasedModel) -> ReleasedModel:
     released = replace(released, ends=ends)
     if tokenizer is None or tokenizer.vocab_size <= module.embedding.num_embeddings:
         return released
-    expected = f"at most {module.embedding.num_embeddings} ids, the number of the embeddings"
-    problem = Problem(f"{released.place.path}, the tokenizer", expected, tokenizer.vocab_size)
+    expected = f"at most {module.embedding.num_embeddings}, the number of embeddings in the model"
+    where = f"{released.place.path}, number of tokens in the tokenizer"
+    problem = Problem(where, expected, tokenizer.vocab_size)
     return replace(released, tokenizer=None, tokenizer_error=RequestError(problem))

@@ -1,4 +1,4 @@
-"""RoBERTa (Liu et al. 2019, arXiv:1907.11692)."""
+"""Conversion of RoBERTa checkpoints (Liu et al. 2019, arXiv:1907.11692) to and from Étude."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from etude.models.heads import ClassificationHead, MaskedLanguageHead, TaggingHe
 
 
 class RobertaFamily(BertFamily):
-    """RoBERTa: BERT whose positions begin after the padding token's id."""
+    """Family of RoBERTa: BERT with positions numbered from the padding token's id + 1."""
 
     model_type = "roberta"
     prefix = "roberta."
@@ -52,11 +52,12 @@ class RobertaFamily(BertFamily):
         padding = config.get("pad_token_id", 1)
         if isinstance(padding, int) and padding >= 0:
             return padding + 1
-        config.refuse("pad_token_id", "a token id, after which the positions begin", padding)
+        expected = "a token id (positions are numbered from this id + 1)"
+        config.refuse("pad_token_id", expected, padding)
         return 0
 
     def check_head(self, config: HFConfig) -> None:
-        """Does nothing: RoBERTa's head always uses GELU."""
+        """Does nothing, since RoBERTa's head always uses GELU."""
 
     def extra_fields(self, module: Any) -> dict[str, Any]:
         return {"pad_token_id": getattr(module.position, "offset", 0) - 1}

@@ -1,6 +1,7 @@
-"""Rotary positions in released configs.
+"""Conversion of rotary positions between `config.json` and Étude.
 
-Both forms are supported: `rope_theta` with `rope_scaling`, and `rope_parameters` (transformers 5).
+Two formats are supported: `rope_theta` with `rope_scaling` (older), and `rope_parameters`
+(transformers 5).
 """
 
 from __future__ import annotations
@@ -18,24 +19,25 @@ LLAMA3 = {
     "high": "high_freq_factor",
     "original_length": "original_max_position_embeddings",
 }
-"""The released name of each of our arguments."""
+"""The name in `config.json` of each argument of `Llama3Rotary`."""
 NUMBERS: dict[str, dict[str, str]] = {
     "default": {},
     "linear": {"factor": "factor"},
     "llama3": LLAMA3,
 }
-"""The kinds of scaling, each with the released names of its arguments."""
+"""The types of scaling, each with the names of its class's arguments in `config.json`."""
 
 
 def rotary(
     config: HFConfig, *, base: str = "rope_theta", fraction: str | None = None, part: float = 1.0
 ) -> Callable[..., Position]:
-    """Returns the position part that a config describes.
+    """Returns the rotary position class that a config describes, with its arguments.
 
     Args:
-        base: the field with the base, in the older form.
-        fraction: the field with the fraction of the head width that is rotated; None for all.
-        part: the default of that fraction.
+        base: the name of the field with the base, in the older format.
+        fraction: the name of the field with the fraction of the head width that is rotated; None
+            if the full width is always rotated.
+        part: the default value of that fraction.
     """
     theta = config.number(base, 10000.0)
     scaling, parameters = config.get("rope_scaling"), config.get("rope_parameters")
@@ -45,7 +47,7 @@ def rotary(
     if fraction is None:
         config.only("partial_rotary_factor", 1, 1.0)
     if not isinstance(values, dict) or any(isinstance(each, dict) for each in values.values()):
-        config.refuse(where, "one object for all layers", values)
+        config.refuse(where, "one object of numbers for all layers", values)
         values = {}
     kind = values.get("rope_type", values.get("type", "default"))
     numbers = ("rope_theta", "partial_rotary_factor", *LLAMA3.values())
@@ -91,7 +93,10 @@ def rotary(
 
 
 def rope_fields(position: object, *, base: str = "rope_theta") -> dict[str, Any]:
-    """Returns the fields that describe a position part, in the form that all versions read."""
+    """Returns the `config.json` fields of a position module, in the older format.
+
+    All versions of `transformers` read this format.
+    """
     if not isinstance(position, Rotary):
         return {}
     fields: dict[str, Any] = {base: position.base}

@@ -1,7 +1,7 @@
-"""Rules that map the tensors of a released checkpoint to the parameters of Étude modules.
+"""Rules that map the tensors of a Hugging Face checkpoint to the parameters of Étude modules.
 
-A rule defines the view of a parameter that each released tensor corresponds to. Loading copies into
-the view, saving reads the view, so both directions are exact.
+For each checkpoint tensor, a rule defines a view of an Étude parameter. Loading copies the tensor
+to the view, and saving reads the view, so that both directions are exact.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Piece:
-    """A released tensor as a part of an Étude parameter.
+    """A checkpoint tensor and the view of an Étude parameter that it corresponds to.
 
     Args:
-        name: the released tensor's name.
-        shape: the released tensor's shape.
-        view: the view of the parameter, with as many values in the same order.
+        name: the checkpoint tensor's name.
+        shape: the checkpoint tensor's shape.
+        view: the view of the parameter, with the values of the tensor in the same order.
     """
 
     name: str
@@ -29,17 +29,17 @@ class Piece:
 
 @dataclass(frozen=True)
 class Same:
-    """Rule for a tensor that is stored unchanged.
+    """Rule for a parameter that a checkpoint stores unchanged.
 
     Args:
-        name: the released module's name, without `.weight` or `.bias`; the tensor's full name for
-            other parameters.
+        name: the module's name in the checkpoint. For parameters other than `weight` and `bias`,
+            the tensor's full name.
     """
 
     name: str
 
     def pieces(self, parameter: Tensor, suffix: str, owner: Any) -> list[Piece]:
-        """Returns the released tensors of a parameter.
+        """Returns the checkpoint tensors that a parameter consists of.
 
         Args:
             suffix: `.weight`, `.bias`, or empty.
@@ -50,7 +50,7 @@ class Same:
 
 @dataclass(frozen=True)
 class Transposed(Same):
-    """Rule for a matrix that is stored as (input, output); a bias is stored unchanged."""
+    """Rule for a matrix that a checkpoint stores as (input, output), with an unchanged bias."""
 
     def pieces(self, parameter: Tensor, suffix: str, owner: Any) -> list[Piece]:
         view = parameter.mT if parameter.ndim == 2 else parameter
@@ -59,7 +59,7 @@ class Transposed(Same):
 
 @dataclass(frozen=True)
 class RowVector(Same):
-    """Rule for a vector that is stored as a matrix of one row."""
+    """Rule for a vector that a checkpoint stores as a matrix of one row."""
 
     def pieces(self, parameter: Tensor, suffix: str, owner: Any) -> list[Piece]:
         return [Piece(self.name + suffix, (1, *parameter.shape), parameter[None])]
@@ -67,10 +67,12 @@ class RowVector(Same):
 
 @dataclass(frozen=True)
 class Stacked:
-    """Rule for separate tensors of queries, keys and values; ours is their concatenation.
+    """Rule for queries, keys and values that a checkpoint stores as three tensors.
+
+    Étude's parameter is their concatenation.
 
     Args:
-        queries, keys, values: the names of the released modules.
+        queries, keys, values: the names of the three modules in the checkpoint.
     """
 
     queries: str
@@ -89,9 +91,10 @@ class Stacked:
 
 @dataclass(frozen=True)
 class Interleaved(Same):
-    """Rule for one tensor of queries, keys and values by head (GPT-NeoX).
+    """Rule for queries, keys and values that a checkpoint stores head by head (GPT-NeoX).
 
-    The released order is (q, k, v) of each head in turn; ours is all q, all k, all v.
+    The rows in the checkpoint are q, k, v of the first head, then of the second, and so on. The
+    rows in Étude are all q, then all k, then all v.
     """
 
     def pieces(self, parameter: Tensor, suffix: str, owner: Any) -> list[Piece]:

@@ -1,8 +1,8 @@
-"""Export of classifiers of the mean over all positions, as modules of `sentence-transformers`.
+"""Export of models that classify the mean of their vectors, for `sentence-transformers`.
 
-The modules are a body that `transformers` can load, the mean, and a linear layer: no class of
-`transformers` for BERT or RoBERTa uses the mean. `SentenceTransformer(folder).encode` computes the
-logits, and `AutoModel` loads the body.
+The mean over all positions is used by no class of `transformers` for BERT or RoBERTa. So the export
+consists of three modules: a body that `transformers` can load, the mean, and a linear layer.
+`SentenceTransformer(folder).encode` computes the logits, and `AutoModel` loads the body.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ _KINDS = {"": "Transformer", POOLING: "Pooling", DENSE: "Dense"}
 
 
 def split_mean_head(module: Any) -> tuple[Any, MeanClassificationHead | None]:
-    """Splits a module with a mean head into the body and the head; other modules stay whole."""
+    """Returns the body and the mean head of a module.
+
+    If the module has no mean head, returns the module and None.
+    """
     head = getattr(module, "head", None)
     if not isinstance(head, MeanClassificationHead):
         return module, None
@@ -35,7 +38,7 @@ def split_mean_head(module: Any) -> tuple[Any, MeanClassificationHead | None]:
 
 
 def write_modules(folder: Path, head: MeanClassificationHead, max_length: int) -> None:
-    """Writes the modules after the body into the body's folder.
+    """Writes the modules that compute the mean and the logits to the exported body's folder.
 
     Args:
         folder: the folder of the body.

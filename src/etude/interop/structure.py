@@ -1,4 +1,4 @@
-"""Structure of a module as plain values, to check whether a released config describes it."""
+"""Structure of a module as plain values, to check whether a `config.json` describes the module."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from etude.nn.position import embeds
 PLAIN_TYPES = (int, float, str, bool, type(None), tuple)
 IGNORED = ("training", "dropout", "p", "inplace", "recompute", "embedding_dim", "padding_idx",
             "max_norm", "norm_type", "scale_grad_by_freq", "sparse")  # fmt: skip
-"""Attributes without effect in evaluation mode, or that follow from a shape."""
+"""Attributes that have no effect in evaluation mode, or that follow from a parameter's shape."""
 
 
 def module_structure(module: nn.Module) -> dict[str, Any]:
     """Returns each submodule's class, plain attributes and parameter shapes, by path.
 
-    Two modules of equal structure compute the same with the same weights.
+    Two modules with equal structures and equal weights compute the same output.
     """
     structure: dict[str, Any] = {}
     bodies = [(path, part) for path, part in module.named_modules() if isinstance(part, Body)]
@@ -45,7 +45,7 @@ def module_structure(module: nn.Module) -> dict[str, Any]:
 
 
 def _part_structure(path: str, part: Any) -> dict[str, Any]:
-    """Returns one part's class, plain attributes and parameter shapes."""
+    """Returns one submodule's class, plain attributes and parameter shapes, by path."""
     structure: dict[str, Any] = {
         path: MultiHeadAttention if type(part) is ReferenceAttention else type(part)
     }
@@ -66,9 +66,10 @@ def _is_inside(path: str, outer: list[str]) -> bool:
 
 
 def structure_differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
-    """Returns messages about the differences of two structures, one for all blocks.
+    """Returns a message for each difference between two structures.
 
-    If the classes of two parts differ, their attributes are not compared.
+    A difference that several blocks have is one message. If the classes of two submodules differ,
+    the attributes of the submodules are not compared.
     """
     ours, theirs = _per_layer(ours, theirs), _per_layer(theirs, ours)
     messages: dict[str, str] = {}
@@ -85,7 +86,10 @@ def structure_differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[
 
 
 def _per_layer(alike: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    """Repeats the mask and the position of equal layers for each layer, if `other` is by layer."""
+    """Returns `alike` with the mask and the position of each layer, if `other` has them by layer.
+
+    Otherwise returns `alike` unchanged, with one mask and one position for all layers.
+    """
     numbers = [path.split(".")[1] for path in other if re.fullmatch(r"blocks\.\d+\.mask", path)]
     if not numbers or "mask" not in alike:
         return alike

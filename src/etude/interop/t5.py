@@ -1,4 +1,7 @@
-"""T5 (Raffel et al. 2019, arXiv:1910.10683) and its version 1.1 (Shazeer 2020)."""
+"""Conversion of T5 and T5 1.1 checkpoints to and from Étude.
+
+See Raffel et al. 2019 (arXiv:1910.10683) and Shazeer 2020.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,12 @@ FEEDFORWARDS: dict[str, type[nn.Module]] = {
 
 
 def _stack(stack: str, feedforward: int) -> dict[str, Rule]:
-    """Returns the rules of the encoder or the decoder; `feedforward` is the last branch's index."""
+    """Returns the conversion rules of the encoder or the decoder, without cross-attention.
+
+    Args:
+        stack: `encoder` or `decoder`.
+        feedforward: the index of the feed-forward branch in a block of the checkpoint.
+    """
     ours, block = f"{stack}.blocks.{{i}}.", f"{stack}.block.{{i}}.layer."
     last = f"{block}{feedforward}."
     attention = block + "0.SelfAttention."
@@ -46,7 +54,7 @@ def _stack(stack: str, feedforward: int) -> dict[str, Rule]:
 
 
 def _middle(gated: bool) -> dict[str, Rule]:
-    """Returns the rules of the input projections of the feed-forward branches."""
+    """Returns the conversion rules of the input projections of the feed-forward branches."""
     names: dict[str, Rule] = {}
     for stack, last in (("encoder", 1), ("decoder", 2)):
         ours = f"{stack}.blocks.{{i}}.feedforward."
@@ -61,7 +69,10 @@ ACROSS = "decoder.block.{i}.layer.1.EncDecAttention."
 
 
 class T5Family(Family):
-    """T5: relative position biases, RMS norm before each branch, unscaled scores, no biases."""
+    """Family of T5: encoder-decoders with relative position biases and pre-RMSNorm.
+
+    Attention scores are not scaled, and linear layers have no bias.
+    """
 
     model_type = "t5"
     kind = EncoderDecoder

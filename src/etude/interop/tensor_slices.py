@@ -1,6 +1,7 @@
-"""The rows of our parameters that each released tensor corresponds to.
+"""Mapping from the tensors of a Hugging Face checkpoint to rows of Étude parameters.
 
-Adapters state changes by released module, which may be a part of a larger matrix in Étude.
+Adapters need this mapping: an adapter updates modules of `transformers`, and the matrix of such a
+module can be some rows of a larger matrix in Étude.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from etude.interop.rules import Piece
 
 @dataclass(frozen=True)
 class TensorSlice:
-    """A released tensor as a part of an Étude parameter.
+    """A checkpoint tensor and the rows of an Étude parameter that it corresponds to.
 
     Attributes:
         name: the parameter's name.
         parameter: the parameter.
-        piece: the released tensor and its view of the parameter.
-        rows: the row of the parameter for each output of the released tensor, in its order.
+        piece: the checkpoint tensor and its view of the parameter.
+        rows: the index of the parameter's row for each output of the checkpoint tensor.
     """
 
     name: str
@@ -33,7 +34,7 @@ class TensorSlice:
 
 
 def tensor_slices(module: Any, family: Family, architecture: str) -> dict[str, TensorSlice]:
-    """Returns the slices by the tensor names in a class of `transformers`."""
+    """Returns the slices of a module, by the tensor names in a class of `transformers`."""
     parameters = dict(module.named_parameters())
     pieces = family.pieces(module, architecture)
     numbered = family.pieces(module, architecture, _row_numbers)

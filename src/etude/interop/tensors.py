@@ -19,11 +19,14 @@ SAFETENSORS, BIN = "model.safetensors", "pytorch_model.bin"
 INDEX = ".index.json"
 EXPECTED = f"{SAFETENSORS}, {SAFETENSORS}{INDEX} with its shards, or {BIN}"
 MAPPED = 2**25
-"""Bytes read from a file before it is mapped again, which releases the pages that were read."""
+"""Number of bytes to read from a file before the file is mapped again.
+
+Mapping a file again releases the memory of the pages that were read.
+"""
 
 
 class Tensors(Protocol):
-    """Contract of the readers: tensors by name, each read on demand.
+    """Contract of the classes that read tensors by name, each on demand.
 
     Attributes:
         where: the file or folder.
@@ -53,7 +56,7 @@ class Tensors(Protocol):
 
 
 class _FileTensors:
-    """Base class of the readers: each tensor is in one of several files.
+    """Base class of readers whose tensors are in one or several files.
 
     A file is opened at the first read from it, and again after every `MAPPED` bytes.
 
@@ -142,7 +145,7 @@ class PickledTensors(_FileTensors):
     No code from the files is imported or called.
 
     Raises:
-        RequestError: a file is not a `torch.save` file, is incomplete, or contains other objects
+        RequestError: a file is not a `torch.save` file, is incomplete, or contains objects other
             than tensors.
     """
 
@@ -163,7 +166,7 @@ class PickledTensors(_FileTensors):
                 content = torch.load(file, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             expected = "a file that contains only tensors"
-            hint = "other objects are not unpickled, as they could run code; use model.safetensors"
+            hint = "unpickling other objects could run code; use model.safetensors"
             raise RequestError(Problem(str(file), expected, hint=hint)) from error
         except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
             expected, hint = "a complete torch.save file", str(error).partition("\n")[0]
@@ -171,7 +174,8 @@ class PickledTensors(_FileTensors):
         is_state = isinstance(content, dict)
         if not is_state or not all(isinstance(x, Tensor) for x in content.values()):
             kind = type(content).__name__
-            raise RequestError(Problem(str(file), "tensors by name, as of state_dict()", kind))
+            expected = "a dict of tensors by name, such as a state_dict()"
+            raise RequestError(Problem(str(file), expected, kind))
         return content
 
     @staticmethod
@@ -194,7 +198,7 @@ def open_tensors(source: Path) -> Tensors:
             if (source / name).is_file():
                 return open_tensors(source / name)
         names = ", ".join(sorted(file.name for file in source.iterdir())[:8]) or "nothing"
-        raise RequestError(Problem(str(source), EXPECTED, hint=f"it contains {names}"))
+        raise RequestError(Problem(str(source), EXPECTED, hint=f"the folder contains {names}"))
     if not source.is_file():
         expected = "a file or a folder of weights"
         raise RequestError(Problem(str(source), expected, hint="no such path"))
@@ -212,7 +216,7 @@ def files_named(index: Path) -> list[str]:
     files = read_object(index).get("weight_map")
     if isinstance(files, dict) and all(isinstance(name, str) for name in files.values()):
         return sorted(set(files.values()))
-    expected = "an object with the file of each tensor"
+    expected = "an object with a file name for each tensor name"
     raise RequestError(Problem(f"{index}, weight_map", expected, files))
 
 

@@ -28,13 +28,13 @@ SHARED_SETTINGS = {
     "tokenize_chinese_chars": ("normalizer", "BertNormalizer", "handle_chinese_chars"),
     "add_prefix_space": ("pre_tokenizer", "ByteLevel", "add_prefix_space"),
 }
-"""Fields of the config, and the part of the tokenizer with the same meaning."""
+"""Fields of the config, each with the component, class and key of the same tokenizer setting."""
 
 
 def contradictions(
     folder: Path, config: dict[str, Any], backend: tokenizers.Tokenizer
 ) -> list[Problem]:
-    """Returns the problems of settings that contradict the tokenizer.
+    """Returns a problem for each setting in `tokenizer_config.json` that contradicts the tokenizer.
 
     Args:
         config: the fields of `tokenizer_config.json`; `added_tokens` is the content of
@@ -81,7 +81,7 @@ def _check_added_tokens(
 
 
 def _flatten(part: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
-    """Yields a part of a tokenizer and, for a sequence, its parts."""
+    """Yields a component of a tokenizer and, if it is a sequence, the components inside."""
     if part is not None:
         yield part
         for inner in part.get("normalizers", part.get("pretokenizers", [])):

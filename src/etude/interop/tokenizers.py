@@ -35,7 +35,7 @@ from etude.records.opening import TOKENIZER
 CONFIG = "tokenizer_config.json"
 GENERATION = "generation_config.json"
 TEMPLATES = {"bert": ("[CLS]", "[SEP]"), "roberta": ("<s>", "</s>")}
-"""The special tokens around a text, by family, which the vocabulary files do not state."""
+"""The special tokens before and after a text, by family; the vocabulary files lack them."""
 
 CONTROL, USER_DEFINED, BYTE = 3, 4, 6  # token types in a GGUF file
 
@@ -49,8 +49,8 @@ _QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
 class ReleasedTokenizer(Tokenizer):
     """A released model's tokenizer, which encodes the names of special tokens as special tokens.
 
-    So a prompt can contain the chat format of the model (`<|im_start|>user`). Mind this if you pass
-    untrusted text to a model. A run's own tokenizer treats such names as ordinary text.
+    So a prompt can contain the chat format of the model (`<|im_start|>user`), and so can untrusted
+    text. The tokenizer of an Étude run encodes the names of special tokens as ordinary text.
 
     Args:
         backend: a tokenizer of the `tokenizers` library, which is copied.
@@ -79,7 +79,7 @@ class TextBoundaries:
 
 
 def load_folder_tokenizer(folder: Path, config: Mapping[str, Any]) -> ReleasedTokenizer:
-    """Reads the tokenizer in a folder: `tokenizer.json`, else GPT-2's or BERT's vocabulary files.
+    """Reads the tokenizer in a folder: `tokenizer.json`, or GPT-2's or BERT's vocabulary files.
 
     Args:
         config: the fields of `config.json`.
@@ -116,10 +116,10 @@ def load_folder_tokenizer(folder: Path, config: Mapping[str, Any]) -> ReleasedTo
 def load_boundaries(
     folder: Path, config: Mapping[str, Any], tokenizer: ReleasedTokenizer
 ) -> TextBoundaries:
-    """Reads the stop tokens and the first token of a text.
+    """Reads the stop tokens and the token before every prompt.
 
-    The stop tokens are those of `generation_config.json`, else of `config.json`. The first token is
-    that of the tokenizer's template, else of `tokenizer_config.json`.
+    The stop tokens are those of `generation_config.json`, or else of `config.json`. The token
+    before every prompt is that of the tokenizer's template, or else of `tokenizer_config.json`.
     """
     stops = {**config, **_read_optional(folder / GENERATION)}.get("eos_token_id")
     stop_tokens = [
@@ -140,12 +140,12 @@ def load_boundaries(
 
 
 def load_gguf_tokenizer(file: GGUF) -> tuple[ReleasedTokenizer, TextBoundaries]:
-    """Builds the byte-level tokenizer of a GGUF file's metadata.
+    """Builds the byte-level tokenizer that the metadata of a GGUF file describes.
 
-    A `tokenizer.json` next to the file takes precedence.
+    If there is a `tokenizer.json` next to the file, that tokenizer is read instead.
 
     Raises:
-        RequestError: the file has no tokenizer, or one of another kind.
+        RequestError: the file has no tokenizer, or the tokenizer is not byte-level.
     """
     if problems := invalid_tokenizer_values(file.get, str(file.where)):
         raise RequestError(problems)
@@ -161,7 +161,7 @@ def load_gguf_tokenizer(file: GGUF) -> tuple[ReleasedTokenizer, TextBoundaries]:
         return load_folder_tokenizer(file.where.parent, {}), ends
     kind = file.get("tokenizer.ggml.model")
     if kind != "gpt2":
-        expected = "gpt2, the only kind of tokenizer that is read from GGUF metadata"
+        expected = "gpt2, the only tokenizer model that Étude reads from GGUF metadata"
         raise RequestError(Problem(f"{file.where}, tokenizer.ggml.model", expected, kind, _HINT))
     if problems := unknown_tokenizer_keys(file.keys(), file.get, str(file.where)):
         raise RequestError(problems)
@@ -189,9 +189,9 @@ def _split(pattern: str) -> Any:
     return pre_tokenizers.Split(Regex(pattern), behavior="isolated")
 
 
-_HINT = "put the model's tokenizer.json next to the file to use it instead"
+_HINT = "to use the model's tokenizer.json instead, put tokenizer.json next to the GGUF file"
 _BEGIN_BY_DEFAULT = ("llama-bpe",)
-"""Pre-tokenizers with which llama.cpp adds the first token by default."""
+"""Pre-tokenizers with which llama.cpp adds the begin token (BOS) by default."""
 _GPT2_REGEX = ("gpt-2", "smollm")
 _SPLITTINGS: dict[str, list[Any]] = {
     "gpt-2": [],
@@ -217,7 +217,7 @@ def _byte_level_model(file: GGUF) -> models.BPE:
 
     kinds = file.get("tokenizer.ggml.token_type", [1] * len(names))
     if not isinstance(kinds, list) or len(kinds) != len(names) or BYTE in kinds:
-        expected = f"{len(names)} token types, none of them a byte ({BYTE})"
+        expected = f"{len(names)} token types, none of them {BYTE} (byte)"
         raise RequestError(Problem(f"{where}.token_type", expected))
     if len(set(names)) != len(names):
         raise RequestError(Problem(f"{where}.tokens", "a list without duplicates"))

@@ -15,7 +15,7 @@ from etude.errors import Problem, RequestError
 from etude.interop.hf_config import NAME
 from etude.interop.tensors import BIN, INDEX, SAFETENSORS, files_named
 
-TIMEOUT = 10.0  # seconds to wait for the hub's response
+TIMEOUT = 10.0  # seconds to wait for the response of the Hugging Face Hub
 COMMIT = re.compile(r"[0-9a-f]{40}")
 GGUF_SUFFIX = ".gguf"
 SENTENCEPIECE = ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "source.spm")
@@ -26,7 +26,10 @@ TEXT = (
 )  # fmt: skip
 """Tokenizer files, which are downloaded and copied with the weights."""
 WEIGHTS = (SAFETENSORS, SAFETENSORS + INDEX, BIN, BIN + INDEX)
-EXPECTED = "a folder with config.json and weights, a .safetensors or .gguf file, or a Hub id"
+EXPECTED = (
+    "a folder with config.json and weights, a .safetensors or .gguf file, or the id of a model on "
+    "the Hugging Face Hub"
+)
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 _HUB_FILE = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)/([\w./-]+\.gguf)", re.ASCII)
@@ -49,11 +52,11 @@ class WeightsLocation:
 
 
 def locate_weights(source: str | Path, revision: str | None = None) -> WeightsLocation:
-    """Returns the location of a source, downloading it if it is a Hub id.
+    """Returns the location of weights; downloads weights that are on the Hugging Face Hub.
 
     Args:
-        source: a path, `name`, `owner/name`, or `owner/name/file.gguf`.
-        revision: a branch, tag or commit on the Hub; None is the main branch.
+        source: a path, or an id on the Hub: `name`, `owner/name`, or `owner/name/file.gguf`.
+        revision: a branch, tag or commit on the Hub; if None, the main branch.
 
     Raises:
         RequestError: the source is neither a path nor a readable repository. Offline, the message
@@ -75,7 +78,7 @@ def locate_weights(source: str | Path, revision: str | None = None) -> WeightsLo
 
 
 def is_hub_id(source: str) -> bool:
-    """Returns whether a text has the form of a Hub id."""
+    """Returns whether a text has the form of an id on the Hugging Face Hub."""
     return bool(_HUB_ID.fullmatch(source) or _HUB_FILE.fullmatch(source))
 
 
@@ -111,30 +114,33 @@ def _from_hub(name: str, revision: str | None, file: str | None) -> WeightsLocat
         raise RequestError(Problem("revision", expected, revision)) from error
     except GatedRepoError as error:
         hint = (
-            "this model is gated: accept its terms on its Hub page, then run `hf auth login` or "
-            "set HF_TOKEN"
+            "the model is gated: accept its terms on its Hugging Face page, then run "
+            "`hf auth login` or set HF_TOKEN"
         )
         expected = "a model that you have access to"
         raise RequestError(Problem("SOURCE", expected, name, hint)) from error
     except (RepositoryNotFoundError, HFValidationError) as error:
         hint = "check the spelling; a private model needs `hf auth login` or HF_TOKEN"
-        expected = "a local path, or a model on the Hub"
+        expected = "a local path, or a model on the Hugging Face Hub"
         raise RequestError(Problem("SOURCE", expected, name, hint)) from error
     except Exception as error:  # network errors have many types
         if cached is not None:
             log.warning(
-                "the Hub cannot be reached; using the cached commit %s of %s", cached.commit, name
+                "the Hugging Face Hub cannot be reached; using the cached commit %s of %s",
+                cached.commit,
+                name,
             )
             return cached
         raise RequestError(_offline_problem(name, revision, file, error)) from error
 
 
 def _required_files(name: str, names: set[str], file: str | None) -> list[str]:
-    """Returns the files of a repository to download."""
+    """Returns the names of the files to download from a repository."""
     if file is not None:
         if file not in names:
             available = ", ".join(sorted(each for each in names if each.endswith(GGUF_SUFFIX))[:8])
-            hint = f"available: {available}" if available else "it has no .gguf file"
+            hint = "the repository has no .gguf file"
+            hint = f"available .gguf files: {available}" if available else hint
             raise RequestError(Problem("SOURCE", f"a file of {name}", file, hint))
         return [file]
     weights = next((each for each in WEIGHTS if each in names), None)
@@ -190,8 +196,8 @@ def _offline_problem(
     folder = name.rpartition("/")[2]
     at = f" --revision {revision}" if revision else ""
     hint = (
-        f"no such path, and the Hub cannot be reached: {type(error).__name__}: {reason}; on a "
-        f"machine with a network, run `hf download {name} {files}{at} --local-dir {folder}`, "
-        f"copy the folder here and use its path"
+        "no such path, and the Hugging Face Hub cannot be reached: "
+        f"{type(error).__name__}: {reason}; on a machine with network access, run `hf download "
+        f"{name} {files}{at} --local-dir {folder}`, then copy the folder here and use its path"
     )
-    return Problem("SOURCE", "a local path, or access to the Hub", name, hint)
+    return Problem("SOURCE", "a local path, or access to the Hugging Face Hub", name, hint)

@@ -1,4 +1,4 @@
-"""Distinguishes jobs of Étude from those of other Hydra applications."""
+"""Check whether a job belongs to Étude or to another Hydra application."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from typing import Any
 
 
 def is_etude_task(task_function: Any) -> bool:
-    """Returns whether a task function is Étude's, so that its results are `Job`s."""
+    """Returns whether a Hydra task function is Étude's; its results are then of class `Job`."""
     return type(task_function).__module__.startswith("etude.")

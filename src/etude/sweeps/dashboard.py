@@ -1,4 +1,4 @@
-"""Progress of a sweep: a live table on a terminal, log lines elsewhere."""
+"""Display of a sweep's progress: a live table on a terminal, otherwise log lines."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("etude")
 
 _MAX_FAILURES = 8
-"""Number of failures shown below the table; the final summary lists all."""
+"""Number of failures that are shown below the table; the final summary lists all failures."""
 
 
 @dataclass
@@ -42,12 +42,12 @@ class _JobRow:
 
 
 class Dashboard:
-    """Shows the running, finished, failed and waiting jobs, and the estimated time left.
+    """Display of the running, finished, failed and waiting jobs, and the estimated time left.
 
     Args:
         total: number of jobs of the sweep; 0 if unknown.
         at_once: number of jobs that run in parallel.
-        done: number of jobs that were done before.
+        done: number of jobs that were done before this start of the sweep.
     """
 
     def __init__(self, total: int, at_once: int, *, done: int = 0) -> None:
@@ -64,9 +64,9 @@ class Dashboard:
             start_live(self._live)
 
     def started(self, number: int, label: str) -> None:
-        """Adds a job that starts."""
+        """Adds a job that starts or resumes."""
         self._running[number] = _JobRow(label, time.monotonic())
-        self._states.pop(number, None)  # it was paused, and resumes
+        self._states.pop(number, None)  # of a job that was paused and resumes
         if self._live is None:
             log.info("%s %s", self._name(number), label)
         self.refresh()
@@ -94,12 +94,12 @@ class Dashboard:
         row.metrics |= metrics
 
     def ended(self, number: int, job: Job, *, same_as: int | None = None) -> None:
-        """Records the end of a job.
+        """Shows the end of a job.
 
         Args:
             number: number of the job.
             job: the job with its result.
-            same_as: number of the earlier job that requests the same run.
+            same_as: number of the earlier job that requests the same run; None without such a job.
         """
         self._running.pop(number, None)
         self._states[number] = job.status
@@ -129,10 +129,10 @@ class Dashboard:
             self._live = None
 
     def summary(self) -> str:
-        """Returns a line such as `2 of 6 done, 1 running, 1 failed, 2 waiting, 3:10 left`."""
+        """Returns a line such as `2 of 6 jobs done, 1 running, 1 failed, 2 waiting, 3:10 left`."""
         ended = Counter(self._states.values())
         done = self._before + sum(count for status, count in ended.items() if status.is_successful)
-        parts = [f"{done} of {self._total} done" if self._total else f"{done} done"]
+        parts = [f"{done} of {self._total} jobs done" if self._total else f"{done} jobs done"]
         if self._running:
             parts.append(f"{len(self._running)} running")
         parts += [f"{n} {status}" for status, n in ended.items() if not status.is_successful]
@@ -143,7 +143,10 @@ class Dashboard:
         return ", ".join([*parts, *([f"{_clock(left)} left"] if left is not None else [])])
 
     def _left(self, waiting: int) -> float | None:
-        """Estimates the seconds left, from the mean time of trained jobs or the steps so far."""
+        """Estimates the seconds until all jobs have ended; None before the first steps.
+
+        The estimate uses the mean duration of finished jobs, or the steps of the running jobs.
+        """
         now = time.monotonic()
         estimates = [(row.left(now), now - row.began) for row in self._running.values()]
         known = [(left, age) for left, age in estimates if left is not None]

@@ -1,4 +1,4 @@
-"""Estimates the size of a run: parameters, tokens, FLOP, memory and time."""
+"""Estimation of the size of a run: parameters, tokens, FLOP, memory and time."""
 
 from __future__ import annotations
 
@@ -35,20 +35,24 @@ _TYPICAL_VOCABULARY = 100  # of a character tokenizer
 
 @dataclass
 class RunSize:
-    """Size of a run. None: unknown before the data is prepared, or not countable.
+    """Size of a run.
+
+    A value is None if it cannot be counted, or if it is unknown before the data is prepared.
 
     Attributes:
         parameters: number of parameters of the model.
         vocabulary: vocabulary size.
-        about: whether the vocabulary size is a guess, and all values derived from it estimates.
-        steps: optimizer steps of the run.
-        tokens_per_step: target tokens of a step; the maximum or an estimate if steps differ.
-        tokens: target tokens of the run.
+        about: whether the vocabulary size is a guess, so that all values that depend on it are
+            estimates.
+        steps: number of optimizer steps of the run.
+        tokens_per_step: number of target tokens of an optimizer step; the maximum or an estimate
+            if steps differ.
+        tokens: number of target tokens of the run.
         flops: FLOP of the run; with validation if the data is prepared.
-        flops_left: FLOP of the remaining steps.
-        cost: cost of one micro-batch in one process.
-        micro_batch: windows of a micro-batch.
-        seconds_left: estimated seconds for the remaining steps.
+        flops_left: FLOP of the remaining optimizer steps.
+        cost: FLOP and memory of one micro-batch in one process.
+        micro_batch: number of windows of a micro-batch.
+        seconds_left: estimated seconds for the remaining optimizer steps.
         speed: speed from which `seconds_left` is computed.
         notes: reasons for unknown values, and other remarks.
     """
@@ -69,10 +73,10 @@ class RunSize:
 
 
 class Estimator:
-    """Estimates sizes of runs; caches costs and timings that runs share.
+    """Estimator of the sizes of runs, which caches the costs and timings that runs share.
 
     Args:
-        measure: whether to time a few steps if no earlier run has recorded their speed.
+        measure: whether to time a few steps of a model if no earlier run has recorded its speed.
     """
 
     def __init__(self, *, measure: bool = True) -> None:
@@ -87,9 +91,9 @@ class Estimator:
 
         Args:
             checked: checked config of the run.
-            parts: parts built from the config.
+            parts: objects built from the config: data, optimizer, schedule, trainer and task.
             state: state of the run.
-            group: group of the run, whose earlier runs give the best estimate of the speed.
+            group: group of the run; earlier runs of the group give the best estimate of the speed.
 
         Raises:
             RequestError: If the prepared data doesn't fit the model or the batch.
@@ -109,7 +113,8 @@ class Estimator:
             size.tokens = parts.data.tokens_in(0, size.steps)
         else:
             size.notes.append(
-                "number of steps unknown until the data is prepared (trainer.max_epochs)"
+                "the number of steps is unknown until the data is prepared, because "
+                "trainer.max_epochs is set"
             )
         size.micro_batch = _micro_batch(parts)
         cost = self._cost(checked, parts, size.vocabulary, size.micro_batch)
@@ -121,7 +126,10 @@ class Estimator:
         return size
 
     def micro_batch(self, checked: CheckedConfig, parts: Parts) -> Cost | None:
-        """Returns the cost of a micro-batch before the data is prepared; None if not countable."""
+        """Returns the FLOP and memory of a micro-batch before the data is prepared.
+
+        None if they cannot be counted.
+        """
         vocabulary, _ = _vocabulary(checked, parts.data, False)
         cost = self._cost(checked, parts, vocabulary, _micro_batch(parts))
         return None if isinstance(cost, str) else cost
@@ -146,7 +154,8 @@ class Estimator:
         per_validation = validation_tokens * size.cost.forward_flops / per_window
         if not prepared:
             size.notes.append(
-                "without validation, whose size is unknown until the data is prepared"
+                "the estimate is without validation, whose size is unknown until the data is "
+                "prepared"
             )
         data = parts.data
         end = min(checked.run.stop_at_step or size.steps, size.steps)
@@ -166,7 +175,7 @@ class Estimator:
     def _cost(
         self, checked: CheckedConfig, parts: Parts, vocabulary: int, micro_batch: int
     ) -> Cost | str:
-        """Returns the cost of a micro-batch, or the reason it cannot be counted."""
+        """Returns the FLOP and memory of a micro-batch, or the reason they cannot be counted."""
         precision = parts.trainer.lightning["precision"]
         model, length = checked.nodes["model"], parts.data.sequence_length
         key = sha256_of(
@@ -200,7 +209,10 @@ class Estimator:
         group: str,
         flops_per_token: float,
     ) -> Speed:
-        """Returns the speed by earlier runs, by timing a few steps, or by the machine's peak."""
+        """Returns the speed of earlier runs, of a few steps timed now, or from the machine's peak.
+
+        The first of these that is available is used.
+        """
         assert size.cost is not None
         settings = parts.trainer
         device = device_of(settings.lightning["accelerator"])
@@ -235,7 +247,7 @@ class Estimator:
 
 
 def _is_prepared(data: Any, cache: Path) -> bool:
-    """Opens the prepared data if the cache contains it; returns whether it does.
+    """Opens the prepared data if the cache contains the data; returns whether it does.
 
     Raises:
         RequestError: If the prepared data is damaged or doesn't fit the config.
@@ -249,7 +261,7 @@ def _is_prepared(data: Any, cache: Path) -> bool:
 
 
 def _micro_batch(parts: Parts) -> int:
-    """Returns the windows of a micro-batch in each process."""
+    """Returns the number of windows of a micro-batch in each process."""
     examples = parts.data.examples_per_step // parts.trainer.processes
     return max(1, min(parts.trainer.micro_batch or examples, examples))
 

@@ -1,4 +1,4 @@
-"""Expands the overrides of a sweep to its jobs, in the same way as Hydra's basic sweeper."""
+"""Expansion of a sweep's overrides to its jobs, in the same way as Hydra's basic sweeper."""
 
 from __future__ import annotations
 
@@ -31,9 +31,12 @@ from etude.errors import Problem, RequestError
 
 BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 MAX_JOBS = 100_000
-"""Limit for the jobs of a sweep and for the values of a key; checked before any are listed."""
+"""Maximum number of jobs of a sweep, and of values of a key; checked before they are listed."""
 _MAX_COMBINATIONS = 1000
-"""Number of combinations of config files up to which each is checked, in milliseconds each."""
+"""Maximum number of combinations of config files that are all checked.
+
+The check of a combination takes milliseconds.
+"""
 
 
 @dataclass
@@ -41,7 +44,7 @@ class Sweep:
     """An expanded sweep.
 
     Attributes:
-        overrides: all overrides; those from `hydra.sweeper.params` of a config file come first.
+        overrides: all overrides, first those from `hydra.sweeper.params` of a config file.
         axes: values of each swept key.
         fixed: overrides that all jobs share.
         jobs: overrides of each job, in order; None if a custom sweeper chooses them one by one.
@@ -56,10 +59,11 @@ class Sweep:
 
 
 def expand(overrides: Sequence[str], hydra: Hydra) -> Sweep:
-    """Expands a sweep, and composes its first job to check the overrides.
+    """Expands a sweep to its jobs, and composes the first job's config to check the overrides.
 
     Args:
-        overrides: overrides in Hydra's grammar; `key=a,b`, `range`, `glob` and `choice` sweep.
+        overrides: overrides in Hydra's grammar. `key=a,b`, `range`, `glob` and `choice` sweep over
+            values.
         hydra: Hydra's instance from `searching`, whose context must be open.
 
     Raises:
@@ -95,9 +99,10 @@ def expand(overrides: Sequence[str], hydra: Hydra) -> Sweep:
 
 
 def _choices(fixed: Mapping[str, str], axes: Mapping[str, Sequence[str]]) -> Iterator[list[str]]:
-    """Yields each combination of config files that jobs choose, with fixed values for other axes.
+    """Yields the overrides of each combination of config files that jobs choose.
 
-    If there are too many combinations, yields each file with the first files of the other keys.
+    Swept keys that do not choose a config file have their first value. If there are too many
+    combinations, each file is combined only with the first files of the other keys.
     """
     chosen = {key: values for key, values in axes.items() if is_choice(key)}
     others = [f"{key}={values[0]}" for key, values in axes.items() if key not in chosen]
@@ -112,13 +117,13 @@ def _choices(fixed: Mapping[str, str], axes: Mapping[str, Sequence[str]]) -> Ite
 
 
 def combinations(overrides: Sequence[str]) -> list[list[str]]:
-    """Returns the overrides of each combination of swept values; the last axis varies fastest.
+    """Returns the overrides of each combination of swept values; the last key varies fastest.
 
     Args:
-        overrides: overrides in Hydra's grammar; `key=a,b`, `range` and `choice` sweep.
+        overrides: overrides in Hydra's grammar. `key=a,b`, `range` and `choice` sweep over values.
 
     Raises:
-        RequestError: If an override is invalid, or sweeps over no values or too many.
+        RequestError: If an override is invalid, or sweeps over no values or too many values.
     """
     parser = OverridesParser.create()
     try:
@@ -133,8 +138,8 @@ def combinations(overrides: Sequence[str]) -> list[list[str]]:
 def value_problems(sweep: Sweep) -> list[Problem]:
     """Returns the problems of swept values and of combinations of config files.
 
-    Checks each value with the first values of the other axes. Other incompatibilities between
-    values are reported by their job.
+    Each value is checked together with the first values of the other swept keys. If other values
+    are incompatible, the job with these values reports the problem.
     """
     problems: list[Problem] = []
     first = {key: values[0] for key, values in sweep.axes.items()}
@@ -155,13 +160,16 @@ def value_problems(sweep: Sweep) -> list[Problem]:
 
 
 def sweep_error(sweep: Sweep, error: Exception) -> RequestError:
-    """Returns the error of a sweep with a job that cannot be composed; names each invalid value."""
+    """Returns the error for a sweep with a job that cannot be composed.
+
+    The message names each invalid value.
+    """
     fallback = Problem("config", "a config that Hydra can compose", hint=str(error).splitlines()[0])
     return RequestError([*value_problems(sweep), *_problems_of_added_keys(sweep)] or [fallback])
 
 
 def _problems_of_added_keys(sweep: Sweep) -> Iterator[Problem]:
-    """Yields the problems of overrides that add a key with `+`, which `expand` removes."""
+    """Yields the problems of overrides that add a key with `+`; `expand` removes the `+`."""
     for item in sweep.overrides:
         if item.startswith("+") and item.lstrip("+").partition("=")[0] not in sweep.axes:
             try:
@@ -205,14 +213,14 @@ def _check_count(overrides: Sequence[Override]) -> None:
     jobs = math.prod(counts.values())
     if jobs > MAX_JOBS:
         product = " x ".join(f"{count:,}" for count in counts.values() if count != 1)
-        hint = f"got {product} = {_number_text(jobs)}"
+        hint = f"got {product} = {_number_text(jobs)} jobs"
         where = _input_lines(overrides)
         raise RequestError(Problem(where, f"at most {MAX_JOBS:,} jobs", hint=hint))
 
 
 def _check_values(override: Override, count: float) -> None:
     if count > MAX_JOBS:
-        hint = "the range is infinite" if count == math.inf else f"got {_number_text(count)}"
+        hint = "the range is infinite" if count == math.inf else f"got {_number_text(count)} values"
         where = _input_lines([override])
         raise RequestError(Problem(where, f"at most {MAX_JOBS:,} values to sweep", hint=hint))
 
@@ -240,7 +248,7 @@ def _count(override: Override) -> float:
     ]  # an int may be too large for a float
     if any(map(math.isnan, floats)):
         where = _input_lines([override])
-        raise RequestError(Problem(where, "a range of numbers", hint="it contains nan"))
+        raise RequestError(Problem(where, "a range of numbers", hint="the range contains nan"))
     if step == 0:
         return 1
     if any(map(math.isinf, floats)):
@@ -250,7 +258,11 @@ def _count(override: Override) -> float:
 
 
 def _is_interval(override: Override, sweeper: str) -> bool:
-    """Returns whether a search treats a long range of integers as an interval."""
+    """Returns whether an override is a long range of integers, which a search treats as interval.
+
+    Raises:
+        RequestError: The override has more than `MAX_JOBS` values and is no range of integers.
+    """
     value: Any = override.value()
     count = _count(override)
     if sweeper == BASIC or count <= MAX_JOBS:
@@ -278,7 +290,7 @@ def _values(override: Override) -> list[str]:
 
 
 def _input_lines(overrides: Sequence[Override]) -> str:
-    """Returns the overrides that sweep, as typed; all overrides if none sweeps."""
+    """Returns the text of the overrides that sweep over values; of all overrides if none does."""
     sweeping = [o for o in overrides if o.is_sweep_override()]
     return " ".join(remove_plus_signs(o.input_line or "") for o in sweeping or overrides)
 

@@ -1,4 +1,4 @@
-"""Preparation before jobs are forked: imports and computations that all jobs share."""
+"""Imports and computations that all jobs share, done before jobs are forked."""
 
 from __future__ import annotations
 
@@ -28,15 +28,16 @@ _has_drawn = False
 
 
 def prepare_to_fork(checked: CheckedConfig) -> Cost | None:
-    """Imports the modules of training, and warms up what is slow only the first time.
+    """Imports the modules of training, and does other work that is slow only the first time.
 
-    Calls no torch kernel, because a forked process would lack its worker threads.
+    The function calls no torch kernel, because a forked process would lack the kernel's worker
+    threads.
 
     Args:
         checked: config of the first job to be trained.
 
     Returns:
-        Cost of a micro-batch of that job; None if it cannot be counted.
+        FLOP and memory of a micro-batch of that job; None if they cannot be counted.
     """
     for module in _MODULES:
         import_module(module)
@@ -52,7 +53,7 @@ def prepare_to_fork(checked: CheckedConfig) -> Cost | None:
 
 
 def _draw_figure() -> None:
-    """Draws a figure, because matplotlib loads its font list at the first one."""
+    """Draws a figure, because matplotlib loads its font list for the first figure."""
     global _has_drawn
     if _has_drawn:
         return

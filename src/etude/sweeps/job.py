@@ -1,4 +1,4 @@
-"""One job of a sweep: executes a run and records how it ended."""
+"""Execution of one job of a sweep: a run, and the record of how it ended."""
 
 from __future__ import annotations
 
@@ -27,23 +27,27 @@ if TYPE_CHECKING:
 log = logging.getLogger("etude")
 
 Train = Callable[[DictConfig, "CheckedConfig | None"], "Outcome"]
-"""Function that trains a config, given with its checked form if available."""
+"""Function that trains a run from its config; the second argument is the checked config, or None
+if it is not available."""
 
 _UNFINISHED = (Status.WAITING, Status.INTERRUPTED)
-"""Statuses of jobs without an error that are not done yet."""
+"""Statuses of jobs that have no error and have not ended yet."""
 
 EXECUTION_PREFIXES = ("run.", "logger", "hydra", "sweep=")
-"""Prefixes of overrides that don't affect results; keys of jobs and sweeps don't include them."""
+"""Prefixes of overrides that don't affect results.
+
+The keys that identify jobs and sweeps don't include such overrides.
+"""
 
 
 @dataclass
 class Job:
-    """One job and its result.
+    """One job of a sweep and its result.
 
     Attributes:
-        label: differences from the experiment file.
-        status: how the job ended; `waiting` if it never began.
-        path: path of the run's record, if there is one.
+        label: differences of the job's config from the experiment file.
+        status: how the job ended; `waiting` if the job never began.
+        path: path of the run folder, if there is one.
         message: error message.
         overrides: overrides of the job.
         seconds: duration of the job, measured by a monotonic clock.
@@ -68,12 +72,12 @@ class Job:
 
 
 def relative_path(path: str) -> str:
-    """Returns a record's path relative to the root of the runs: name and signature."""
+    """Returns a run folder's path relative to the root of all runs: `<name>/<signature>`."""
     return "/".join(Path(path).parts[-2:])
 
 
 def job_key(overrides: Iterable[str]) -> str:
-    """Returns a job's key: a digest of its sorted overrides, without secrets."""
+    """Returns a job's key: a hash of its sorted overrides, without secrets."""
     items = {str(mask_record(item.lstrip("+"))) for item in overrides}
     return sha256_of(sorted(item for item in items if not item.startswith(EXECUTION_PREFIXES)))[
         :DIGITS
@@ -87,10 +91,14 @@ def job_name(overrides: Sequence[str]) -> str:
 
 
 def sweep_exit_code(jobs: Sequence[Job], *, done: int, failed: int, wrong: int, held: int) -> int:
-    """Returns the exit code of a sweep's command, one of the given codes.
+    """Returns the exit code of a sweep's command: `done`, `failed`, `wrong` or `held`.
 
-    `wrong` if all jobs were refused, since the error is then in the request; `held` if the only
-    unfinished jobs are held by other processes.
+    Args:
+        jobs: jobs of the sweep.
+        done: exit code if all jobs are done.
+        failed: exit code if a job failed or was interrupted, or never began.
+        wrong: exit code if all jobs were refused, since the error is then in the request.
+        held: exit code if all jobs are done except those whose runs other processes are training.
     """
     if jobs and all(job.status is Status.REFUSED for job in jobs):
         return wrong
@@ -100,10 +108,10 @@ def sweep_exit_code(jobs: Sequence[Job], *, done: int, failed: int, wrong: int, 
 
 
 def count_by_status(jobs: Sequence[Job]) -> str:
-    """Returns the number of jobs by status: `4 jobs: 2 finished, 2 the same as another`."""
+    """Returns the number of jobs by status: `4 jobs: 2 finished, 2 the same as another job`."""
     counts = Counter(str(job.status) for job in jobs if job.same_as is None)
     if duplicates := sum(job.same_as is not None for job in jobs):
-        counts["the same as another"] = duplicates
+        counts["the same as another job"] = duplicates
     by_status = ", ".join(f"{count} {status}" for status, count in counts.items())
     return f"{len(jobs)} jobs: {by_status}"
 
@@ -117,15 +125,15 @@ def run_job(
     label: str | None = None,
     config_dir: Path | None = None,
 ) -> Job:
-    """Runs one job in this process. Errors are recorded in the returned job.
+    """Runs one job in this process. Errors are stored in the returned job.
 
     Args:
         overrides: overrides of the job.
-        train: function that trains the job's config.
-        config: config composed of the overrides; None composes it here.
+        train: function that trains a run from the job's config.
+        config: config composed from the overrides; if None, this function composes the config.
         checked: checked form of the config, if available.
-        label: label of the job; None derives it from the overrides.
-        config_dir: folder of custom configs, used if the config is composed here.
+        label: label of the job; if None, the label is derived from the overrides.
+        config_dir: folder of custom configs, used if this function composes the config.
 
     Raises:
         Interrupted: If a signal was received.

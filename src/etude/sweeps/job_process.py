@@ -1,4 +1,4 @@
-"""The process of one job: reports to the sweep, handles signals, and ends with the sweep."""
+"""Process of one job of a sweep, which reports to the sweep's process and ends with it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ _GRACE_SECONDS = 0.8
 
 
 class Stopped(BaseException):
-    """Signal received before or after training. Not an `Exception`, which libraries may catch."""
+    """Raised when a signal arrives before or after training.
+
+    The class derives from `BaseException`, because libraries may catch every `Exception`.
+    """
 
     def __init__(self, signum: int) -> None:
         super().__init__(signum)
@@ -43,14 +46,15 @@ class Stopped(BaseException):
 def run_job_process(
     connection: Connection, parent: int, call: Callable[[], Job], slot: JobSlot, log_file: Path
 ) -> None:
-    """Runs a job and sends its events to the sweep.
+    """Runs a job and sends its events to the sweep's process.
 
     Events are pairs: `("line", (level, text))`, `("began", path)`,
-    `("progress", (step, total, metrics))`, `("validated", (step, metrics))`, which waits for an
-    answer, and at the end `("ended", job)` or `("stopped", signum)`.
+    `("progress", (step, total, metrics))`, `("validated", (step, metrics))`, and at the end
+    `("ended", job)` or `("stopped", signum)`. After `validated`, the job waits for an answer:
+    whether to pause the run.
 
     Args:
-        connection: connection to the sweep.
+        connection: connection to the sweep's process.
         parent: id of the sweep's process; the job is killed when that process ends.
         call: function that runs the job.
         slot: resources that the process may use.
@@ -103,7 +107,7 @@ def _kill_after(parent: int) -> None:
 
 
 def _redirect_output(file: Path) -> None:
-    """Redirects standard output and error to a file, for C libraries, too."""
+    """Redirects standard output and standard error to a file, also those of C libraries."""
     make_subfolder(file.parents[1], file.parent.name)
     with open_for_append(file, JOB_LOG) as opened:
         os.dup2(opened.fileno(), 1)

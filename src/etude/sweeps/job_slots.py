@@ -29,8 +29,8 @@ class JobSlot:
 
 
 SMALL_STEP = 20e9
-"""FLOP of a micro-batch that one core computes in about a second. Below this, the threads of a job
-spend more time on synchronisation than on computing."""
+"""FLOP of a micro-batch that one core computes in about a second. In a job with smaller
+micro-batches, several threads would spend more time on synchronisation than on computing."""
 
 
 def small_job_count(step: Cost, jobs: int, free: int | None) -> int:
@@ -57,10 +57,11 @@ def threads_per_small_job() -> int:
 
 
 def job_slots(n_jobs: int | str, jobs_per_gpu: int, *, gpus: list[str]) -> list[JobSlot]:
-    """Returns the slots for parallel jobs.
+    """Returns the job slots, one for each job that runs in parallel.
 
     Args:
-        n_jobs: number of parallel jobs; `auto` is one, or `jobs_per_gpu` on each GPU.
+        n_jobs: number of parallel jobs. `auto` means one job on the CPU, or `jobs_per_gpu` jobs on
+            each GPU.
         jobs_per_gpu: number of jobs that share a GPU.
         gpus: GPUs as in `CUDA_VISIBLE_DEVICES`; empty for jobs on the CPU.
 
@@ -90,7 +91,10 @@ def job_slots(n_jobs: int | str, jobs_per_gpu: int, *, gpus: list[str]) -> list[
 
 
 def visible_gpus() -> list[str]:
-    """Returns the GPUs that jobs may use, without initialising CUDA (it doesn't survive a fork)."""
+    """Returns the GPUs that jobs may use, as in `CUDA_VISIBLE_DEVICES`.
+
+    CUDA is not initialised, because it doesn't survive a fork.
+    """
     stated = os.environ.get("CUDA_VISIBLE_DEVICES")
     if stated is not None:
         return [name.strip() for name in stated.split(",") if name.strip() not in ("", "-1")]

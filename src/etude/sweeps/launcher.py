@@ -1,4 +1,4 @@
-"""Default launcher of sweeps: runs each job in a process of its own."""
+"""Default launcher of sweeps, which runs each job in a process of its own."""
 
 from __future__ import annotations
 
@@ -43,21 +43,22 @@ if TYPE_CHECKING:
 log = logging.getLogger("etude")
 
 _WRITE_SECONDS = 2.0
-"""Minimum time between two writes of the sweep's record while jobs are reused."""
+"""Minimum time between two writes of `sweep.json` while finished runs are reused."""
 
 Decide = Callable[[Sequence[str], int, Mapping[str, float]], bool]
-"""Function of a job's overrides, a step and its validation metrics; returns whether to pause."""
+"""Function of a job's overrides, an optimizer step and the validation metrics at that step, which
+returns whether to pause the run."""
 
 
 @dataclass
 class SweepLauncher:
-    """Launches jobs, each in its own process.
+    """Hydra launcher that runs each job of a sweep in its own process.
 
     Attributes:
         swept: task function that `multirun` passed to Hydra.
         config: config of the sweep.
-        n_jobs: number of parallel jobs. `auto` is `jobs_per_gpu` on each GPU; on a CPU it is one,
-            or one small job on each core (`job_slots.small_job_count`).
+        n_jobs: number of parallel jobs. `auto` means `jobs_per_gpu` jobs on each GPU. On a CPU,
+            `auto` means one job, or one small job on each core (`job_slots.small_job_count`).
         jobs_per_gpu: number of jobs that share a GPU.
     """
 
@@ -88,11 +89,11 @@ class SweepLauncher:
         ended: Callable[[Job], None] | None = None,
         decide: Decide | None = None,
     ) -> list[JobReturn]:
-        """Runs jobs from an iterator, which is advanced when a slot is free.
+        """Runs jobs from an iterator; the next job is requested when a slot is free.
 
         Args:
-            job_overrides: overrides of each job. None means that no job is available until another
-                one has ended.
+            job_overrides: overrides of each job. None means that no job is available until a
+                running job has ended.
             first: index of the first job in the sweep.
             ended: called with each job that has ended, before the next job is requested.
             decide: called after each validation; returns whether to pause the run.
@@ -175,9 +176,9 @@ class SweepLauncher:
         count = small_job_count(step, self.swept.total, free_memory(device))
         if count > 1:
             log.info(
-                "running %d jobs in parallel, %s each, because a step is small (%.2g GFLOP). With "
-                "another number of threads, sums are rounded differently; set "
-                "hydra.launcher.n_jobs=1 to run one job at a time",
+                "running %d jobs in parallel, %s each, because a micro-batch is small (%.2g "
+                "GFLOP). With another number of threads, sums are rounded differently; set "
+                "hydra.launcher.n_jobs=1 to run one job at a time with all threads",
                 count,
                 "one thread" if (threads := threads_per_small_job()) == 1 else f"{threads} threads",
                 step.training_flops / 1e9,
@@ -211,8 +212,10 @@ class SweepLauncher:
     def _task(
         self, number: int, overrides: Sequence[str], record: SweepRecord, decide: Decide | None
     ) -> tuple[JobTask, CheckedConfig | None]:
-        """Returns a job's task and checked config; None for an invalid config, which the job
-        reports."""
+        """Returns a job's task and its checked config.
+
+        The checked config is None if the config is invalid; the job then reports the error.
+        """
         job, typed = self._waiting_job(overrides), overrides_of_job(overrides)
         validated = None if decide is None else partial(decide, tuple(overrides))
         call: Callable[[], Job] = partial(replace, job)
@@ -233,13 +236,16 @@ class SweepLauncher:
 
     @property
     def _search_path(self) -> list[str]:
-        """The override of `hydra.searchpath`, if one was given."""
+        """The override of `hydra.searchpath`; empty if the user gave none."""
         typed: list[str] = list(self.config.hydra.overrides.hydra)
         return [item for item in typed if item.startswith("hydra.searchpath=")]
 
 
 class _RecordWriter:
-    """Writes results to the sweep's record; buffers those of reused jobs, which end quickly."""
+    """Writer of results to `sweep.json`, which buffers the results of reused runs.
+
+    Jobs that reuse a finished run end quickly, so they are written together.
+    """
 
     def __init__(self, record: SweepRecord) -> None:
         self._record = record
@@ -247,7 +253,7 @@ class _RecordWriter:
         self._last_write = time.monotonic()
 
     def add(self, job: Job) -> None:
-        """Adds a result, and writes it unless the job was reused a moment after the last write."""
+        """Adds a result and writes all results, unless a reused run ends soon after a write."""
         self._buffer.append(job)
         if job.status is not Status.REUSED or time.monotonic() > self._last_write + _WRITE_SECONDS:
             self.write()

@@ -1,4 +1,4 @@
-"""Runs a sweep: Hydra expands the overrides and launches the jobs, each of which is one run."""
+"""Execution of a sweep: Hydra expands the overrides and launches the jobs, one for each run."""
 
 from __future__ import annotations
 
@@ -39,11 +39,12 @@ log = logging.getLogger("etude")
 
 
 _EXPANDED = ("hydra/sweeper=grid", "hydra.sweeper.params=null")
-"""Additional overrides for Hydra: `expand` has checked each value and read the files' `params`."""
+"""Additional overrides for Hydra, used because `expand` has already checked each value and read
+`hydra.sweeper.params` of the config files."""
 
 
 class _SweepInterrupted(BaseException):
-    """Carries `Interrupted` through a launcher that catches every `Exception`."""
+    """Raised instead of `Interrupted` to pass through a launcher that catches each `Exception`."""
 
     def __init__(self, cause: Interrupted) -> None:
         self.cause = cause
@@ -54,9 +55,9 @@ class JobFunction:
     """Task function that Hydra's launchers call with each job's config.
 
     Attributes:
-        train: function that trains one config and returns its outcome.
-        folder: folder of the sweep's record.
-        total: number of jobs of the sweep; 0 if the sweeper chooses them one by one.
+        train: function that trains a run from a config and returns the outcome.
+        folder: the sweep's folder.
+        total: number of jobs of the sweep; 0 if the sweeper chooses the jobs one by one.
     """
 
     train: Train
@@ -90,9 +91,10 @@ class JobFunction:
 
         Args:
             typed: overrides of the job.
-            config: config composed of them.
+            config: config composed from the overrides.
             checked: checked form of the config, if available.
-            first: whether to report how other runs of the same name differ.
+            first: whether this is the first job, which reports how other runs of the same name
+                differ from it.
         """
         self.without_secrets(make_mask(config) if checked is None else checked.mask)
         with nullcontext() if first else suppress_other_runs():
@@ -111,7 +113,7 @@ class SweepResult:
 
     Attributes:
         jobs: the jobs in order.
-        folder: folder of the sweep's record.
+        folder: the sweep's folder.
     """
 
     jobs: list[Job]
@@ -122,8 +124,8 @@ def multirun(overrides: Sequence[str], train: Train, config_dir: str | None = No
     """Runs a job for every combination of the swept values.
 
     Args:
-        overrides: overrides in Hydra's grammar; `key=a,b` sweeps.
-        train: function that trains one config and returns its outcome.
+        overrides: overrides in Hydra's grammar; `key=a,b` sweeps over the values a and b.
+        train: function that trains a run from a config and returns the outcome.
         config_dir: folder of custom configs.
 
     Raises:
@@ -184,7 +186,11 @@ def _typed() -> list[str]:
 
 
 def _remove(created: list[Path]) -> None:
-    """Removes the folders created for a sweep without jobs; `created` starts with the innermost."""
+    """Removes the folders that were created for a sweep whose jobs did not start.
+
+    Args:
+        created: the folders, the innermost first.
+    """
     for folder in created[:1]:
         shutil.rmtree(folder, ignore_errors=True)
     for folder in created[1:]:

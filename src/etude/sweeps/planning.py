@@ -1,4 +1,4 @@
-"""Plans jobs without training or writing: the folder, state and size of each."""
+"""Planning of jobs: the run folder, state and size of each job, without training or writing."""
 
 from __future__ import annotations
 
@@ -28,23 +28,27 @@ from etude.training.process import fresh_settings
 from etude.training.state import RunState, determine_state, refusal, request_key
 
 PlanProgress = Callable[[int, int], None]
-"""Progress callback; called with the number of planned jobs and the total."""
+"""Progress callback, which receives the number of jobs planned so far and the number of all jobs.
+"""
 
 
 @dataclass
 class PlannedJob:
-    """One planned job of a sweep, or a single planned run.
+    """Plan of one job of a sweep, or of a single run.
 
     Attributes:
-        label: differences from the experiment file.
+        label: differences of the job's config from the experiment file.
         overrides: overrides of the job.
         name: name of the run.
-        signature, group: 12 hex digits; empty if the config is invalid.
-        identity: the hashed part of the config.
+        signature: first 12 hex digits of the run's signature; empty if the config is invalid.
+        group: 12 hex digits that identify the run's group; empty if the config is invalid.
+        identity: the keys and values of the config that the signature is a hash of.
         state: what the command would do with the run.
         size: size of the run; None if the config is invalid.
-        request: key that jobs with the same request share; None if the config is invalid.
-        same_as: number, from 1, of an earlier job that requests the same run.
+        request: key that is equal for jobs that request the same run; None if the config is
+            invalid.
+        same_as: number, from 1, of an earlier job that requests the same run; None without such a
+            job.
     """
 
     label: str
@@ -67,7 +71,7 @@ def plan(
     measure: bool = True,
     progress: PlanProgress | None = None,
 ) -> list[PlannedJob]:
-    """Plans what `etude train OVERRIDES` would do.
+    """Returns what `etude train OVERRIDES` would do, without training or writing.
 
     Args:
         overrides: overrides in Hydra's grammar.
@@ -107,13 +111,16 @@ def plan(
 def _expand(overrides: Sequence[str], hydra: Hydra) -> Sweep:
     sweep = expand(overrides, hydra)
     if sweep.jobs is None:
-        hint = "this sweeper chooses jobs by the results of others, so they cannot be planned"
+        hint = (
+            "this sweeper chooses each job from the results of earlier jobs, so the jobs are not "
+            "known in advance; plan a single run"
+        )
         raise RequestError(Problem("hydra/sweeper", "basic", sweep.sweeper, hint))
     return sweep
 
 
 class _Planner:
-    """Plans jobs one by one; caches the data and sizes that they share."""
+    """Planner of jobs, which caches the data modules and sizes that jobs share."""
 
     def __init__(self, measure: bool) -> None:
         self._estimator = Estimator(measure=measure)
@@ -158,7 +165,10 @@ class _Planner:
                 job.size.notes += _room_notes(checked, parts, job.size.vocabulary)
 
     def _share_data(self, key: str, parts: Parts) -> None:
-        """Uses one data module for all jobs on the same data, so that files are read once."""
+        """Replaces the data module by that of an earlier job on the same data, if there is one.
+
+        So the files are read only once.
+        """
         if key not in self._data:
             parts.data.check()
             self._data[key] = parts.data
@@ -166,9 +176,9 @@ class _Planner:
 
 
 def _room_notes(checked: CheckedConfig, parts: Parts, vocabulary: int) -> list[str]:
-    """Returns what `etude train` would refuse on this machine, for lack of disk space or memory.
+    """Returns the reasons for which `etude train` would refuse a run: too little disk or memory.
 
-    These are notes and not errors, because the plan may be for another machine.
+    The reasons are notes of the plan and not errors, because the plan may be for another machine.
     """
     try:
         check_memory(checked, parts, vocabulary or None)

@@ -1,4 +1,4 @@
-"""Runs jobs in parallel processes; a job that crashes doesn't affect the others."""
+"""Execution of jobs in parallel processes; a job that crashes doesn't affect the others."""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ _EVENTS = Path("/sys/fs/cgroup/memory.events")
 def start_method() -> str:
     """Returns the multiprocessing start method for a job.
 
-    It is `START`, or `spawn` if this process has initialised CUDA, which doesn't survive a fork.
+    The method is `START`, or `spawn` if this process has initialised CUDA, because CUDA doesn't
+    survive a fork.
     """
     torch = sys.modules.get("torch")
     return "spawn" if torch is not None and torch.cuda.is_initialized() else START
@@ -57,15 +58,15 @@ def start_method() -> str:
 
 @dataclass
 class JobTask:
-    """A job for the pool.
+    """Job that a pool runs, with the function that runs it.
 
     Attributes:
         number: number of the job, from 1.
-        job: the job before it starts, with label and overrides.
-        call: function that runs the job, called in its process.
-        log_file: log file of the process.
-        validated: called in this process with step and metrics of each validation; returns whether
-            to pause the run.
+        job: the job as it is before it starts, with label and overrides.
+        call: function that runs the job, called in the job's process.
+        log_file: log file of the job's process.
+        validated: function that is called in the pool's process with the step and the metrics of
+            each validation; returns whether to pause the run.
         result: result of a job whose run is already finished; no process is started.
         same_as: number of an earlier job that requests the same run. The job gets the same result;
             no process is started.
@@ -99,12 +100,12 @@ class _RunningJob:
 
 
 class Pool:
-    """Runs tasks on job slots, each in its own process.
+    """Pool that runs jobs in parallel, each in its own process.
 
     Args:
-        slots: the slots; each runs one process at a time.
+        slots: the job slots; a slot has resources of the machine for one job at a time.
         dashboard: display of the progress.
-        ended: called with each job as soon as it has ended.
+        ended: function that is called with each job as soon as the job has ended.
         stop_at_error: whether to start no further jobs after a failure. Running jobs continue.
     """
 
@@ -138,14 +139,15 @@ class Pool:
         """Runs all tasks.
 
         Args:
-            tasks: the tasks; the next one is requested when a slot is free. None means that no task
-                is available until another job has ended.
+            tasks: the tasks; the next task is requested when a slot is free. None means that no
+                task is available until a running job has ended.
 
         Returns:
             The jobs in the order of their numbers.
 
         Raises:
-            Interrupted: If a signal was received. It was forwarded to the jobs, which have ended.
+            Interrupted: If a signal was received. The signal was forwarded to the jobs, and all
+                jobs have ended.
         """
         previous_handlers = self._install_handlers()
         try:
@@ -180,13 +182,13 @@ class Pool:
                     task = next(tasks)
                 except StopIteration:
                     return False
-                if task is None or self._stopping:  # creating it may take seconds
+                if task is None or self._stopping:  # creating the task may take seconds
                     break
                 self._dispatch(task)
         return True
 
     def _dispatch(self, task: JobTask) -> None:
-        """Starts a job, ends it at once, or makes it wait for another job."""
+        """Starts a job, ends a job that needs no process, or makes a job wait for another job."""
         if task.same_as is not None:
             self._duplicates.append(task)
             self._end_duplicates()
@@ -207,7 +209,7 @@ class Pool:
                 self._end(one.task, job)
 
     def _end(self, task: JobTask, job: Job) -> None:
-        """Records the end of a job and of its duplicates."""
+        """Stores and reports the end of a job and of its duplicates."""
         self._done[task.number] = job
         self._failed = self._failed or job.status.is_failure
         self._ended(job)
@@ -241,18 +243,18 @@ class Pool:
         self._dashboard.waiting(task.number)
 
     def _job_in_folder(self, run: Path | None) -> _RunningJob | None:
-        """Returns the running job that uses the folder of a run."""
+        """Returns the running job that uses the run folder `run`; None if there is none."""
         jobs = (one for one in self._running if one.task.run == run)
         return None if run is None else next(jobs, None)
 
     def _holder_of(self, job: Job) -> _RunningJob | None:
-        """Returns the running job of this sweep that holds the run of `job`."""
+        """Returns the running job of this sweep that trains the run of `job`; None without one."""
         if job.status is not Status.HELD:
             return None
         return next((one for one in self._running if one.path == job.path), None)
 
     def _next_unblocked(self) -> JobTask | None:
-        """Returns a waiting task whose run is no longer held by another job."""
+        """Returns a waiting task whose run no other job is training any more; None without one."""
         for task, sibling in self._blocked:
             if sibling not in self._running:
                 self._blocked.remove((task, sibling))
@@ -272,7 +274,7 @@ class Pool:
         }
 
     def saves(self) -> bool:
-        """Returns true: at the first signal, running jobs save; see `etude.stopping.Saving`."""
+        """Returns true, as running jobs save at the first signal; see `etude.stopping.Saving`."""
         return True
 
     def _forward(self, signum: int, frame: FrameType | None) -> None:
@@ -377,19 +379,20 @@ class Pool:
                 job.message += ": the system ran out of memory; set a smaller"
                 job.message += " trainer.micro_batch or hydra.launcher.n_jobs"
             elif -code == signal.SIGKILL:
-                job.message += " (by a user, or by the system because it ran out of memory)"
+                job.message += " (by a user, or by the system because memory ran out)"
         else:
-            job.message = f"its process ended with exit code {code} without an error message"
+            job.message = f"the job's process ended with exit code {code} and no error message"
         job.message += f" ({one.task.log_file})"
         if job.path is not None:
             _record_failure(Path(job.path), job)
 
 
 def _record_failure(folder: Path, job: Job) -> None:
-    """Writes the failure to the run's record, which the killed process could not do."""
+    """Writes the failure of a killed job to the run folder, since its process could not do so."""
     lock = RunLock(folder)
     try:
-        lock.acquire(patience=5.0)  # its data workers hold the lock until they notice its end
+        # The data workers of the job hold the lock until they notice that the job has ended.
+        lock.acquire(patience=5.0)
     except RunHeld:
         return
     try:

@@ -1,7 +1,7 @@
-"""Search with Optuna: each trial is a run, and the sweep's record contains the study.
+"""Hyperparameter search with Optuna; each trial is a run, and the study is in the sweep's folder.
 
 `n_trials` is the total over all starts: a search that was killed and restarted ends with exactly
-that many trials. A trial that was running resumes from its checkpoint; a failed one is repeated.
+that many trials. A trial that was running resumes from its checkpoint; a failed trial is repeated.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _REDUCTION_FACTOR = 3  # of `hyperband`: one in three trials continues
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """SearchOptions of a search.
+    """Options of a hyperparameter search.
 
     Args:
         n_trials: total number of trials, over all starts.
@@ -53,9 +53,9 @@ class SearchOptions:
         pruner: `none`; `median`, which prunes a trial that is worse than the median of earlier
             trials at the same step; or `hyperband` (Li et al. 2018), which gives more steps to
             fewer and fewer trials. The run of a pruned trial is paused.
-        metric: validation metric whose best value is the trial's objective. None uses the metric by
+        metric: validation metric whose best value is the trial's objective; if None, the metric by
             which runs choose their best checkpoint.
-        direction: `minimize` or `maximize`; None uses the direction in which the metric improves.
+        direction: `minimize` or `maximize`; if None, the direction in which the metric improves.
         min_steps: optimizer step before which no trial is pruned.
         startup_trials: number of random trials before `tpe` and `median` are used.
         seed: seed of the sampler.
@@ -95,10 +95,10 @@ class SearchOptions:
 
 
 def parse_options(arguments: Mapping[str, Any]) -> SearchOptions:
-    """Returns the checked options.
+    """Returns the checked options of a search.
 
     Raises:
-        RequestError: If an option is invalid; names its key.
+        RequestError: If an option is invalid; the message names the config key.
     """
     try:
         return SearchOptions(**arguments)
@@ -108,14 +108,15 @@ def parse_options(arguments: Mapping[str, Any]) -> SearchOptions:
 
 @dataclass
 class Search:
-    """A search: proposes trials and records their results in an Optuna study.
+    """Hyperparameter search that proposes trials and stores their results in an Optuna study.
 
     Args:
-        folder: folder of the sweep's record.
+        folder: the sweep's folder.
         space: the search space.
         options: options of the search.
         monitor: metric by which runs choose their best checkpoint.
-        directions: the task's metrics for which more is better, and those for which less is.
+        directions: two collections of the task's metrics: those for which higher is better, and
+            those for which lower is better.
     """
 
     folder: Path
@@ -155,7 +156,8 @@ class Search:
             return self.options.direction
         metric = self.options.metric or self.monitor
         if (more_is_better := is_higher_better(metric, *self.directions)) is None:
-            expected, hint = "minimize or maximize", f"the task does not state it for {metric}"
+            expected = "minimize or maximize"
+            hint = f"the task does not define whether a higher or a lower {metric} is better"
             raise RequestError(Problem("hydra.sweeper.direction", expected, hint=hint))
         return "maximize" if more_is_better else "minimize"
 
@@ -165,20 +167,19 @@ class Search:
 
     @property
     def done(self) -> int:
-        """Number of trials that ended before this start."""
+        """Number of trials that have ended; failed trials that are repeated do not count."""
         return sum(_is_counted(trial) for trial in self.study.trials if trial.state.is_finished())
 
     @property
     def left(self) -> int:
-        """Number of trials that are still to begin."""
+        """Number of trials that have not begun yet."""
         counted = [trial for trial in self.study.trials if _is_counted(trial)]
         return max(0, self.options.n_trials - len(counted) - self._failed_now)
 
     def proposals(self) -> Iterator[list[str] | None]:
-        """Yields the overrides of each trial to run; unfinished trials come first.
+        """Yields the overrides of each trial to run, first those of unfinished trials.
 
-        Yields None if each proposal is already running; the next proposal is possible when a trial
-        has ended.
+        Yields None if no new trial can be proposed until a running trial has ended.
         """
         trials = self.study.trials
         running = [t for t in trials if t.state is TrialState.RUNNING and self._fits(t)]
@@ -206,7 +207,7 @@ class Search:
         self._paused.clear()
 
     def ended(self, job: Job) -> None:
-        """Records a trial's result in the study."""
+        """Stores a trial's result in the study."""
         trial = self._trials.pop(job.key, None)
         if trial is None or job.status in (Status.INTERRUPTED, Status.HELD):
             return  # it remains a running trial, and is resumed at the next start
@@ -234,7 +235,10 @@ class Search:
         return step >= self.options.min_steps and trial.should_prune()
 
     def _promote(self) -> Trial | None:
-        """Returns a pruned trial that should resume, judged by the results of later trials."""
+        """Returns a pruned trial that should resume, given the results of later trials.
+
+        None if there is no such trial.
+        """
         for trial in self._paused:
             if self._should_resume(trial):
                 self._paused.remove(trial)
@@ -245,8 +249,8 @@ class Search:
     def _should_resume(self, trial: Trial) -> bool:
         """Returns whether a pruned trial should resume.
 
-        With `hyperband`: whether it is among the best third at its step (Li et al. 2020,
-        algorithm 2).
+        With `hyperband`, a trial resumes if it is among the best third of all trials at its last
+        step (Li et al. 2020, algorithm 2).
         """
         if self.options.pruner != "hyperband":
             return not trial.should_prune()
@@ -263,7 +267,7 @@ class Search:
         return self.study._storage.get_trial(trial._trial_id).intermediate_values
 
     def _new_trial(self) -> list[str] | None:
-        """Returns the overrides of a new trial; None if all proposals equal running trials."""
+        """Returns the overrides of a new trial; None if each proposal equals a running trial."""
         for _ in range(_MAX_ATTEMPTS):
             trial = self.study.ask(self.space.axes)
             if job_key(self.space.overrides(trial.params)) not in self._trials:
@@ -278,7 +282,7 @@ class Search:
         return overrides
 
     def _fits(self, frozen: FrozenTrial) -> bool:
-        """Returns whether an earlier trial has the keys of the present search space."""
+        """Returns whether an earlier trial has the same keys as the current search space."""
         return set(frozen.params) == set(self.space.axes)
 
     def _value(self, job: Job) -> float | None:
@@ -288,13 +292,14 @@ class Search:
         if value is None and metric is not None:
             value = info.get("final", {}).get(metric)
         if not isinstance(value, int | float) or not math.isfinite(value):
-            log.warning("%s has no finite %s; the search ignores this trial", job.path, metric)
+            name = metric or self.monitor
+            log.warning("%s has no finite %s; the search ignores this trial", job.path, name)
             return None
         return float(value)
 
 
 def load_study(folder: Path) -> optuna.Study:
-    """Loads the study of a sweep's record."""
+    """Loads the Optuna study of a search from the sweep's folder."""
     return optuna.load_study(study_name=STUDY_NAME, storage=_storage(folder))
 
 
@@ -330,14 +335,14 @@ def _pruner(options: SearchOptions) -> optuna.pruners.BasePruner:
 
 
 def _is_counted(trial: FrozenTrial) -> bool:
-    """Returns whether a trial counts towards `n_trials`; a failed one that is repeated doesn't."""
+    """Returns whether a trial counts towards `n_trials`; a failed trial to repeat doesn't count."""
     if trial.state is TrialState.FAIL:
         return trial.user_attrs.get(_STATUS) in _FINAL
     return trial.state is not TrialState.WAITING
 
 
 def _trials_to_repeat(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Returns the failed trials to repeat: those with a failure that may not recur."""
+    """Returns the failed trials to repeat, which are those whose failure may not recur."""
     counted = [trial.params for trial in trials if _is_counted(trial)]
     to_repeat: list[FrozenTrial] = []
     for trial in trials:

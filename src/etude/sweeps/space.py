@@ -1,4 +1,4 @@
-"""Search space: converts Hydra's sweep grammar to Optuna's distributions."""
+"""Conversion of Hydra's sweep grammar to a search space of Optuna distributions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from etude.errors import Problem, RequestError
 
 @dataclass
 class SearchSpace:
-    """Search space.
+    """Search space of a hyperparameter search.
 
     Attributes:
         fixed: overrides that all trials share.
@@ -40,16 +40,16 @@ class SearchSpace:
 
 
 def _format(value: Any) -> str:
-    """Returns a value as text; floats are rounded to six digits, which are easier to type."""
+    """Returns a value as text; floats are rounded to six digits, so that users can retype them."""
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def parse_space(arguments: Sequence[str], parser: OverridesParser) -> SearchSpace:
     """Returns the search space that overrides define.
 
-    `interval(a, b)` is a range of floats, `int(interval(a, b))` one of integers;
-    `tag(log, interval(a, b))` is sampled on a logarithmic scale; `range(a, b, step)` is a grid that
-    excludes b; `choice(...)` and comma-separated values are categorical.
+    `interval(a, b)` is a range of floats, and `int(interval(a, b))` is a range of integers.
+    `tag(log, interval(a, b))` is sampled on a logarithmic scale. `range(a, b, step)` is a grid that
+    excludes b. `choice(...)` and comma-separated values are categorical.
 
     Raises:
         RequestError: If no key is swept, or an interval is empty.

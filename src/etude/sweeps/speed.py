@@ -1,4 +1,4 @@
-"""Estimates the training speed by earlier runs, by timing a few steps, or by the machine's peak."""
+"""Estimation of the training speed: from earlier runs, a few timed steps, or the machine's peak."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ from etude.training.process import fresh_settings
 from etude.training.throughput import compute_dtype, device_name, matmul_peak
 
 ASSUMED_UTILIZATION = 0.4
-"""Fraction of the peak assumed without a measurement; small models reach less, large ones more."""
+"""Fraction of the machine's peak that is assumed without a measurement.
+
+Small models reach less, large models more.
+"""
 
 _LONGEST_STEP = 5.0  # seconds; longer steps are not timed
 _TIMING_SECONDS = 1.0
@@ -49,7 +52,7 @@ class Speed:
 
     Attributes:
         tokens_per_second: target tokens per second, over all processes of the run.
-        source: description of the source of the number.
+        source: description of how the number was measured or estimated.
     """
 
     tokens_per_second: float
@@ -69,7 +72,7 @@ class EarlierRuns:
     """Speeds that earlier runs recorded on this machine.
 
     Args:
-        root: root folder of the runs; read at the first call of `speed`.
+        root: root folder of the runs, which is read at the first call of `speed`.
     """
 
     def __init__(self, root: Path) -> None:
@@ -84,9 +87,9 @@ class EarlierRuns:
         group: str,
         device: torch.device,
     ) -> Speed | None:
-        """Returns the speed of the latest run with equal model, batch, precision and devices.
+        """Returns the speed of the latest run with the same model, batch, precision and devices.
 
-        Prefers runs of the same group. Returns None if there is no such run.
+        Runs of the same group are preferred. Returns None if there is no such run.
         """
         if self._by_shape is None:
             self._by_shape = self._read()
@@ -101,7 +104,7 @@ class EarlierRuns:
             except RequestError:  # damaged metrics; `etude runs verify` reports them
                 continue
             valid = [rate for rate in rates if isinstance(rate, int | float) and rate > 0]
-            if valid:  # without the first, as the first steps of a process are slower
+            if valid:  # without the first value, as the first steps of a process are slower
                 rate = statistics.median(valid[1:] or valid)
                 name = f"{record.path.parent.name}/{record.path.name}"
                 return Speed(rate, f"measured in {name}")
@@ -125,7 +128,7 @@ class EarlierRuns:
 
 
 def _shape(config: dict[str, Any], vocabulary: int | None) -> str:
-    """Returns the settings that determine the work of a step, as one key."""
+    """Returns a string of the settings that determine the FLOP of an optimizer step."""
     settings = {
         key: value
         for key, value in config.items()
@@ -142,7 +145,7 @@ def _machine(device: str | None, threads: int | None, processes: int) -> str:
 def speed_from_peak(
     flops_per_token: float, precision: str, device: torch.device, processes: int
 ) -> Speed:
-    """Returns the speed at `ASSUMED_UTILIZATION` of the measured matrix-multiplication peak."""
+    """Returns the speed at `ASSUMED_UTILIZATION` times the measured peak of matrix products."""
     peak = matmul_peak(str(device), compute_dtype(precision), torch.get_num_threads())
     factor = processes if device.type != "cpu" else 1  # processes share the cores of a CPU
     percent = f"{ASSUMED_UTILIZATION:.0%}"
@@ -174,11 +177,11 @@ def free_memory(device: torch.device) -> int | None:
 
 @dataclass(frozen=True)
 class StepTiming:
-    """Measured durations in seconds.
+    """Measured durations of training, in seconds.
 
     Attributes:
-        micro_batch: forward and backward pass of a micro-batch.
-        optimizer: step of the optimizer.
+        micro_batch: duration of the forward and backward pass of a micro-batch.
+        optimizer: duration of the optimizer's update.
     """
 
     micro_batch: float
@@ -192,9 +195,9 @@ def time_steps(
 
     Args:
         checked: checked config of the run.
-        parts: parts built from the config.
+        parts: objects built from the config: data, optimizer, schedule, trainer and task.
         vocabulary: vocabulary size of the model.
-        micro_batch: windows of a micro-batch.
+        micro_batch: number of windows of a micro-batch.
         device: device to train on.
     """
     with fresh_settings():
@@ -245,7 +248,7 @@ def time_steps(
 
 
 def _timed(work: Callable[[], None], device: torch.device) -> float:
-    """Returns the duration of `work` in seconds."""
+    """Returns the duration of a call of `work`, in seconds."""
     began = time.perf_counter()
     work()
     if device.type == "cuda":

@@ -1,8 +1,9 @@
-"""Record of a sweep: `experiments/_sweeps/<id>/`, updated while the sweep runs.
+"""Folder of a sweep, `experiments/_sweeps/<id>/`, which is updated while the sweep runs.
 
-`sweep.json` contains the axes and the status of each job, `results.csv` the metrics of the runs,
-and `logs/<job>.txt` the output of a job's process. The id is derived from the fixed overrides and
-the names of the axes, so a sweep with additional values keeps its record.
+`sweep.json` contains the swept keys with their values, and the status of each job. `results.csv`
+contains the metrics of the runs, and `logs/<job>.txt` the output of a job's process. The id is
+derived from the fixed overrides and the names of the swept keys, so a sweep with additional values
+has the same folder.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ LOGS = "logs"
 
 
 def sweep_folder(root: Path, sweep: Sweep) -> Path:
-    """Returns the folder of a sweep's record."""
+    """Returns the folder of a sweep, in the root folder of all runs."""
     fixed = [item for item in sweep.fixed if not item.startswith(EXECUTION_PREFIXES)]
     identity: dict[str, Any] = {
         "fixed": mask_record(sorted(fixed)),
@@ -58,10 +59,10 @@ def sweep_folder(root: Path, sweep: Sweep) -> Path:
 
 
 class SweepRecord:
-    """Writes a sweep's record.
+    """Reader and writer of the files in a sweep's folder.
 
     Args:
-        folder: folder of the record; see `sweep_folder`.
+        folder: the sweep's folder; see `sweep_folder`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -69,7 +70,10 @@ class SweepRecord:
         self.file = folder / "sweep.json"
 
     def begin(self, sweep: Sweep) -> None:
-        """Records the requested jobs: new ones are waiting; jobs of earlier starts are kept."""
+        """Writes the requested jobs to `sweep.json`; jobs of earlier starts remain there.
+
+        A job has the status `waiting` until it ends, unless an earlier start has finished it.
+        """
         make_subfolder(self.folder.parent.parent, *self.folder.parts[-2:])
         if path_exists(logs := self.folder / LOGS):  # a job's process could not report this
             check_file_type(os.lstat(logs), logs, "a folder")
@@ -96,7 +100,7 @@ class SweepRecord:
             info["jobs"] = [job for job in jobs.values() if job["key"] in keep or job.get("path")]
 
     def note(self, *ended: Job) -> None:
-        """Records the results of jobs."""
+        """Writes the results of jobs to `sweep.json`."""
         with self._changing() as info:
             jobs = {job["key"]: job for job in info.get("jobs", []) if "key" in job}
             for job in ended:
@@ -115,7 +119,7 @@ class SweepRecord:
             info["jobs"] = list(jobs.values())
 
     def finish(self) -> None:
-        """Writes `results.csv`, with a row for each job that has a record.
+        """Writes `results.csv`, with a row for each job that has a run folder.
 
         Logs a warning if the file cannot be written.
         """
@@ -144,7 +148,10 @@ class SweepRecord:
 
     @contextmanager
     def _changing(self) -> Iterator[dict[str, Any]]:
-        """Context manager that yields the record for changes, under a lock, and writes it."""
+        """Context manager that yields the content of `sweep.json` to change, and then writes it.
+
+        The file is locked against other processes meanwhile.
+        """
         with open_for_append(self.folder / ".lock", LOCK) as file:
             try_lock(file.fileno(), fcntl.LOCK_EX)
             remove_temporaries(self.folder, of=self.file.name)
