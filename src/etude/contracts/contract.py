@@ -108,7 +108,8 @@ class Contract:
         """Yields a description of each required method or attribute that objects of a class lack.
 
         Args:
-            own: function that returns whether an object has an attribute that its class does not define.
+            own: function that returns whether an object has an attribute, of the given name, that
+                its class does not define.
         """
         if self.base is not None and self.base not in map(_dotted_name, kind.__mro__):
             yield f"a subclass of {self.base}"

@@ -131,8 +131,9 @@ class Position(Protocol):
 
 
 class Norm(Protocol):
-    """Norm: a `torch.nn.Module` that normalises vectors; one for each branch of a block, and one for
-    the output of the last block.
+    """Norm: a `torch.nn.Module` that normalises vectors.
+
+    Each residual branch of a block has a norm, and so has the output of the last block.
 
     Args:
         dim: D, the width of the vectors.

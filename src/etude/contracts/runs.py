@@ -84,8 +84,8 @@ class Data(Protocol):
     """Data: a subclass of `etude.data.module.DataModule`, which returns batches.
 
     Subclasses of `etude.data.text.TextData`, `etude.data.examples.base.ExampleData` and
-    `etude.data.synthetic.base.SyntheticData` need to define fewer methods. A run calls `for_task`, `check`,
-    `fingerprint`, `prepare`, `attach`, and then the loaders.
+    `etude.data.synthetic.base.SyntheticData` need to define fewer methods. A run calls `for_task`,
+    `check`, `fingerprint`, `prepare`, `attach`, and then the loaders.
     """
 
     sequence_length: int
@@ -251,8 +251,9 @@ class Schedule(Protocol):
 
 
 class Logger(Protocol):
-    """Logger of a run's metrics, texts and figures: a subclass of `etude.loggers.base.Logger`, whose
-    methods do nothing.
+    """Logger of a run's metrics, texts and figures: a subclass of `etude.loggers.base.Logger`.
+
+    The methods of the base class do nothing.
 
     Except for `abandon`, all methods are called in a separate thread, one call at a time.
     """
