@@ -79,7 +79,7 @@ class TestColumns:
         assert told.startswith(
             "data.words: expected the number of the column with the words, because column 0"
         )
-        assert "column 0 is 1, 1 is Schartau, 2 is B-PER" in told
+        assert "column 0 is '1', column 1 is 'Schartau', column 2 is 'B-PER'" in told
         assert sentences(tmp_path / "a.tsv", content, words=1)[0][0] == ["Schartau", "sagte"]
 
     def test_columns_the_other_way_round_have_to_be_stated(self, tmp_path: Path) -> None:
@@ -279,7 +279,7 @@ class TestSchemes:
         )
 
     def test_marks_that_no_scheme_has_together_have_to_be_stated(self) -> None:
-        with pytest.raises(RequestError, match="no scheme has the prefixes B, E, U"):
+        with pytest.raises(RequestError, match="no scheme has all prefixes B, E, U"):
             decided("B-A E-A U-A")
         assert "1 sentences violate this scheme" in decided("B-A E-A U-A", stated="iobes")
 

@@ -92,7 +92,8 @@ def encode_windows(
             position,
             f"a question of fewer than {capacity} tokens",
             f"{len(first.ids)} tokens",
-            f"more do not fit with data.stride={stride}; increase data.sequence_length={longest}",
+            f"data.sequence_length={longest} minus data.stride={stride} minus special tokens; "
+            "increase data.sequence_length",
         )
         for position, first in zip(where, firsts, strict=True)
         if len(first.ids) >= capacity
