@@ -134,7 +134,7 @@ class Contract:
 
 
 def _method_problems(kind: type, name: str, method: FunctionType) -> Iterator[str]:
-    """Yields a description of each argument for which a method does not fit its calls."""
+    """Yields a description of each way in which a method does not fit its calls."""
     static: Any = inspect.getattr_static(kind, name)
     expected = f"a class with a method {name}{_format_parameters(method)}"
     if not callable(static) and not hasattr(type(static), "__get__"):

@@ -95,7 +95,8 @@ class LabelInspection(Inspection):
         if before[0] != kind:
             where = f"{row.where}, column {self.column}"
             expected = f"{before[0]}, like {before[1]} in {before[2]}"
-            hint = "if the two are one class, write them in the same way; if not, rename one"
+            hint = "if these two labels mean the same class, write them in the same way; "
+            hint += "if not, rename one of them"
             raise RequestError(Problem(where, expected, value, hint))
 
     def notes(self, labels: Sequence[str]) -> list[str]:

@@ -137,5 +137,5 @@ class TagInspection(Inspection):
             raise RequestError(Problem("data.tags", expected, hint=hint))
         if invalid := [found for found in self.against.values() if len(found) == len(MARKS)]:
             why = ", ".join(f"not {scheme}: {invalid[0][scheme]}" for scheme in matching)
-            return f"read as by the CoNLL-2000 script, because they violate every scheme: {why}"
+            return f"read as by the CoNLL-2000 script, because the tags violate every scheme: {why}"
         return " or ".join(common)
