@@ -55,7 +55,7 @@ CASES: dict[str, tuple[str, Rows, Sequence[str], str]] = {
         "classification",
         GOOD,
         ["data.test=OTHER"],
-        "line 1 = 'new': expected a label that the training split has",
+        "line 1 = 'new': expected a label that occurs in the training split",
     ),
     "missing column": (
         "classification",
@@ -73,13 +73,13 @@ CASES: dict[str, tuple[str, Rows, Sequence[str], str]] = {
         "classification",
         [row | {"text": " "} for row in GOOD],
         [],
-        "data.path: expected examples for training (0 rows with text, 36 without)",
+        "data.path: expected examples for training (0 rows with text, 36 rows without text)",
     ),
     "rows repeated across splits": (
         "classification",
         GOOD,
         ["data.validation=DATA", "data.duplicates=refuse"],
-        "line 1 (also in validation): expected a row in only one split (40 such rows",
+        "line 1 (also in validation): expected a row in only one split (40 rows are in two splits",
     ),
     "too long": (
         "classification",

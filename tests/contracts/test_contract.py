@@ -111,8 +111,8 @@ def test_what_a_method_does_not_accept() -> None:
         f"{method}; turn does not accept 'far'",
     ]
     assert lacking(Wide) == [
-        f"{method}; turn requires 'y', which is not passed",
-        f"{method}; turn requires 'near', which is not passed",
+        f"{method}; turn requires 'y', which Étude does not pass",
+        f"{method}; turn requires 'near', which Étude does not pass",
     ]
     assert lacking(NoMethod) == [f"{method}; turn is not a method"]
 

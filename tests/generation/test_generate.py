@@ -324,7 +324,7 @@ def test_weights_that_are_no_numbers_are_told(way):
     model = make()
     with torch.no_grad():
         model.norm.weight.fill_(math.nan)
-    with pytest.raises(InvalidArguments, match="numbers"):
+    with pytest.raises(InvalidArguments, match="logits are not NaN"):
         generate(model, torch.zeros(1, 1, dtype=torch.long), max_new_tokens=2, **way)
 
 
@@ -338,7 +338,7 @@ def test_one_prompt_without_numbers_is_told_though_it_leaves_the_batch():
 
     options: dict[str, Any] = {"max_new_tokens": 8, "beams": 2, "processors": [never]}
     generate(model, torch.tensor([[3], [1], [2]]), **options)
-    with pytest.raises(InvalidArguments, match="numbers"):
+    with pytest.raises(InvalidArguments, match="logits are not NaN"):
         generate(model, torch.tensor([[5], [1], [2]]), **options)
 
 

@@ -130,7 +130,7 @@ def test_one_that_hangs_is_left_behind(when: str, caplog: pytest.LogCaptureFixtu
     assert good.calls == EXPECTED
     assert bad.abandoned == 1
     assert caplog.messages == [
-        "logger 0 failed; the run continues without it: it did not finish within 0.3 s"
+        "logger 0 failed; the run continues without it: the logger did not finish within 0.3 s"
     ]
     release.set()
 
@@ -150,7 +150,7 @@ def test_one_that_falls_behind_is_left_out(
         release.set()
         views.finish("finished")
     assert caplog.messages == [
-        "logger slow failed; the run continues without it: it is 5 calls behind"
+        "logger slow failed; the run continues without it: the logger is 5 calls behind"
     ]
 
 

@@ -146,7 +146,7 @@ def test_a_process_that_hangs_is_ended(tmp_path: Path, caplog: pytest.LogCapture
         os.kill(process.pid, signal.SIGSTOP)
         views.finish("finished")
     assert caplog.messages == [
-        "logger wandb failed; the run continues without it: it did not finish within 0.5 s"
+        "logger wandb failed; the run continues without it: the logger did not finish within 0.5 s"
     ]
     assert process.returncode == -signal.SIGKILL
     wait_for(lambda: _is_zombie(service))

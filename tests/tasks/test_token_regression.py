@@ -133,4 +133,4 @@ def test_csv_holds_no_lists(etude: Callable[..., Any], tmp_path: Path) -> None:
     path.write_text("words,values\na b,1 2\n", encoding="utf-8")
     answer = etude("train", *words_of(tmp_path, f"data.path={path}"))
     assert answer.code == 2
-    assert "expected JSON or Parquet (the rows contain lists)" in answer.err
+    assert "expected a JSON or Parquet file (the rows contain lists)" in answer.err

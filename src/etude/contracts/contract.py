@@ -1,4 +1,4 @@
-"""Contracts, and the comparison of a class with its contract before it is built."""
+"""Contracts of classes in the config, and checks of a class against its contract."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 @dataclass(frozen=True)
 class Contract:
-    """Requirements on the object in a slot of the config, and the arguments of its constructor.
+    """Requirements on a class that a config key names, and the arguments of its constructor.
 
     Attributes:
-        name: name of its page in the documentation.
-        protocol: a `typing.Protocol`. The parameters of its `__init__` are the arguments that the
-            constructor receives; one with a default is passed only to constructors that name it.
+        name: name of the contract's page in the documentation.
+        protocol: a `typing.Protocol`. The parameters of its `__init__` are the arguments that
+            Étude passes to the constructor. An argument with a default is passed only if the
+            constructor has a parameter with this name.
         base: dotted name of the required base class; None accepts any class.
-        open: names of the arguments that a config may set instead.
+        open: names of those arguments whose value the config may set instead.
     """
 
     name: str
@@ -44,7 +45,7 @@ class Contract:
 
     @cached_property
     def arguments(self) -> Mapping[str, inspect.Parameter]:
-        """The parameters that the constructor receives, by name."""
+        """The parameters for which Étude passes arguments to the constructor, by name."""
         own = vars(self.protocol).get("__init__")
         if not isinstance(own, FunctionType) or own.__qualname__.startswith("_no_init"):
             return {}
@@ -69,8 +70,8 @@ class Contract:
 
         Args:
             constructor: the class, or a function that returns objects.
-            where: its key path.
-            target: its name as written in the config.
+            where: key path of the class, such as `model.attention`.
+            target: name of the class, as written in the config.
         """
         for expected in self._unmet(constructor):
             yield Problem(f"{where}._target_", expected, target, f"see {self.page}")
@@ -104,10 +105,11 @@ class Contract:
                 yield f"{accepted}; {kind} does not accept {name!r}"
 
     def _member_problems(self, kind: type, own: Callable[[str], bool]) -> Iterator[str]:
-        """Yields a description of each member that objects of a class lack.
+        """Yields a description of each required method or attribute that objects of a class lack.
 
         Args:
-            own: returns whether an object has an attribute that its class does not define.
+            own: function that returns whether an object has an attribute, of the given name, that
+                its class does not define.
         """
         if self.base is not None and self.base not in map(_dotted_name, kind.__mro__):
             yield f"a subclass of {self.base}"
@@ -132,7 +134,7 @@ class Contract:
 
 
 def _method_problems(kind: type, name: str, method: FunctionType) -> Iterator[str]:
-    """Yields the differences between a class's method and its calls."""
+    """Yields a description of each way in which a method does not fit its calls."""
     static: Any = inspect.getattr_static(kind, name)
     expected = f"a class with a method {name}{_format_parameters(method)}"
     if not callable(static) and not hasattr(type(static), "__get__"):
@@ -155,7 +157,7 @@ def _method_problems(kind: type, name: str, method: FunctionType) -> Iterator[st
 def _not_accepted(
     own: Sequence[inspect.Parameter], passed: Sequence[inspect.Parameter]
 ) -> Iterator[str]:
-    """Yields the arguments that a method is called with and does not accept."""
+    """Yields descriptions of the arguments that Étude passes and a method does not accept."""
     count = sum(p.kind is p.POSITIONAL_ONLY for p in passed)
     most = sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in own)
     if count > most and not any(p.kind is p.VAR_POSITIONAL for p in own):
@@ -169,14 +171,14 @@ def _not_accepted(
 def _not_passed(
     own: Sequence[inspect.Parameter], passed: Sequence[inspect.Parameter]
 ) -> Iterator[str]:
-    """Yields the arguments that a method requires and is not called with."""
+    """Yields descriptions of the arguments that a method requires and Étude does not pass."""
     keywords = {p.name for p in passed if p.kind is p.KEYWORD_ONLY}
     any_number = any(p.kind is p.VAR_POSITIONAL for p in passed)
     count = len(own) if any_number else sum(p.kind is p.POSITIONAL_ONLY for p in passed)
     for number, p in enumerate(own):
         is_passed = p.name in keywords or (number < count and p.kind is not p.KEYWORD_ONLY)
         if not is_passed and p.default is p.empty and p.kind not in _VARIADIC:
-            yield f"requires {p.name!r}, which is not passed"
+            yield f"requires {p.name!r}, which Étude does not pass"
 
 
 def _accepts(parameters: Mapping[str, inspect.Parameter], name: str) -> bool:
@@ -206,8 +208,9 @@ def _is_stub(kind: type) -> bool:
 
 
 def _is_abstract(kind: type, name: str) -> bool:
-    """Returns whether a class leaves a method to its subclasses: it is abstract, or only raises
-    `NotImplementedError`.
+    """Returns whether subclasses must define a method.
+
+    That is the case if the method is abstract or only raises `NotImplementedError`.
     """
     if name in getattr(kind, "__abstractmethods__", ()):
         return True
@@ -220,10 +223,10 @@ def _is_abstract(kind: type, name: str) -> bool:
 
 @cache
 def _sets_attributes_dynamically(kind: type) -> bool:
-    """Returns whether the attributes of a class cannot be read off its methods.
+    """Returns whether the code of a class's methods does not show all attributes of its objects.
 
-    This is so where it has `__getattr__`, or sets attributes by name, in nested functions, or in
-    functions that it passes `self` to.
+    That is the case if the class has `__getattr__`, or sets attributes by name, in nested
+    functions, or in functions to which it passes `self`.
     """
     for base in kind.__mro__:
         if base is object or base.__module__.split(".")[0] in _TRUSTED_PACKAGES:
@@ -265,7 +268,7 @@ def _dotted_name(kind: type) -> str:
 
 @cache
 def _assigned_attributes(kind: type) -> frozenset[str]:
-    """Returns the names that a class annotates, and those that its methods set."""
+    """Returns the names of the attributes that a class annotates or that its methods set."""
     names: set[str] = set()
     for base in kind.__mro__:
         if _is_stub(base):
@@ -280,7 +283,10 @@ def _assigned_attributes(kind: type) -> frozenset[str]:
 
 
 def _attributes_assigned_by(function: FunctionType) -> set[str]:
-    """Returns the attributes that a function sets on any object, including registered buffers."""
+    """Returns the names of the attributes that a function sets on any object.
+
+    The names of registered buffers, parameters and modules are included.
+    """
     names: set[str] = set()
     registers = set(function.__code__.co_names) & _REGISTER_METHODS
     for step in dis.get_instructions(function):

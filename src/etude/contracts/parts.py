@@ -1,7 +1,7 @@
-"""Contracts of the parts of a model: their constructor arguments and methods.
+"""Contracts of a model's components: their constructor arguments and methods.
 
-Shapes: B sequences of T positions, of S with those in a cache, and of width D; H heads of width K,
-and G heads of keys and values.
+Sizes in shapes: B sequences; T positions of the input; S positions, including those in a cache;
+vectors of width D; H query heads and G key and value heads, all of width K.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 class Attention(Protocol):
-    """Mixes information between positions: a `torch.nn.Module`, one per layer.
+    """Attention of a layer: a `torch.nn.Module` that mixes information between positions.
 
     Args:
-        dim: D.
-        heads: H.
+        dim: D, the width of the vectors.
+        heads: H, the number of heads.
         bias: whether projections have a bias.
         dropout: dropout probability.
-        head_dim: K, if `model.head_dim` is set.
+        head_dim: K, the width of a head, if `model.head_dim` is set.
         base_head_dim: K at muP's base width, if `model.mup_base_dim` is set to another width.
         layer, layers: index of the block, from 0, and number of blocks.
     """
@@ -57,29 +57,31 @@ class Attention(Protocol):
         """Maps vectors (B, T, D) to the vectors that are added to them, (B, T, D).
 
         Args:
-            position: its `rotate` is applied to queries and keys before the scores are computed.
-            causal: whether keys after a query are hidden.
-            bias: added to the scores, broadcasts to (B, H, T, S). If boolean: true where a key is
-                visible.
-            cache: keys and values of the positions before x; those of x are appended to it.
-            positions: positions of x, (B, T), or the first one; None continues after the cache.
+            position: module whose method `rotate` is applied to queries and keys before the scores
+                are computed.
+            causal: whether the keys after a query are hidden from it.
+            bias: tensor that is added to the scores; its shape broadcasts to (B, H, T, S). If
+                boolean, it is a mask instead: true where a key is visible.
+            cache: keys and values of the positions before x. Those of x are appended to the cache.
+            positions: positions of x, (B, T), or its first position; if None, x follows the cache.
             documents: the documents packed in x, which don't attend to each other.
-            memory: (B, M, D), the sequence that x attends to instead of itself.
+            memory: vectors (B, M, D) of a second sequence, to which x attends instead of itself.
         """
         ...
 
 
 class Position(Protocol):
-    """Encodes the order of tokens in the embeddings, the queries and keys, or the scores.
+    """Position encoding: a `torch.nn.Module`, shared by all layers, that encodes the order of the
+    tokens in the embeddings, in the queries and keys, or in the scores.
 
-    A `torch.nn.Module`, shared by all layers. The model sets its attribute `causal`: whether later
-    keys are hidden. The methods of `etude.nn.position.Position` change nothing.
+    The model sets the module's attribute `causal`: whether the keys after a query are hidden. The
+    base class `etude.nn.position.Position` defines all methods; they change nothing.
 
     Args:
-        dim: D.
-        heads: H.
+        dim: D, the width of the vectors.
+        heads: H, the number of heads.
         max_length: length of the longest training sequence.
-        head_dim: K, if `model.head_dim` is set.
+        head_dim: K, the width of a head, if `model.head_dim` is set.
     """
 
     def __init__(
@@ -87,51 +89,70 @@ class Position(Protocol):
     ) -> None: ...
 
     def embed(self, x: Tensor, start: int | Tensor = 0, /) -> Tensor:
-        """Maps embeddings (B, T, D) to the same shape.
+        """Returns the embeddings x (B, T, D) with their positions added; the shape is the same.
 
         Args:
-            start: position of the first embedding; or positions (B, T).
+            start: position of the first embedding, or all positions (B, T).
         """
         ...
 
     def rotate(self, q: Tensor, k: Tensor, /, *, start: int | Tensor = 0) -> tuple[Tensor, Tensor]:
-        """Maps queries (B, H, T, K) and keys (B, G, T, K) at these positions to the same shapes."""
+        """Returns the queries (B, H, T, K) and keys (B, G, T, K), rotated; the shapes are the same.
+
+        Args:
+            start: position of the first query and key, or all positions (B, T).
+        """
         ...
 
     def bias(self, T: int, S: int, /, *, like: Tensor) -> Tensor | None:
-        """Returns the bias (H, T, S) of the scores of the last T of S positions, or None."""
+        """Returns the bias (H, T, S) that is added to the scores of the last T of S positions.
+
+        None means no bias.
+
+        Args:
+            like: a tensor with the device and the dtype of the bias.
+        """
         ...
 
     def reach(self, length: int, /) -> None:
-        """Prepares for positions below `length`; called before explicit positions are passed."""
+        """Prepares the module for positions below `length`.
+
+        Called before positions are passed to `embed` and `rotate` as a tensor.
+        """
         ...
 
     def at_base_width(self, ratio: float, /) -> None:
-        """Rescales the initial weights to those of the base width; called in muP."""
+        """Rescales the initial weights to those of muP's base width.
+
+        Args:
+            ratio: the width D divided by the base width.
+        """
         ...
 
 
 class Norm(Protocol):
-    """Normalises vectors: a `torch.nn.Module`, one per branch of a block, and one for the output.
+    """Norm: a `torch.nn.Module` that normalises vectors.
+
+    Each residual branch of a block has a norm, and so has the output of the last block.
 
     Args:
-        dim: D.
-        bias: whether it may have a bias.
-        layer, layers: as for `Attention`, within a block.
+        dim: D, the width of the vectors.
+        bias: whether the norm may have a bias.
+        layer, layers: as for `Attention`; passed only to norms in a block.
     """
 
     def __init__(self, *, dim: int, bias: bool, layer: int = 0, layers: int = 1) -> None: ...
 
     def forward(self, x: Tensor, /) -> Tensor:
-        """Maps vectors (..., D) to the same shape."""
+        """Returns the normalised vectors; x and the result have the shape (..., D)."""
         ...
 
 
 class FeedForward(Protocol):
-    """Transforms each position independently: a `torch.nn.Module`, one per layer.
+    """Feed-forward module of a layer: a `torch.nn.Module` that transforms each position separately.
 
     Args:
-        dim: D.
+        dim: D, the width of the vectors.
         bias: whether projections have a bias.
         dropout: dropout probability.
         layer, layers: as for `Attention`.
@@ -147,33 +168,37 @@ class FeedForward(Protocol):
 
 
 class Mask(Protocol):
-    """Visibility of keys to queries. `etude.nn.mask.Mask` hides no keys."""
+    """Mask of the attention: which keys each query can see.
+
+    The base class `etude.nn.mask.Mask` hides no keys.
+    """
 
     causal: bool
-    """Whether no query sees a later key."""
+    """Whether the keys after a query are hidden from it."""
 
     cacheable: bool
-    """Whether a position's output is independent of the tokens that follow."""
+    """Whether the output at each position is independent of the tokens after the position."""
 
     everywhere: bool
-    """Whether the mask is the same at any starting position of a text in a sequence."""
+    """Whether the mask of a text does not depend on where the text starts in a sequence."""
 
     def seen(self, T: int, S: int, device: Any = None, /) -> Tensor | None:
-        """Returns a mask (T, S), true where one of the last T of S positions may see a key.
+        """Returns a mask (T, S), true where a query can see a key.
 
-        None means that `causal` alone describes the mask.
+        The T queries are the last of the S positions; the keys are at all S positions. None means
+        that `causal` alone describes the mask.
         """
         ...
 
 
 class Block(Protocol):
-    """Attention and feed-forward part with their residual connections and norms.
-
-    A `torch.nn.Module`, one per layer.
+    """Block of a layer: a `torch.nn.Module` with attention, a feed-forward module, their residual
+    connections and norms.
 
     Args:
-        attention, norm, feedforward: factories without arguments; each call returns a module.
-        cross: factory of the cross-attention; only in the decoder of an encoder-decoder.
+        attention, norm, feedforward: functions without arguments; each call returns a new module.
+        cross: function that returns the cross-attention; passed only in the decoder of an
+            encoder-decoder.
         layer, layers: as for `Attention`.
     """
 
@@ -192,10 +217,10 @@ class Block(Protocol):
     ) -> None: ...
 
     def forward(self, x: Tensor, /, **context: Any) -> Tensor:
-        """Maps vectors (B, T, D) to the same shape.
+        """Maps vectors (B, T, D) to vectors of the same shape.
 
         Args:
-            context: keyword arguments of the attention; and `across`, those of the cross-attention,
-                if there is a memory.
+            context: keyword arguments of the attention. If there is a memory, the argument `across`
+                is a dict with the keyword arguments of the cross-attention.
         """
         ...

@@ -1,4 +1,4 @@
-"""Contracts of the parts of a run: their constructor arguments and methods."""
+"""Contracts of a run's components: their constructor arguments and methods."""
 
 from __future__ import annotations
 
@@ -12,43 +12,45 @@ if TYPE_CHECKING:
 
 
 class Model(Protocol):
-    """A `torch.nn.Module` that reads the data's batches in the form that the task defines.
+    """Model: a `torch.nn.Module` whose inputs are the data's batches, in the form that the task
+    defines.
 
     Args:
-        vocab_size: V, the size of the tokenizer's vocabulary unless `model.vocab_size` is set.
+        vocab_size: V, the vocabulary size: that of the tokenizer, unless the config sets
+            `model.vocab_size`.
     """
 
     max_length: int
     """Length of the longest training sequence."""
 
     mask: Any
-    """Visibility of keys to queries; see `etude.contracts.parts.Mask`."""
+    """The mask of the attention; see `etude.contracts.parts.Mask`."""
 
     def __init__(self, *, vocab_size: int = 0) -> None: ...
 
     def forward(self, *inputs: Tensor, **more: Any) -> Tensor:
-        """Maps token ids (B, T) to logits (B, T, V) in a language model.
+        """Returns the outputs: for a language model, logits (B, T, V) of token ids (B, T).
 
         Args:
             more: further arguments from the batch, such as `documents` for packed texts; see the
-                `forward` of `Decoder`, `Encoder` and `EncoderDecoder`.
+                method `forward` of `Decoder`, `Encoder` and `EncoderDecoder`.
         """
         ...
 
 
 class Head(Protocol):
-    """Output layer on an encoder's vectors: a `torch.nn.Module`.
+    """Head: a `torch.nn.Module`, the output layer that reads an encoder's vectors.
 
     Args:
-        dim: D.
+        dim: D, the width of the vectors.
         embedding: token embedding, whose weights a head may share.
-        norm: factory of a norm; called with dim and bias.
+        norm: function that returns a norm; called with `dim` and `bias`.
         dropout: dropout probability.
-        labels: number of labels in the data, unless the config sets it.
+        labels: number of labels: that of the data, unless the config sets it.
     """
 
     gives: str
-    """Kind of its logits: `vocabulary`, `tags` or `classes`."""
+    """What the logits describe: `vocabulary`, `tags` or `classes`."""
 
     def __init__(
         self, *, dim: int, embedding: nn.Module, norm: Any, dropout: float, labels: int = 0
@@ -58,12 +60,15 @@ class Head(Protocol):
         """Maps vectors (B, T, D) to logits: (B, T, ...), or (B, ...) for `classes`.
 
         Args:
-            keep: (B, T), false where a token is padding.
+            keep: mask (B, T), false where a token is padding.
         """
         ...
 
     def of_packed(self, x: Tensor, documents: Any, /) -> Tensor:
-        """Maps packed sequences to logits, as `forward`; (N, ...) for `classes` and N documents."""
+        """Maps the vectors of packed sequences (B, T, D) to logits.
+
+        Shape: as in `forward`; for `classes`, (N, ...) with one entry for each of the N documents.
+        """
         ...
 
 
@@ -76,11 +81,11 @@ class Initialise(Protocol):
 
 
 class Data(Protocol):
-    """Source of batches: an `etude.data.module.DataModule`, which has the shared methods.
+    """Data: a subclass of `etude.data.module.DataModule`, which returns batches.
 
     Subclasses of `etude.data.text.TextData`, `etude.data.examples.base.ExampleData` and
-    `etude.data.synthetic.base.SyntheticData` need fewer methods. A run calls `for_task`, `check`,
-    `fingerprint`, `prepare`, `attach`, and then the loaders.
+    `etude.data.synthetic.base.SyntheticData` need to define fewer methods. A run calls `for_task`,
+    `check`, `fingerprint`, `prepare`, `attach`, and then the loaders.
     """
 
     sequence_length: int
@@ -102,7 +107,7 @@ class Data(Protocol):
     """Number of targets in an optimizer step, over all processes."""
 
     steps_per_epoch: float
-    """Number of optimizer steps in which each training example is used once."""
+    """Number of optimizer steps that use each training example once."""
 
     section_names: Any
     """Names of a mixture's sources, each of which is also validated separately; usually empty."""
@@ -119,7 +124,7 @@ class Data(Protocol):
         """Sets the task's objective; None uses the data unchanged.
 
         Raises:
-            RequestError: the task needs another kind of data.
+            RequestError: the data does not fit the task.
         """
         ...
 
@@ -132,15 +137,21 @@ class Data(Protocol):
         ...
 
     def fingerprint(self) -> str:
-        """Returns the sha256 (hex) of the content; different content makes a different run."""
+        """Returns the SHA-256 hash of the content, in hexadecimal.
+
+        Runs on data with different hashes are different runs.
+        """
         ...
 
     def files_read(self) -> list[Path] | None:
-        """Returns the files that the fingerprint covers; None if it covers other content too."""
+        """Returns the files that determine the fingerprint.
+
+        None means that it also depends on content outside files.
+        """
         ...
 
     def origin(self) -> Mapping[str, object]:
-        """Returns the origin of the content, for the record."""
+        """Returns the origin of the content, which is saved in the run folder."""
         ...
 
     def prepare(self, cache_dir: Path, /) -> Any:
@@ -157,7 +168,10 @@ class Data(Protocol):
         rank: int,
         world: int,
     ) -> None:
-        """Sets the steps to load, and which of the `world` processes loads them."""
+        """Sets the optimizer steps to load, and the process that loads them.
+
+        The process is number `rank` of `world` processes.
+        """
         ...
 
     def train_dataloader(self) -> Any:
@@ -169,7 +183,7 @@ class Data(Protocol):
         ...
 
     def evaluated(self, split: str, /) -> Any:
-        """Returns a split as an `etude.data.evaluation_data.Evaluated`."""
+        """Returns a split for evaluation, as an `etude.data.evaluation_data.Evaluated`."""
         ...
 
     def evaluated_with_rows(self, asked: Any, /) -> Any:
@@ -182,7 +196,7 @@ class Data(Protocol):
 
 
 class Tokenizer(Protocol):
-    """Recipe for training a tokenizer on a corpus."""
+    """Recipe of a tokenizer: an object that trains a tokenizer on texts."""
 
     def train(self, texts: Iterable[str], /) -> Any:
         """Trains the `etude.data.tokenizer.Tokenizer` on texts, and returns it."""
@@ -193,7 +207,7 @@ class Task(Protocol):
     """A model with its loss and metrics: a subclass of `etude.tasks.base.Task`.
 
     Args:
-        setup: the model, optimizer recipe, schedule and so on; passed to `Task`.
+        setup: the model, optimizer recipe, schedule and so on; pass it to the base class.
     """
 
     monitor: str
@@ -205,7 +219,7 @@ class Task(Protocol):
     def __init__(self, *, setup: Any) -> None: ...
 
     def loss(self, micro: Any, /) -> Tensor:
-        """Returns the sum of the loss over a micro-batch's targets, a scalar."""
+        """Returns the sum of the losses of all targets in a micro-batch, a scalar."""
         ...
 
     def outputs(self, micro: Any, /) -> Any:
@@ -213,41 +227,46 @@ class Task(Protocol):
         ...
 
     def metrics(self, evaluated: Any, /) -> Any:
-        """Returns a new `etude.tasks.metrics.Metrics` for an `Evaluated`."""
+        """Returns a new `etude.tasks.metrics.Metrics` object for an `Evaluated` object."""
         ...
 
 
 class Optimizer(Protocol):
-    """Recipe for the optimizer of a model."""
+    """Recipe of an optimizer: an object that builds the optimizer of a model."""
 
     def __call__(self, module: nn.Module, /) -> torch.optim.Optimizer:
-        """Returns the optimizer of a model's parameters."""
+        """Returns an optimizer for the parameters of a model."""
         ...
 
 
 class Schedule(Protocol):
-    """Learning-rate factor by step."""
+    """Learning-rate schedule: returns a factor of the learning rate for each optimizer step."""
 
     def __call__(self, step: int, total: int, /) -> float:
-        """Returns the factor of the base learning rate at `step` (from 0) of `total`."""
+        """Returns the factor at optimizer step `step`, from 0, of a run of `total` steps.
+
+        The learning rate of the step is the optimizer's learning rate times this factor.
+        """
         ...
 
 
 class Logger(Protocol):
-    """View of a run: a subclass of `etude.loggers.base.Logger`, whose methods do nothing.
+    """Logger of a run's metrics, texts and figures: a subclass of `etude.loggers.base.Logger`.
 
-    All calls come from the logger's own thread, one at a time.
+    The methods of the base class do nothing.
+
+    Except for `abandon`, all methods are called in a separate thread, one call at a time.
     """
 
     patience: float
-    """Longest time that the run waits for the logger at its end, in seconds."""
+    """Longest time, in seconds, that the run waits for the logger after training."""
 
     def start(self, run: Any, rows: Sequence[Any], /) -> None:
         """Called when training begins.
 
         Args:
             run: an `etude.loggers.base.RunInfo`.
-            rows: the metric rows of earlier starts of the run.
+            rows: the metric rows logged so far, if the run is resumed.
         """
         ...
 
@@ -256,11 +275,11 @@ class Logger(Protocol):
         ...
 
     def text(self, name: str, text: str, step: int, /) -> None:
-        """Called when a text, such as samples, was written to the record."""
+        """Called when a text, such as samples, was saved in the run folder."""
         ...
 
     def figure(self, name: str, path: Path, step: int, /) -> None:
-        """Called when a figure was written to the record."""
+        """Called when a figure was saved in the run folder."""
         ...
 
     def finish(self, status: str, /) -> None:
@@ -268,7 +287,10 @@ class Logger(Protocol):
         ...
 
     def abandon(self) -> None:
-        """Releases all resources at once; called from another thread."""
+        """Releases all resources immediately.
+
+        Called from another thread when the logger failed or did not finish in time.
+        """
         ...
 
 

@@ -1,4 +1,4 @@
-"""The contract of each slot of the config."""
+"""The contract of each config key that names a class."""
 
 from __future__ import annotations
 
@@ -35,4 +35,7 @@ CONTRACTS: Mapping[str, Contract] = {
     "logger.*": Contract("logger", runs.Logger, "etude.loggers.base.Logger"),
     "hydra.launcher": Contract("launcher", runs.Launcher, "hydra.plugins.launcher.Launcher"),
 }
-"""Contracts by slot (`etude.config.table`). A class in any other slot has no requirements."""
+"""The contract of each config key that has one; `*` is any name (see `etude.config.table`).
+
+A class under any other config key has no requirements.
+"""

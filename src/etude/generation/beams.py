@@ -14,9 +14,12 @@ from etude.generation.reader import Reader
 from etude.generation.stopping import StopConditions
 
 _MASKED = -1e9
-"""The score of excluded candidates; finite, so that sums of it are never NaN."""
+"""The score of excluded candidates. It is finite, so that sums with it are never NaN."""
 DONE_FRACTION = 0.25
-"""The fraction of prompts that must be done before they leave the batch, which copies the rest."""
+"""The fraction of prompts that must be done before they are removed from the batch.
+
+The removal copies the remaining prompts.
+"""
 
 
 @dataclass(frozen=True)
@@ -24,8 +27,8 @@ class BeamSearchResult:
     """The result of a beam search, the best hypotheses first.
 
     Attributes:
-        tokens: (B, beams, T + n), padded with the fill token.
-        scores: (B, beams), log-probability / length^length_penalty; NaN if the logits were NaN.
+        tokens: prompts and new tokens, (B, beams, T + n), padded with the fill token.
+        scores: log-probability / length^length_penalty, (B, beams); NaN if the logits were NaN.
     """
 
     tokens: Tensor
@@ -40,29 +43,30 @@ def beam_search(
     *,
     processors: Sequence[Processor] = (),
 ) -> BeamSearchResult:
-    """Continues `tokens` (B, T) with a beam search.
+    """Returns continuations of the prompts `tokens` (B, T), found by beam search.
 
-    A hypothesis' score is log p(new tokens) / n^length_penalty, where n is the number of its new
-    tokens with the stop token (Wu et al. 2016, arXiv:1609.08144, section 7, whose penalty is
-    another power law).
+    A hypothesis is a finished continuation. Its score is log p(new tokens) / n^length_penalty,
+    where n is the number of its new tokens, including the stop token (Wu et al. 2016,
+    arXiv:1609.08144, section 7, whose penalty is another power law).
 
     Each step ranks the continuations of all beams of a prompt and considers at least the best
-    2 * `beams`, so that `beams` unfinished ones remain. Finished ones among the best `beams` become
-    hypotheses. Prompts that are done leave the batch together, see `DONE_FRACTION`.
+    2 * `beams`, so that `beams` unfinished continuations remain. Finished continuations among the
+    best `beams` become hypotheses. Prompts that are done are removed from the batch together; see
+    `DONE_FRACTION`.
 
     Args:
         reader: a new reader of `tokens`.
-        config: the options. A search uses these:
+        config: the options. A beam search uses the following options:
 
             `max_new_tokens`.
             `beams`: the number of beams, and of hypotheses returned.
             `length_penalty`: above 0 favours longer texts, below 0 shorter ones.
             `early_stopping`: when a prompt is done. `False`: when the best continuation, at its
             current length, scores below the worst hypothesis; a heuristic if the penalty is not 0.
-            `"never"`: when no continuation can score above it. `True`: as soon as there are `beams`
-            hypotheses.
+            `"never"`: when no continuation can score above the worst hypothesis. `True`: as soon as
+            there are `beams` hypotheses.
         ends: the stop conditions of a hypothesis.
-        processors: see `etude.generation.processors`; they receive the unfinished prompts only.
+        processors: see `etude.generation.processors`; they receive only the unfinished prompts.
     """
     beams, length_penalty = config.beams, config.length_penalty
     max_new_tokens, early_stopping = config.max_new_tokens, config.early_stopping
@@ -155,13 +159,13 @@ def beam_search(
 
 @dataclass(frozen=True)
 class _Hypotheses:
-    """The best finished texts of some prompts.
+    """The best hypotheses (finished texts) of B prompts.
 
     Attributes:
-        tokens: (B, beams, end).
-        scores: (B, beams), the best first.
-        complete: (B, beams), whether the slot has a hypothesis.
-        lengths: (B, beams), in tokens.
+        tokens: token ids (B, beams, end).
+        scores: scores (B, beams), the best first.
+        complete: mask (B, beams), true where there is a hypothesis.
+        lengths: lengths (B, beams), in tokens.
     """
 
     tokens: Tensor
@@ -171,7 +175,7 @@ class _Hypotheses:
 
     @classmethod
     def empty(cls, text: Tensor, dtype: torch.dtype) -> _Hypotheses:
-        """Returns empty slots for texts (B, beams, end), with scores of `dtype`."""
+        """Returns an object without hypotheses, for texts (B, beams, end) and scores of `dtype`."""
         shape, device = text.shape[:2], text.device
         return cls(
             text.clone(),
@@ -183,12 +187,12 @@ class _Hypotheses:
     def merge_best(
         self, candidates: Tensor, value: Tensor, ended: Tensor, length: int
     ) -> _Hypotheses:
-        """Returns the best of these hypotheses and of new candidates.
+        """Returns the best of the present hypotheses and of new candidates.
 
         Args:
-            candidates: the tokens (B, N, end).
-            value: the scores (B, N).
-            ended: (B, N), whether a candidate is finished; the others do not count.
+            candidates: the tokens of N candidates per prompt, (B, N, end).
+            value: the scores of the candidates, (B, N).
+            ended: mask (B, N), true for finished candidates; the others are ignored.
             length: the number of tokens of each candidate.
         """
         scores, order = torch.cat((self.scores, value), dim=1).topk(self.scores.shape[1], dim=-1)
@@ -201,25 +205,26 @@ class _Hypotheses:
         )
 
     def select(self, prompts: Tensor) -> _Hypotheses:
-        """Returns the hypotheses of `prompts` (B',)."""
+        """Returns the hypotheses of some prompts, given their indices (P,)."""
         fields = (self.tokens, self.scores, self.complete, self.lengths)
         return _Hypotheses(*(x[prompts] for x in fields))
 
     def update(self, prompts: Tensor, others: _Hypotheses) -> None:
-        """Replaces the hypotheses of `prompts` (B',) by `others`."""
+        """Replaces the hypotheses of some prompts, given their indices (P,), by `others`."""
         self.tokens[prompts], self.scores[prompts] = others.tokens, others.scores.to(self.scores)
         self.complete[prompts], self.lengths[prompts] = others.complete, others.lengths
 
 
 def _gather_beams(text: Tensor, index: Tensor) -> Tensor:
-    """Returns the beams (B, N, ...) of text (B, beams, ...) at `index` (B, N)."""
+    """Returns the beams of text (B, beams, L) at the indices `index` (B, N), as (B, N, L)."""
     return text.gather(1, index[..., None].expand(*index.shape, text.shape[-1]))
 
 
 def _first_difference(text: Tensor, prompt: int, length: int) -> int:
     """Returns the first column at which the beams of any prompt differ.
 
-    Beams soon share an ancestor, so the columns before need not be copied when beams are reordered.
+    Beams soon share an ancestor, so the columns before it need not be copied when beams are
+    reordered.
     """
     new = text[:, :, prompt:length]
     differs = (new != new[:, :1]).any(dim=1).any(dim=0)  # (length - prompt,)

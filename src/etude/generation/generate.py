@@ -40,7 +40,9 @@ def generate(
     on_token: Callable[[Tensor], None] | None = None,
     **options: Any,
 ) -> Tensor:
-    """Continues `tokens` (B, T), T >= 1, to (B * samples, T + n) with n <= max_new_tokens.
+    """Generates new tokens after each row of `tokens` (B, T), with T >= 1.
+
+    Returns the prompts with their n new tokens, (B * samples, T + n), where n <= max_new_tokens.
 
     The logits pass, in the order of `transformers`, through the repetition penalty, the n-gram and
     the minimum-length constraints, `processors`, temperature, top-k, top-p and min-p. Once a text
@@ -49,17 +51,18 @@ def generate(
     Args:
         config: the options of generation. The samples of a prompt are adjacent rows; with a cache
             the prompt is read once for all of them.
-        keep: (B, T), false for padding, which must precede the tokens of its row. Padding does not
-            change the continuation of a row.
-        generator: the source of randomness: one per row, or one for all rows.
+        keep: mask (B, T), false for padding, which must precede the tokens of its row. Padding does
+            not change the continuation of a row.
+        generator: the source of randomness: one generator per row, or one for all rows.
         processors: additional processors of the logits.
-        stop_token: the stop token or tokens. A row is filled with the first one after its end;
-            generation ends when all rows have ended.
+        stop_token: the id of the stop token, or the ids of several. After its end, a row is filled
+            with the first of these ids; generation ends when all rows have ended.
         stop: a function that maps the new tokens (R, n) to booleans (R,), true for rows that end.
-        use_cache: whether to cache keys and values; without, each token costs a pass over the text.
+        use_cache: whether to cache keys and values. Without a cache, each new token requires a pass
+            over the whole text.
         on_token: a function that receives each new column of ids (B * samples,); not available in a
             beam search.
-        options: fields of `config`, which they replace.
+        options: values that replace fields of `config`.
 
     Raises:
         InvalidArguments: options are invalid or incompatible; there are no tokens to start from;
@@ -67,15 +70,23 @@ def generate(
     """
     B, T = tokens.shape
     checks = Checks()
-    checks.that(T > 0, "tokens", tuple(tokens.shape), "at least one token to start from")
+    expected = "a shape (B, T) with at least one token per row to start from"
+    checks.that(T > 0, "tokens", tuple(tokens.shape), expected)
     settings = config or GenerationConfig()
     with checks.collecting():
         settings = replace(settings, **options)
         can_stream = on_token is None or settings.beams == 1
-        checks.that(can_stream, "on_token", on_token, "None in a beam search")
+        checks.that(
+            can_stream, "on_token", on_token, "None, because a beam search does not stream tokens"
+        )
         if isinstance(generator, Sequence):
             rows, count = B * settings.samples, len(generator)
-            checks.that(count == rows, "generator", count, f"one generator, or {rows} of them")
+            checks.that(
+                count == rows,
+                "generator",
+                count,
+                f"one generator, or {rows} generators (one per row)",
+            )
     padding = None if keep is None else _padding(keep, tokens, checks)
     checks.done()
     if settings.max_new_tokens == 0:
@@ -96,7 +107,7 @@ def generate(
                 reader, prompts, settings, ends, steps, generator, on_token
             )
     if has_nan:
-        raise InvalidArguments(Problem("model", "logits that are numbers", "NaN"))
+        raise InvalidArguments(Problem("model", "a model whose logits are not NaN"))
     if keep is not None:
         text[:, :T] = tokens.repeat_interleave(settings.samples, dim=0)
     return text
@@ -123,7 +134,7 @@ def _generate_tokens(
     generator: Generators,
     on_token: Callable[[Tensor], None] | None,
 ) -> tuple[Tensor, bool]:
-    """Generates one token per step, and returns the text and whether the last logits had NaN."""
+    """Returns the generated text, and whether the last logits contained NaN."""
     choose = sampler(
         config.temperature, config.top_k, config.top_p, config.min_p, config.greedy, generator
     )
@@ -162,7 +173,7 @@ def _generate_tokens(
 
 
 def _padding(keep: Tensor, tokens: Tensor, checks: Checks) -> Tensor | None:
-    """Returns the number of padding columns of each row, (B,); None without any padding."""
+    """Returns the number of padding columns of each row, (B,); None if no row has padding."""
     expected = f"the shape of the tokens, {tuple(tokens.shape)}"
     if not checks.that(keep.shape == tokens.shape, "keep", tuple(keep.shape), expected):
         return None

@@ -1,4 +1,4 @@
-"""Options of generation and their checks. The module does not import torch."""
+"""Options of text generation, with checks. The module does not import torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Literal
 from etude.errors import Checks
 
 MAX_COUNT = 10_000_000
-"""Maximum number of tokens, samples or beams, to detect typing errors."""
+"""Maximum number of tokens, of samples and of beams, which detects typing errors."""
 EarlyStopping = bool | Literal["never"]
 _TYPES: Mapping[str, tuple[type, str]] = {
     "int": (Integral, "a whole number"),
@@ -25,16 +25,17 @@ class GenerationConfig:
     """Options of generation: the length of the texts, and how each token is selected.
 
     Args:
-        samples: the number of continuations of each prompt; in a beam search, the best ones.
+        samples: the number of continuations of each prompt; a beam search returns the best of them.
         max_new_tokens: the maximum number of new tokens.
-        min_new_tokens: the number of new tokens before which stop tokens are forbidden; other stop
-            conditions are not affected.
+        min_new_tokens: the number of new tokens that are generated before stop tokens are allowed;
+            other stop conditions are not affected.
         temperature, top_k, top_p, min_p, greedy: see `etude.generation.sampling.choose`.
-        beams: the number of beams; above 1 it selects a beam search. For length_penalty and
-            early_stopping see `etude.generation.beams.beam_search`.
-        repetition_penalty: the penalty of tokens that occur in the prompt or the text; 1 is off.
-        no_repeat_ngram: the length of n-grams that may occur only once in the prompt and the text;
-            0 is off.
+        beams: the number of beams; a number above 1 selects a beam search.
+        length_penalty, early_stopping: see `etude.generation.beams.beam_search`.
+        repetition_penalty: the penalty of tokens that occur in the prompt or the new text; 1 means
+            no penalty.
+        no_repeat_ngram: the length of n-grams that may occur only once in the prompt and the new
+            text; 0 allows all repetitions.
 
     Raises:
         InvalidArguments: options are invalid or incompatible.
@@ -97,7 +98,7 @@ class GenerationConfig:
             enough = self.samples <= self.beams
             checks.that(enough, "samples", self.samples, f"at most beams = {self.beams}")
             return
-        expected, hint = "1.0 without a beam search", "beams=4 searches"
+        expected, hint = "1.0 without a beam search", "beams=4 selects a beam search"
         checks.that(penalty == 1, "length_penalty", penalty, expected, hint)
         expected = "false without a beam search"
         checks.that(early is False or not known, "early_stopping", early, expected, hint)
@@ -119,10 +120,12 @@ def check_sampling(
     top_p: float | None,
     min_p: float | None,
 ) -> None:
-    """Adds a problem for each value that does not define a distribution."""
+    """Adds a problem to `checks` for each sampling option with an invalid value."""
     is_valid = math.isfinite(temperature) and temperature >= 0
     checks.that(is_valid, "temperature", temperature, "a finite number of at least 0")
-    expected, hint = "a number of at least 1", "omit it to sample from all tokens"
+    expected, hint = "a number of at least 1", "omit top_k to sample from all tokens"
     checks.that(top_k is None or top_k >= 1, "top_k", top_k, expected, hint)
-    checks.that(top_p is None or 0 < top_p <= 1, "top_p", top_p, "a probability in (0, 1]")
-    checks.that(min_p is None or 0 <= min_p <= 1, "min_p", min_p, "a fraction in [0, 1]")
+    checks.that(
+        top_p is None or 0 < top_p <= 1, "top_p", top_p, "a probability above 0 and at most 1"
+    )
+    checks.that(min_p is None or 0 <= min_p <= 1, "min_p", min_p, "a fraction from 0 to 1")

@@ -1,7 +1,7 @@
 """Context managers that put a model in evaluation mode and make decoding steps faster.
 
 A decoding step of a small model is mostly Python overhead: dozens of module calls around kernels of
-a few microseconds. `fast_decoding` avoids a part of it, and restores every module afterwards.
+a few microseconds. `fast_decoding` avoids some of this overhead; on exit, it restores every module.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from etude.nn.linear import SMALL, linear
 
 @contextmanager
 def fast_decoding(model: object) -> Iterator[None]:
-    """Context manager that puts `model` in evaluation mode and makes calls of it faster.
+    """Context manager that puts a model in evaluation mode and speeds up its calls.
 
-    Has no effect on a model that is not an `nn.Module`.
+    It has no effect on a model that is not an `nn.Module`.
 
     - Parameters and children become instance attributes. Otherwise `module.weight` goes through
       `nn.Module.__getattr__`, a Python function that runs after the normal lookup has failed.
-    - `nn.Linear` and layer norms call their kernel directly, large products that of
-      `etude.nn.linear`; dropout, which has no effect in evaluation mode, is skipped.
+    - `nn.Linear` and layer norms call their kernels directly; large linear layers call the kernel
+      of `etude.nn.linear`. Dropout, which has no effect in evaluation mode, is skipped.
     """
     modules = list(model.modules()) if isinstance(model, nn.Module) else []
     with evaluation_mode(model):
@@ -46,7 +46,10 @@ def fast_decoding(model: object) -> Iterator[None]:
 
 @contextmanager
 def evaluation_mode(model: object) -> Iterator[None]:
-    """Context manager for evaluation mode; restores the mode of every submodule on exit."""
+    """Context manager that puts a model in evaluation mode.
+
+    On exit, it restores the mode of every submodule.
+    """
     modules = list(model.modules()) if isinstance(model, nn.Module) else []
     before = [module.training for module in modules]
     for module in modules:
@@ -59,7 +62,7 @@ def evaluation_mode(model: object) -> Iterator[None]:
 
 
 def _shortcuts(module: nn.Module) -> dict[str, Any]:
-    """Returns the instance attributes that a module gets during decoding."""
+    """Returns the instance attributes that are added to a module during decoding."""
     shortcuts: dict[str, Any] = {**module._parameters, **module._buffers, **module._modules}
     if type(module) is nn.Dropout:
         shortcuts["forward"] = _identity

@@ -1,7 +1,7 @@
-"""Processors, which change the logits before a token is selected. They are applied in sequence.
+"""Processors: functions that change the logits before a token is selected.
 
-A custom processor is a function, or a class with `__call__(tokens, logits)`; pass it to `generate`
-as `processors=[...]`.
+They are applied in sequence. A custom processor is a function, or a class with
+`__call__(tokens, logits)`; pass it to `generate` as `processors=[...]`.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from etude.errors import Checks, InvalidArguments, Problem
 
 
 class Processor(Protocol):
-    """Contract of processors, which change the logits of the next token."""
+    """Contract of processors: functions that change the logits of the next token."""
 
     def __call__(self, tokens: Tensor, logits: Tensor) -> Tensor:
         """Returns the changed logits (B, V); minus infinity forbids a token.
 
         Args:
-            tokens: (B, T), the prompt and the text so far; padding is -1.
-            logits: (B, V), which must not be changed in place; in a beam search,
+            tokens: token ids (B, T) of the prompt and the new text so far; padding is -1.
+            logits: logits (B, V), which must not be changed in place; in a beam search,
                 log-probabilities.
         """
 
 
 class RepetitionPenalty:
-    """Processor that makes tokens that have occurred less probable.
+    """Processor that makes tokens less probable if they have already occurred.
 
-    Positive logits are divided by the penalty, negative ones multiplied (Keskar et al. 2019,
-    arXiv:1909.05858, section 4.1).
+    Positive logits are divided by the penalty, negative logits are multiplied by the penalty
+    (Keskar et al. 2019, arXiv:1909.05858, section 4.1).
 
     Args:
         penalty: the penalty; 1 has no effect, values below 1 favour repetition.
@@ -78,17 +78,21 @@ class NoRepeatNGrams:
 
 
 class ForbiddenTokens:
-    """Processor that forbids sequences of tokens: the last token after all others of a sequence.
+    """Processor that forbids sequences of tokens.
+
+    The last token of a sequence is forbidden after all other tokens of the sequence.
 
     Args:
-        sequences: the sequences, each of at least one id.
+        sequences: the sequences, each of at least one token id.
     """
 
     def __init__(self, sequences: Sequence[Sequence[int]]) -> None:
         checks = Checks()
         for i, ids in enumerate(sequences):
             is_valid = len(ids) > 0 and min(ids) >= 0
-            checks.that(is_valid, f"sequences[{i}]", list(ids), "at least one token id")
+            checks.that(
+                is_valid, f"sequences[{i}]", list(ids), "one or more token ids, each at least 0"
+            )
         checks.done()
         self.sequences = [tuple(ids) for ids in sequences]
 
@@ -108,7 +112,7 @@ class MinNewTokens:
 
     Args:
         least: the minimum number of new tokens.
-        prompt: the length of the prompt in tokens, with padding.
+        prompt: the length of the prompt in tokens, including padding.
         stop_tokens: the stop tokens' ids.
     """
 
@@ -132,6 +136,7 @@ def apply(processors: Sequence[Processor], tokens: Tensor, logits: Tensor) -> Te
     for processor in processors:
         logits = processor(tokens, logits)
     if bool((logits.amax(dim=-1) == -torch.inf).any()):
-        expected, hint = "at least one allowed token", "together they forbid all tokens"
+        expected = "at least one allowed token in each row"
+        hint = "together, the processors forbid all tokens"
         raise InvalidArguments(Problem("processors", expected, hint=hint))
     return logits

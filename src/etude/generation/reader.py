@@ -1,4 +1,4 @@
-"""Reader of growing texts with a model, with a cache, padding, and the model's window."""
+"""Computation of the logits of growing texts, with a cache, padding, and a limited window."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from torch import Tensor
 
 @runtime_checkable
 class CausalModel(Protocol):
-    """Contract of models that can generate: an `nn.Module`, or a `Reading` of one."""
+    """Contract of models that can generate text, such as `etude.models.decoder.Decoder`."""
 
     @property
     def window(self) -> int:
-        """The maximum number of tokens that the next token depends on."""
+        """The maximum number of preceding tokens on which the next token depends."""
 
     def new_cache(self, batch: int, length: int) -> Any:
         """Returns an empty cache for `batch` sequences of up to `length` tokens; see `KVCache`."""
 
     def __call__(self, tokens: Tensor, cache: Any, *, last_only: bool, **more: Any) -> Tensor:
-        """Returns the logits of the last position (B, 1, V), after the tokens in the cache.
+        """Returns the logits of the last position, (B, 1, V); `tokens` follow those in the cache.
 
         Args:
             more: `keep` and `positions`, for a batch of different lengths; see `Decoder.forward`.
@@ -28,17 +28,18 @@ class CausalModel(Protocol):
 
 
 class Reader:
-    """Computes the logits of growing texts, and reads only the new tokens of each.
+    """Reader of growing texts: computes their logits, and reads only the new tokens of each text.
 
     Once a text is longer than `model.window`, the next token depends only on its last `window`
-    tokens, which are read again at positions 0, 1, ..., with and without a cache.
+    tokens. These tokens are read again at positions 0, 1, ..., with and without a cache.
 
     Args:
         model: the model that computes the logits.
         rows: the batch size B.
         end: the maximum number of columns of the texts.
-        padding: (B,), the number of padding columns before each text; None is 0 for all.
-        use_cache: whether to cache keys and values; without, each token costs a pass over the text.
+        padding: the number of padding columns before each text, (B,); None means no padding.
+        use_cache: whether to cache keys and values. Without a cache, each new token requires a pass
+            over the whole text.
     """
 
     def __init__(
@@ -87,19 +88,20 @@ class Reader:
 
     @property
     def can_drop(self) -> bool:
-        """Whether `select` may drop prompts, which requires a cache for the whole text.
+        """Whether `select` may remove prompts, which requires a cache for the whole text.
 
-        Without a cache, an encoder-decoder assigns sources to rows by the number of rows.
+        Without a cache, an encoder-decoder determines the source of each row from the number of
+        rows.
         """
         return self.cache is not None and self._end - 1 <= self.window  # the last token is not read
 
     def select(self, rows: Tensor, since: int = 0) -> None:
-        """Continues with the texts at `rows` (B',).
+        """Replaces the texts by those at the row indices `rows` (R,).
 
-        Each must replace a text of the same prompt, unless `can_drop` is true.
+        Each text must be replaced by a text of the same prompt, unless `can_drop` is true.
 
         Args:
-            since: the column before which a row and its replacement are equal.
+            since: the first column at which a text and its replacement may differ.
         """
         if self.padding is not None:
             self.padding = self.padding.index_select(0, rows)

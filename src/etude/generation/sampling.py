@@ -1,4 +1,4 @@
-"""Selection of the next token: pure functions of logits (..., V)."""
+"""Selection of the next token: functions of logits (..., V), without state."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from etude.generation.generation_config import check_sampling
 Generators = torch.Generator | Sequence[torch.Generator] | None
 """The source of randomness: one generator for all rows, or one per row.
 
-None is torch's default generator. While another thread trains, None is a new generator, since
-drawing from the default one would change that training.
+None means torch's default generator. While another thread trains, None means a new generator,
+because drawing from the default generator would change that training.
 """
 
 
@@ -25,13 +25,13 @@ def scale_temperature(logits: Tensor, temperature: float) -> Tensor:
 
 
 def keep_top_k(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Returns the k largest logits (..., k), largest first, and their ids; all if k >= V."""
+    """Returns the k largest logits (..., k), largest first, and their ids; all logits if k >= V."""
     values, ids = logits.topk(min(k, logits.shape[-1]), dim=-1)
     return values, ids
 
 
 def keep_top_p(logits: Tensor, p: float) -> Tensor:
-    """Sets the logits outside the nucleus to minus infinity.
+    """Returns the logits, with minus infinity for tokens outside the nucleus.
 
     The nucleus is the smallest set of most probable tokens with a total probability of at least p
     (Holtzman et al. 2019, arXiv:1904.09751, section 3.1). With p above 0 it always contains the
@@ -47,8 +47,10 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
 
 
 def keep_min_p(logits: Tensor, p: float) -> Tensor:
-    """Sets the logits of tokens less probable than p times the most probable one to minus infinity
-    (Nguyen et al. 2024, arXiv:2407.01082, section 3).
+    """Returns the logits, with minus infinity for tokens of low probability.
+
+    These are the tokens whose probability is below p times that of the most probable token (Nguyen
+    et al. 2024, arXiv:2407.01082, section 3).
     """
     if p == 0:
         return logits
@@ -67,13 +69,15 @@ def choose(
     greedy: bool = False,
     generator: Generators = None,
 ) -> Tensor:
-    """Samples token ids (...) from logits (..., V): temperature first, then top-k, top-p, min-p.
+    """Returns token ids (...) that are sampled from logits (..., V).
+
+    The temperature is applied first, then top-k, top-p and min-p.
 
     Args:
         temperature: the divisor of the logits; 0 selects the most probable token.
         top_k: the number of most probable tokens to sample from.
         top_p: the probability of the nucleus to sample from.
-        min_p: the minimum probability of a token, relative to that of the most probable one.
+        min_p: the minimum probability of a token, relative to that of the most probable token.
         greedy: whether to select the most probable token, regardless of the other arguments.
         generator: the source of randomness, on the logits' device; one generator per row of logits
             (B, V) makes the rows independent of each other.
@@ -93,7 +97,7 @@ def sampler(
     greedy: bool,
     generator: Generators,
 ) -> Callable[[Tensor], Tensor]:
-    """Returns `choose` as a function of the logits, with its arguments checked once."""
+    """Returns `choose` as a function of the logits; the arguments are checked only once."""
     checks = Checks()
     check_sampling(checks, temperature, top_k, top_p, min_p)
     checks.done()
@@ -124,7 +128,7 @@ def most_probable(logits: Tensor) -> Tensor:
 
 
 def draw(probabilities: Tensor, generator: Generators = None) -> Tensor:
-    """Samples ids (...) from probabilities (..., V).
+    """Returns ids (...) that are sampled from probabilities (..., V).
 
     Among independent exponential times with rates p_i, the i-th is the smallest with probability
     p_i. `torch.multinomial` draws the same ids, but its input checks cost more than the draw.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class StopConditions:
-    """Stop tokens and a rule, either of which ends a row.
+    """Stop conditions of a row: it ends at a stop token, or when a rule is true.
 
     Args:
         tokens: the stop tokens' ids; a stop token is part of its row.

@@ -3,8 +3,8 @@
 Only a few tokens are decoded at a time, so the cost is proportional to the text's length. Tokens
 cannot be decoded one by one, for two reasons. A character may consist of several tokens; `decode`
 returns U+FFFD until it is complete. And many tokenizers decode the first token of a text
-differently (SentencePiece drops the space before it), so the decoded tokens always begin with some
-whose text has been returned already.
+differently (SentencePiece drops the space before it), so the decoded tokens always begin with
+tokens whose text has been returned already.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from etude.generation.text_constraints import MAX_INCOMPLETE, Tokenizer, strip_incomplete_character
 
 TAIL_TOKENS = 16
-"""The number of tokens retained from a long sequence that does not form a character."""
+"""The number of tokens retained from a long sequence of tokens that form no character."""
 
 
 class IncrementalDecoder:
@@ -52,12 +52,12 @@ class IncrementalDecoder:
         return piece
 
     def finish(self) -> str:
-        """Returns the rest at the end of the text: an incomplete character, as U+FFFD."""
+        """Returns the rest of the text: empty, or U+FFFD for an incomplete character."""
         piece, self._shown = self._text[self._shown :], len(self._text)
         return piece
 
     def _shorten(self) -> None:
-        """Drops tokens of a long sequence without characters, if the text stays the same."""
+        """Drops tokens of a long sequence that form no character, if the text stays the same."""
         context, tail = self._window[: self._settled], self._window[-TAIL_TOKENS:]
         before, text = self._decode(context), self._decode([*context, *tail])
         forgotten = len(self._decode(self._window[:-TAIL_TOKENS])) - len(before)
@@ -71,7 +71,7 @@ class IncrementalDecoder:
 
 
 class StopTextFilter:
-    """Filter that returns a text up to the first stop text, which is not returned.
+    """Filter that returns the part of a text before the first stop text.
 
     Args:
         stops: the stop texts.
@@ -92,7 +92,7 @@ class StopTextFilter:
         return text[:sure]
 
     def finish(self) -> str:
-        """Returns the text that was held back and is not a stop text."""
+        """Returns the text that was held back as a possible start of a stop text."""
         held, self._held = self._held, ""
         return held
 
@@ -110,7 +110,7 @@ class Continuation:
 
     Args:
         tokenizer: the tokenizer.
-        prompt: the tokens of the prompt that belong to the text.
+        prompt: the tokens of the prompt before the new text; their text is not returned.
         stop_tokens: ids that end the text and are not returned.
         stops: texts that end the text and are not returned.
     """
@@ -126,7 +126,7 @@ class Continuation:
         self._stop_tokens, self.ended = frozenset(stop_tokens), False
 
     def push(self, token: int) -> str:
-        """Adds a token and returns the text that is now certain."""
+        """Adds a token and returns the text that later tokens cannot change; often empty."""
         self.ended = self.ended or token in self._stop_tokens
         if self.ended:
             return ""

@@ -1,7 +1,8 @@
 """Constraints on the generated text rather than on its tokens: forbidden words and stop texts.
 
-A word can be split into tokens in many ways (` the`, `The`, `t` + `he`). So both compare
-characters: the joint text of the last tokens and of each possible next token.
+A word can be split into tokens in many ways (` the`, `The`, `t` + `he`). Therefore forbidden words
+and stop texts are compared with characters: the joint text of the last tokens and of each possible
+next token.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor
 from etude.errors import Checks
 
 REPLACEMENT = "\ufffd"
-"""The replacement character, for bytes that form no character or an incomplete one."""
+"""The replacement character, which replaces bytes that form no complete character."""
 
 MAX_INCOMPLETE = 3
 """Maximum number of U+FFFD at the end of a text that further bytes can complete to a character.
@@ -47,7 +48,9 @@ class Tokenizer(Protocol):
 
 
 class TokenTexts:
-    """Text of tokens in the middle of a text; some tokenizers decode the first token differently.
+    """Texts of tokens, decoded as in the middle of a text.
+
+    Some tokenizers decode the first token of a text differently.
 
     Args:
         tokenizer: the tokenizer; each token is decoded once, on first use of `tokens`.
@@ -74,13 +77,13 @@ class TokenTexts:
 
     @cached_property
     def sorted(self) -> tuple[list[str], list[int]]:
-        """The texts of all tokens in sorted order, and the token of each."""
+        """The texts of all tokens in sorted order, and the id of each text's token."""
         order = sorted(range(len(self.tokens)), key=self.tokens.__getitem__)
         return [self.tokens[i] for i in order], order
 
     @cached_property
     def partial(self) -> list[int]:
-        """The tokens that contain incomplete characters."""
+        """The ids of tokens that contain incomplete characters."""
         return [i for i, text in enumerate(self.tokens) if REPLACEMENT in text]
 
     def tokens_with_prefix(self, prefix: str) -> Iterator[tuple[int, str]]:
@@ -103,11 +106,12 @@ class ForbiddenWords:
     spaces; spaces around it are ignored. Strings without letters or digits (`://`) are forbidden
     anywhere.
 
-    Not prevented: other encodings of the same characters (a separate combining accent), and changes
-    when a tokenizer joins tokens (WordPiece's spaces around punctuation).
+    The processor does not prevent other encodings of the same characters (a separate combining
+    accent), and words that appear only when a tokenizer joins tokens (WordPiece's spaces around
+    punctuation).
 
     Args:
-        spelling: the spelling of the tokenizer's tokens.
+        spelling: the texts of the tokenizer's tokens.
         words: the forbidden words.
 
     Raises:
@@ -176,14 +180,15 @@ class ForbiddenWords:
 
 
 class StopText:
-    """Stop rule for rows whose last tokens complete a stop text.
+    """Stop rule that ends a row when its last tokens complete a stop text.
 
-    It only ends a row early; `etude.generation.streaming.StopTextFilter` cuts the text.
+    The rule only ends the row; `etude.generation.streaming.StopTextFilter` removes the stop text.
 
     Args:
-        spelling: the spelling of the tokenizer's tokens.
+        spelling: the texts of the tokenizer's tokens.
         texts: the stop texts.
-        begins: whether some rows are at the start of a text, where tokens may decode differently.
+        begins: whether some rows are at the start of a text, where tokens may be decoded
+            differently.
 
     Raises:
         InvalidArguments: a text is empty.
@@ -204,7 +209,7 @@ class StopText:
         return torch.tensor([self.ends(ids) for ids in rows], device=new.device)
 
     def ends(self, ids: Sequence[int]) -> bool:
-        """Returns whether the last of the tokens complete one of the texts."""
+        """Returns whether the last tokens of `ids` complete a stop text."""
         last = ids[-self.reach :]
         tail = strip_incomplete_character(self.spelling(last))
         is_complete = len(ids) <= self.reach
@@ -224,7 +229,10 @@ def strip_incomplete_character(text: str) -> str:
 
 
 def _find_complete_token(tokenizer: Tokenizer) -> list[int]:
-    """Returns one token of complete characters, after which others decode as inside a text."""
+    """Returns the id of a token of complete characters, in a list; empty if there is none.
+
+    Tokens after it are decoded as in the middle of a text.
+    """
     for number in range(tokenizer.vocab_size):
         text = tokenizer.decode([number])
         if (
@@ -238,7 +246,7 @@ def _find_complete_token(tokenizer: Tokenizer) -> list[int]:
 
 
 def _find_whole_words(text: str, word: str) -> Iterator[int]:
-    """Yields the positions of `word` in `text` as a whole word."""
+    """Yields the positions at which `word` occurs in `text` as a whole word."""
     start = text.find(word)
     while start >= 0:
         before, after = text[:start][-1:], text[start + len(word) :][:1]

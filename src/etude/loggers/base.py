@@ -1,4 +1,4 @@
-"""Base class of loggers, and the description of a run that they receive."""
+"""Base class of loggers, and the description of a run that loggers receive."""
 
 from __future__ import annotations
 
@@ -17,17 +17,16 @@ class RunInfo:
     """Description of a run for loggers. Its texts contain no secrets.
 
     Attributes:
-        path: Folder of the run's record. A logger writes its files below it, so that they move with
-            the record.
+        path: Run folder. A logger writes its files in a subfolder, so that they move with the run.
         name: Name of the run (its experiment).
-        signature: Name of the record's folder; ends in `~2` for a second run of the same config.
+        signature: Name of the run folder; ends in `~2` for a second run of the same config.
         group: Identifier shared by runs that differ only in their seed.
         label: Overrides that distinguish the run from its experiment file.
         seed: Seed of the run.
         tags: The user's tags.
         notes: The user's notes.
-        config: Composed config as plain data.
-        mask: Replaces values of environment variables in any text.
+        config: Composed config, as dicts, lists, texts, numbers, Booleans and None.
+        mask: Object that replaces values of environment variables in any text.
     """
 
     path: Path
@@ -59,19 +58,19 @@ class Logger:
 
         Args:
             run: The run.
-            rows: Metric rows of earlier starts, up to the step from which the run continues. The
-                logger must show each of these rows once: rows that it received for later steps are
-                void, and earlier ones may have been lost when a process was killed.
+            rows: Rows of `metrics.jsonl`, up to the step from which the run is resumed. The logger
+                must show each of these rows once. Rows that it received earlier for later steps are
+                no longer valid; others may have been lost when a process was killed.
         """
 
     def metrics(self, row: Row) -> None:
         """Logs a row of `metrics.jsonl`, with the same keys and values."""
 
     def text(self, name: str, text: str, step: int) -> None:
-        """Logs a text of the record, such as samples."""
+        """Logs a text that was saved in the run folder, such as samples."""
 
     def figure(self, name: str, path: Path, step: int) -> None:
-        """Logs a figure of the record.
+        """Logs a figure that was saved in the run folder.
 
         Args:
             name: Name of the figure, such as `figures/loss`.

@@ -1,7 +1,7 @@
-"""All loggers of a run, isolated from training.
+"""Calls of all loggers of a run, isolated from training.
 
 Each logger runs in its own thread and receives its calls through a queue, so that the run doesn't
-wait for a slow logger and doesn't fail with it.
+wait for a slow logger and doesn't fail if a logger fails.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from etude.records.opening import SAMPLE, list_names, read_bytes
 
 log = logging.getLogger("etude")
 
-_BACKLOG = 10_000  # queued calls; a logger that is further behind will not catch up
+_BACKLOG = 10_000  # number of queued calls; a logger with more of them will not catch up
 
 
 class RunLoggers:
-    """The loggers of one run.
+    """All loggers of a run, each with its own thread.
 
     Args:
-        loggers: Loggers by name; none by default.
+        loggers: Loggers by name; None means no loggers.
     """
 
     def __init__(self, loggers: Mapping[str, Logger] | None = None) -> None:
@@ -45,7 +45,7 @@ class RunLoggers:
         """Starts the loggers, without waiting for them.
 
         Args:
-            rows: Returns the rows of `metrics.jsonl` so far.
+            rows: Function that returns the rows of `metrics.jsonl` so far.
         """
         if self._threads and self._run is not None:
             self._started = True
@@ -61,7 +61,7 @@ class RunLoggers:
                 thread.call("metrics", recorded)
 
     def results(self, record: Path, step: int) -> None:
-        """Passes the record's samples and figures to the loggers."""
+        """Passes the samples and figures in the run folder to the loggers."""
         if not self._started:
             return
         samples, figures = record / "samples", record / "figures"
@@ -74,7 +74,7 @@ class RunLoggers:
                 thread.call("figure", f"figures/{path.stem}", path, step)
 
     def finish(self, status: str) -> None:
-        """Finishes the loggers and waits for each of them, at most its `patience`."""
+        """Finishes the loggers and waits for each logger, at most its `patience` in seconds."""
         if not self._started:
             return
         self._started = False
@@ -109,12 +109,12 @@ class _LoggerThread:
         try:
             self._calls.put_nowait((method, arguments))
         except queue.Full:
-            self._drop(f"it is {_BACKLOG} calls behind")
+            self._drop(f"the logger is {_BACKLOG:,} calls behind")
 
     def wait(self, until: float) -> None:
         self._thread.join(max(0.0, until - time.monotonic()))
         if self._thread.is_alive() and not self._dropped:
-            self._drop(f"it did not finish within {self.logger.patience:g} s")
+            self._drop(f"the logger did not finish within {self.logger.patience:g} s")
 
     def abandon(self) -> None:
         self._dropped = True

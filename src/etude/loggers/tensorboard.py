@@ -1,4 +1,4 @@
-"""TensorBoard logger: one event file in `<record>/tensorboard/`.
+"""TensorBoard logger: one event file in `<run folder>/tensorboard/`.
 
 TensorBoard stores 32-bit floats: its values are those of `metrics.jsonl`, rounded.
 """
@@ -19,12 +19,13 @@ _CHANNELS = 4  # figures are RGBA images
 
 
 class TensorBoard(Logger):
-    """Writes scalars, samples, figures and the config for TensorBoard.
+    """TensorBoard logger of metrics, samples, figures and the config.
 
     A continued run gets a new event file with all rows so far, so that after a kill no row is
     missing or duplicated. The file begins with a restart at step 0 (as written by
-    `SummaryWriter(purge_step=0)`), which makes TensorBoard discard the earlier files. These are
-    deleted at the end of the run: TensorBoard stops if a file disappears while it reads it.
+    `SummaryWriter(purge_step=0)`), which makes TensorBoard discard the earlier files. The earlier
+    files are deleted only at the end of the run, because TensorBoard stops if a file disappears
+    while it reads the file.
     """
 
     def __init__(self) -> None:
@@ -53,12 +54,12 @@ class TensorBoard(Logger):
         self._flush()
 
     def metrics(self, row: Row) -> None:
-        """Adds a row and flushes the event file."""
+        """Adds a row of metrics and flushes the event file."""
         self._scalars(row, time.time())
         self._flush()
 
     def text(self, name: str, text: str, step: int) -> None:
-        """Adds a text, shown verbatim."""
+        """Adds a text, which TensorBoard shows verbatim."""
         self._text(name, text, step)
         self._flush()
 
@@ -75,7 +76,7 @@ class TensorBoard(Logger):
         self._flush()
 
     def finish(self, status: str) -> None:
-        """Closes the event file and deletes those of earlier starts."""
+        """Closes the event file and deletes the event files of earlier starts."""
         self.abandon()
         for path in self._earlier:
             path.unlink()

@@ -1,8 +1,8 @@
-"""Weights & Biases logger: one W&B run per record, in `<record>/wandb/`, offline by default.
+"""Weights & Biases logger: one W&B run for each run, in `<run folder>/wandb/`, offline by default.
 
-The `wandb` library runs in a separate process (`wandb_process`), which receives what to log as JSON
-lines. So its hooks, its service process and its settings from the environment don't affect the run
-or other W&B runs of the same program, and it can be killed if it hangs.
+The `wandb` library runs in a separate process (`wandb_process`), which receives the values to log
+as JSON lines. Therefore the library's hooks, service process and environment settings don't affect
+the run or other W&B runs of the same program, and the process can be killed if it hangs.
 """
 
 from __future__ import annotations
@@ -32,13 +32,14 @@ _LONGEST_NAME, _LONGEST_TAG = 128, 64  # characters that W&B's server accepts
 
 
 class WandB(Logger):
-    """Sends rows, samples, figures and the config to Weights & Biases.
+    """Weights & Biases logger of metrics, samples, figures and the config.
 
-    The W&B run's id is the signature (12 digits, with the suffix `-2` for a second run of the same
-    config), its group is the group of runs that differ only in the seed, and its name is the label.
+    The id of the W&B run is the signature (12 digits, with the suffix `-2` for a second run of the
+    same config). Its group is an identifier shared by runs that differ only in the seed. Its name
+    is the label: the overrides that distinguish the run from its experiment file.
 
     A continued run is logged again from its first row, and earlier offline folders are deleted, so
-    that each step is logged once. In online mode, W&B keeps the steps that it already has.
+    that each step is logged once. In online mode, W&B keeps the steps that were already uploaded.
 
     Args:
         project: W&B project.
@@ -62,7 +63,7 @@ class WandB(Logger):
             bool(project) and not set(project) & set("/\\#?%:"),
             "project",
             project,
-            "a name without / \\ # ? % :",
+            "a name without the characters / \\ # ? % :",
         )
         checks.positive(timeout=timeout)
         checks.done()
@@ -100,7 +101,7 @@ class WandB(Logger):
             shutil.rmtree(path, ignore_errors=True)
 
     def metrics(self, row: Row) -> None:
-        """Logs a row under its step."""
+        """Logs a row of metrics at its step."""
         self._send({"row": row})
 
     def text(self, name: str, text: str, step: int) -> None:
@@ -122,7 +123,7 @@ class WandB(Logger):
         log.info("%s", self._summary)
 
     def abandon(self) -> None:
-        """Kills the W&B process; its service process ends with it."""
+        """Kills the W&B process and the service process that it started."""
         if self._process is not None:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -132,8 +133,8 @@ class WandB(Logger):
     def _environment(self) -> dict[str, str]:
         """Returns the environment of the W&B process.
 
-        Offline it has no `WANDB_*` variables; online it uses neither another process's W&B service
-        nor `$WANDB_MODE`.
+        In offline mode, it contains no `WANDB_*` variables. In online mode, it lacks `$WANDB_MODE`
+        and the variable with which W&B would use another process's service.
         """
         ours = {"WANDB_SERVICE", "WANDB_MODE"}
         return {

@@ -1,9 +1,9 @@
-"""Script of the process that owns a W&B run; imports nothing else of Étude.
+"""Script of the process that logs a W&B run. It imports no other module of Étude.
 
 It reads the JSON lines that `etude.loggers.wandb` sends and answers with JSON lines: `{"folder",
-"url"}` once the W&B run has started and has the rows of earlier starts, `{}` when it is finished,
-`{"error"}` when it failed. If the training process dies, the input ends, and the W&B run is
-finished as failed.
+"url"}` once the W&B run has started and has the rows of earlier starts, `{}` when the W&B run is
+finished, `{"error"}` if it failed. If the training process dies, the input ends, and the script
+finishes the W&B run as failed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SUCCESSFUL = ("finished", "paused")
 
 
 def main() -> None:
-    """Logs one run to W&B."""
+    """Logs one run to W&B, as the JSON lines on standard input describe."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the run ends this process
         signal.signal(number, signal.SIG_IGN)
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -81,7 +81,7 @@ def _start(settings: dict[str, Any]) -> Any:
         mode=settings["mode"],
         resume="allow" if online else None,
         settings=wandb.Settings(
-            # The record has code, commit, machine and log; W&B would collect this process's.
+            # The run folder has code, commit, machine and log; W&B's would be of this process.
             console="off",
             disable_code=True,
             disable_git=True,

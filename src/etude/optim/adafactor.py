@@ -1,4 +1,4 @@
-"""Adafactor: factored second moments of matrices."""
+"""Adafactor optimizer, which stores the second moments of matrices in factored form."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from etude.optim.recipe import OptimizerRecipe
 class Adafactor(OptimizerRecipe):
     """Recipe for `torch.optim.Adafactor` (Shazeer & Stern 2018, arXiv:1804.04235).
 
-    Steps are relative to the size of the parameters: `lr` is the largest relative step.
+    A step is relative to the size (root mean square) of the parameter: `lr` is the largest relative
+    step.
 
     Args:
         lr, weight_decay, layer_decay: see `OptimizerRecipe`.
-        beta2_decay: c of the second moment's decay rate 1 - t^c (section 7.2).
-        clip: d, largest root mean square of an update (section 6).
+        beta2_decay: c in 1 - t^c, the decay rate of the second moment at step t (section 7.2).
+        clip: d, the largest root mean square of an update (section 6).
         eps: smallest root mean square of a parameter in a relative step.
     """
 

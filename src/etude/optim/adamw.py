@@ -1,4 +1,4 @@
-"""AdamW with weight decay on matrices only."""
+"""AdamW optimizer, with weight decay on matrices only."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class AdamW(OptimizerRecipe):
         self.eps = eps
 
     def check_betas(self, checks: Checks, betas: tuple[float, float]) -> None:
-        """Records a problem for invalid betas."""
+        """Adds a problem to `checks` if the betas are invalid."""
         check_betas(checks, betas=betas)
 
     def __call__(self, module: nn.Module) -> torch.optim.Optimizer:

@@ -20,21 +20,22 @@ def parameter_groups(
     layer_decay: float = 1.0,
     rule: Rule | None = None,
 ) -> list[dict[str, Any]]:
-    """Returns parameter groups: matrices with weight decay, vectors without; a shared parameter
-    once.
+    """Returns the parameter groups of a module: matrices have weight decay, vectors have none.
+
+    A shared parameter occurs only once.
 
     Args:
         module: module whose trainable parameters are grouped.
         weight_decay: weight decay of matrices and embeddings.
         lr: learning rate of the last layers; required with a layer decay, and in muP.
-        layer_decay: factor between the learning rate of a block and of the block below (Howard &
-            Ruder 2018, arXiv:1801.06146, section 3.2, with 1 / 2.6): of L blocks, block i has
-            layer_decay^(L - 1 - i), the embedding layer_decay^L, and all other layers 1.
-        rule: muP's rule for the optimizer's steps. Weight decays are divided by its factors, so
-            that the product of learning rate and weight decay is that of the base width.
+        layer_decay: learning rate of a block divided by that of the next block (Howard & Ruder
+            2018, arXiv:1801.06146, section 3.2, with 1 / 2.6). Of L blocks, block i (from 0) has
+            the factor layer_decay^(L - 1 - i), the embedding layer_decay^L, and all other layers 1.
+        rule: muP's rule for the optimizer's steps. Weight decays are divided by the rule's factors,
+            so that the product of learning rate and weight decay is that of the base width.
 
     Raises:
-        InvalidArguments: the module is in muP and there is no rule.
+        InvalidArguments: the module uses muP and there is no rule.
     """
     named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
     factors = rate_factors(module, rule)

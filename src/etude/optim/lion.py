@@ -1,4 +1,4 @@
-"""Lion: updates by the sign of a momentum."""
+"""Lion optimizer, whose updates are the signs of a momentum."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from etude.optim.widths import BY_ENTRY
 
 
 class Lion(OptimizerRecipe):
-    """Recipe for Lion, which changes every weight by the learning rate (Chen et al. 2023,
-    arXiv:2302.06675, algorithm 2).
+    """Recipe for Lion, in which each step changes every weight by plus or minus the learning rate
+    (Chen et al. 2023, arXiv:2302.06675, algorithm 2).
 
     The authors use a learning rate 3 to 10 times smaller than AdamW's, and a weight decay larger by
     the same factor.
 
     Args:
         lr, weight_decay, layer_decay: see `OptimizerRecipe`.
-        betas: decay rates of the momentum in the update, and of the stored momentum.
+        betas: decay rate of the momentum in the update, and decay rate of the stored momentum.
     """
 
     rule = BY_ENTRY

@@ -1,4 +1,4 @@
-"""Muon: momentum with orthogonalised matrices."""
+"""Muon optimizer: momentum whose matrices are orthogonalised."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ from etude.optim.widths import BY_ENTRY, BY_RMS, BY_SPECTRUM, rate_factors
 
 
 class Muon(OptimizerRecipe):
-    """Recipe for Muon: `Orthogonal` for the matrices in blocks, and AdamW for all other parameters:
-    embeddings, heads, norms, biases (Jordan et al. 2024,
+    """Recipe for Muon: `Orthogonal` for the matrices in blocks, and AdamW for all other parameters,
+    which are embeddings, heads, norms and biases (Jordan et al. 2024,
     https://kellerjordan.github.io/posts/muon/).
 
-    Queries, keys and values are one matrix here, and are orthogonalised as one.
+    In Étude, the projections of queries, keys and values are one matrix, which is orthogonalised as
+    a whole.
 
     Args:
         lr, weight_decay: learning rate and weight decay of the matrices.
-        momentum, nesterov: momentum of the matrices' gradients.
+        momentum, nesterov: momentum of the matrices' gradients; whether it is Nesterov momentum.
         steps: number of Newton-Schulz iterations, at most 99.
-        scale: scale of the update of a matrix of a rows and b columns: `original` is sqrt(max(1, a
-            / b)), `match_rms_adamw` 0.2 sqrt(max(a, b)) (Liu et al. 2025, arXiv:2502.16982, section
-            2.2).
+        scale: scale of the update of a matrix with a rows and b columns: `original` is
+            sqrt(max(1, a / b)), `match_rms_adamw` is 0.2 sqrt(max(a, b)) (Liu et al. 2025,
+            arXiv:2502.16982, section 2.2).
         adamw_lr, betas, eps, adamw_weight_decay: arguments of AdamW.
     """
 
@@ -52,7 +53,8 @@ class Muon(OptimizerRecipe):
         checks = Checks()
         checks.probability(momentum=momentum)
         checks.positive(adamw_lr=adamw_lr, eps=eps)
-        checks.that(0 < steps < 100, "steps", steps, "1 to 99 iterations, torch's limit")
+        expected = "a number of iterations from 1 to 99 (the limit of torch)"
+        checks.that(0 < steps < 100, "steps", steps, expected)
         check_betas(checks, betas=betas)
         is_valid = 0 <= adamw_weight_decay < math.inf
         expected = "a finite number of at least 0"
@@ -99,8 +101,9 @@ class Muon(OptimizerRecipe):
         return optimizers[0] if len(optimizers) == 1 else Several(optimizers)
 
     def _matrices(self, module: nn.Module, named: dict[str, Any]) -> list[dict[str, Any]]:
-        """Returns the matrices grouped by learning rate: one group in the standard
-        parametrisation.
+        """Returns the matrices, grouped by learning rate.
+
+        In the standard parametrisation, there is only one group.
         """
         factors = rate_factors(module, BY_SPECTRUM if self.scale == "original" else BY_RMS)
         groups: dict[float, list[Any]] = {}

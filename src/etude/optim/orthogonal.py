@@ -1,4 +1,4 @@
-"""Momentum with orthogonalised matrices: the optimizer of `etude.optim.muon.Muon`."""
+"""Optimizer that orthogonalises the momentum of matrices, used by `etude.optim.muon.Muon`."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ EPS = 1e-7
 
 
 def orthogonalise(matrices: Tensor, steps: int) -> Tensor:
-    """Returns approximately U V^T for each matrix U S V^T, by Newton-Schulz iterations: the
-    singular values of the result are between 0.7 and 1.2.
+    """Returns approximately U V^T for each matrix with the singular value decomposition U S V^T.
 
-    On a CUDA device it computes in bfloat16, like the authors. On other devices it uses the dtype
-    of the matrices: emulated bfloat16 products take thirty times as long as float32 ones.
+    Newton-Schulz iterations are used; the singular values of the result are between 0.7 and 1.2. On
+    a CUDA device the function computes in bfloat16, like the authors. On other devices it uses the
+    dtype of the matrices, because emulated bfloat16 products take thirty times as long as float32
+    products.
 
     Args:
-        matrices: (n, a, b), matrices of the same shape.
+        matrices: n matrices of the same shape, (n, a, b).
         steps: number of iterations.
     """
     x = matrices.bfloat16() if matrices.device.type == "cuda" else matrices
@@ -39,14 +40,18 @@ def orthogonalise(matrices: Tensor, steps: int) -> Tensor:
 
 
 class Orthogonal(torch.optim.Muon):
-    """`torch.optim.Muon` with another precision of its products, and with matrices of the same
-    shape computed together. The arguments are torch's.
+    """Optimizer that orthogonalises the momentum: a faster variant of `torch.optim.Muon`.
+
+    It computes matrix products in the precision of `orthogonalise`, and matrices of the same shape
+    together. The arguments are those of `torch.optim.Muon`.
     """
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Updates the parameters: m += (1 - momentum) (g - m), along g + momentum (m - g), or
-        along m.
+        """Updates the parameters.
+
+        The momentum m of a gradient g becomes m + (1 - momentum) (g - m). The update is computed
+        from g + momentum (m - g) with Nesterov momentum, otherwise from m.
         """
         loss = None
         if closure is not None:
@@ -76,6 +81,6 @@ class Orthogonal(torch.optim.Muon):
 
 
 def scale(shape: torch.Size, name: str | None) -> float:
-    """Returns the scale of the update of a matrix of a rows and b columns; see `Muon`."""
+    """Returns the scale of the update of a matrix with the given shape; see `Muon`."""
     a, b = shape
     return 0.2 * math.sqrt(max(a, b)) if name == "match_rms_adamw" else math.sqrt(max(1, a / b))

@@ -1,4 +1,4 @@
-"""Base class of optimizer configs."""
+"""Base class of optimizer recipes."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from etude.optim.widths import Rule
 
 
 class OptimizerRecipe:
-    """Base class of optimizer configs: called with a module, returns its optimizer.
+    """Base class of optimizer recipes: objects that return an optimizer when called with a module.
 
     Args:
         lr: base learning rate, which the schedule multiplies.
         weight_decay: weight decay of parameters with two or more dimensions (matrices and
             embeddings); biases and norm gains have none.
         layer_decay: see `etude.optim.groups.parameter_groups`.
-        checks: problems that a subclass has recorded for its own arguments.
+        checks: checks of a subclass, with the problems of its own arguments.
 
     Attributes:
-        averages: whether the optimizer stores an average of the weights, returned by `averaged()`
-            per parameter, which replaces the training weights in use.
-        rule: muP's rule for its learning rates; None if muP has no rule for the optimizer.
+        averages: whether the optimizer computes an average of the weights. Its method `averaged()`
+            then returns the average of each parameter, which is validated and saved for use instead
+            of the training weights.
+        rule: muP's rule for the learning rates; None if muP has no rule for the optimizer.
     """
 
     averages = False
@@ -48,7 +49,7 @@ class OptimizerRecipe:
             "a finite number of at least 0",
         )
         is_valid = 0 < layer_decay <= 1
-        checks.that(is_valid, "layer_decay", layer_decay, "a factor in (0, 1]")
+        checks.that(is_valid, "layer_decay", layer_decay, "a factor above 0 and at most 1")
         checks.done()
         self.lr, self.weight_decay, self.layer_decay = lr, weight_decay, layer_decay
 
@@ -63,11 +64,11 @@ class OptimizerRecipe:
         )
 
     def __call__(self, module: nn.Module) -> torch.optim.Optimizer:
-        """Returns the optimizer."""
+        """Returns the optimizer of the module's trainable parameters."""
         raise NotImplementedError
 
 
 def check_betas(checks: Checks, **betas: tuple[float, float]) -> None:
-    """Records a problem unless each argument is a pair of decay rates."""
+    """Adds a problem to `checks` for each argument that is not a pair of decay rates."""
     for key, value in betas.items():
         checks.that(all(0 <= b < 1 for b in value), key, value, "two numbers in [0, 1)")

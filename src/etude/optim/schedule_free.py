@@ -1,4 +1,4 @@
-"""Schedule-free AdamW: an average of the weights instead of a decaying learning rate."""
+"""Schedule-free AdamW optimizer: it averages the weights instead of decaying the learning rate."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from etude.optim.adamw import AdamW
 
 
 class ScheduleFree(AdamW):
-    """Recipe for the authors' `schedulefree.AdamWScheduleFree` (Defazio et al. 2024,
-    arXiv:2405.15682, algorithm 1).
+    """Recipe for schedule-free AdamW, by the authors' class `schedulefree.AdamWScheduleFree`
+    (Defazio et al. 2024, arXiv:2405.15682, algorithm 1).
 
-    Adam updates z; x is the average of z, each step weighted by the square of the largest learning
-    rate so far; and gradients are computed between them, at y = (1 - b1) z + b1 x. The training
-    weights are y; x is validated and saved for use (see `etude.tasks.averaging`).
+    There are three versions of the weights, x, y and z. Adam updates z; x is the average of z over
+    the steps, each weighted by the square of the largest learning rate so far; gradients are
+    computed at y = (1 - b1) z + b1 x. The training weights are y; x is validated and saved for use
+    (see `etude.tasks.averaging`).
 
     The authors use learning rates 1 to 10 times AdamW's, and a schedule with a warm-up and no
-    decay. In `bf16-true` the later, small updates of an average are lost.
+    decay. With `bf16-true` precision, the later, small updates of the average are lost.
 
     Args:
         lr, weight_decay, layer_decay, eps: as for `AdamW`; weight decay acts on y.
-        betas: b1, the position of y between z and x; and the decay rate of the second moment.
+        betas: b1, the weight of x in y, and the decay rate of the second moment.
     """
 
     averages = True
@@ -43,10 +44,11 @@ class ScheduleFree(AdamW):
 
 
 class ScheduleFreeOptimizer(AdamWScheduleFree):
-    """The authors' optimizer, with its parameters always at y.
+    """Schedule-free AdamW whose parameters are always the training weights y; see `ScheduleFree`.
 
-    Its own `eval()` and `train()` convert between y and x with rounding errors, so that a run would
-    depend on the number of validations; this class computes x separately and does not change y.
+    The methods `eval()` and `train()` of the authors' class convert between y and x with rounding
+    errors, so that a run would depend on the number of validations. This class computes x
+    separately and does not change y.
     """
 
     def __init__(self, params: Any, *, lr: float, betas: tuple[float, float], eps: float) -> None:
@@ -55,9 +57,9 @@ class ScheduleFreeOptimizer(AdamWScheduleFree):
 
     @torch.no_grad()
     def averaged(self) -> dict[Tensor, Tensor]:
-        """Returns x of each updated parameter, in float32 or higher.
+        """Returns the averaged weights x of each updated parameter, in float32 or higher precision.
 
-        Computed from y = (1 - b1) z + b1 x.
+        They are computed from the training weights y = (1 - b1) z + b1 x; see `ScheduleFree`.
         """
         averages = {}
         for group in self.param_groups:

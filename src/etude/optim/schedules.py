@@ -1,7 +1,7 @@
-"""Learning-rate schedules as pure functions of the step, without state.
+"""Learning-rate schedules: functions of the optimizer step, without state.
 
-A schedule returns the factor of every parameter group's base learning rate at optimizer step `step`
-(0 is the first) of `total` steps.
+A schedule returns the factor by which every parameter group's base learning rate is multiplied at
+optimizer step `step` (0 is the first) of `total` steps.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from etude.errors import Checks
 
 
 class Schedule:
-    """Linear warm-up over `warmup_steps`, then a subclass's `decay`.
+    """Base class of schedules: linear warm-up over `warmup_steps`, then the subclass's `decay`.
 
     Args:
-        warmup_steps: step i < warmup_steps has the factor (i + 1) / (warmup_steps + 1), so that it
-            is above 0 at the first step.
+        warmup_steps: number of warm-up steps. Step i < warmup_steps has the factor
+            (i + 1) / (warmup_steps + 1), which is above 0 at the first step.
         final_scale: factor at the last step.
     """
 
@@ -26,26 +26,24 @@ class Schedule:
         checks = Checks()
         expected = "a number of steps of at least 0"
         checks.that(warmup_steps >= 0, "warmup_steps", warmup_steps, expected)
-        checks.that(0 <= final_scale <= 1, "final_scale", final_scale, "a factor in [0, 1]")
+        checks.that(0 <= final_scale <= 1, "final_scale", final_scale, "a factor from 0 to 1")
         checks.done()
         self.warmup_steps = warmup_steps
         self.final_scale = final_scale
 
     def __call__(self, step: int, total: int) -> float:
-        """Returns the factor at `step` of `total`."""
+        """Returns the factor at optimizer step `step`, from 0, of `total` steps."""
         if step < self.warmup_steps:
             return (step + 1) / (self.warmup_steps + 1)
         span = max(1, total - 1 - self.warmup_steps)
         return self.decay(min(1.0, (step - self.warmup_steps) / span))
 
     def decay(self, progress: float) -> float:
-        """Returns the factor after warm-up, at a `progress` from 0 to 1 (the last step)."""
+        """Returns the factor after warm-up; `progress` grows from 0 to 1 (at the last step)."""
         raise NotImplementedError
 
     def misfit(self, total: int) -> str | None:
-        """Returns what does not fit into a run of `total` steps, as a message; None if the
-        schedule fits.
-        """
+        """Returns a message if the schedule does not fit into a run of `total` steps, or None."""
         if self.warmup_steps < total:
             return None
         message = f"warmup_steps={self.warmup_steps} does not fit into the run ({_steps(total)})"
@@ -53,7 +51,7 @@ class Schedule:
 
 
 class Constant(Schedule):
-    """Warm-up, then the base learning rate."""
+    """Schedule with a warm-up, then the base learning rate."""
 
     def __init__(self, warmup_steps: int = 0) -> None:
         super().__init__(warmup_steps, 1.0)
@@ -63,14 +61,16 @@ class Constant(Schedule):
 
 
 class Linear(Schedule):
-    """Warm-up, then linear decay to `final_scale`."""
+    """Schedule with a warm-up, then linear decay to `final_scale`."""
 
     def decay(self, progress: float) -> float:
         return 1.0 + progress * (self.final_scale - 1.0)
 
 
 class Cosine(Schedule):
-    """Warm-up, then cosine decay to `final_scale` (Loshchilov and Hutter, 1608.03983)."""
+    """Schedule with a warm-up, then cosine decay to `final_scale` (Loshchilov and Hutter 2016,
+    arXiv:1608.03983).
+    """
 
     def decay(self, progress: float) -> float:
         cosine = 0.5 * (1.0 + math.cos(math.pi * progress))
@@ -78,12 +78,13 @@ class Cosine(Schedule):
 
 
 class InverseSqrt(Schedule):
-    """Warm-up, then decay with the inverse root of the step: sqrt(W / n) at the n-th step.
+    """Schedule with a warm-up, then decay with the inverse square root of the step.
 
-    Vaswani et al. 2017, section 5.3, equation 3: min(n^-0.5, n W^-1.5) for the n-th step, here
-    divided by its largest value, W^-0.5, so that the optimizer's `lr` is the learning rate at the
-    end of the warm-up. Their W is `warmup_steps` + 1 here: the step after the warm-up has the base
-    learning rate. The factor does not depend on the run's length.
+    In Vaswani et al. 2017, section 5.3, equation 3, the factor of the n-th step is
+    min(n^-0.5, n W^-1.5). Here it is divided by its largest value, W^-0.5, so that the optimizer's
+    `lr` is the learning rate at the end of the warm-up: n / W, then sqrt(W / n). W is
+    `warmup_steps` + 1: the step after the warm-up has the base learning rate. The factor does not
+    depend on the run's length.
     """
 
     def __init__(self, warmup_steps: int = 0) -> None:
@@ -95,8 +96,8 @@ class InverseSqrt(Schedule):
 
 
 class WSD(Schedule):
-    """Warm-up, stable, decay: the base learning rate for most of the run, and a short decay at its
-    end.
+    """Warm-up-stable-decay schedule: a warm-up, then the base learning rate for most of the run,
+    and a short decay at the end of the run.
 
     Hu et al. 2024 (MiniCPM, arXiv:2404.06395), section 4. A checkpoint of the stable phase can be
     continued to runs of any length, each with its own decay.
@@ -105,8 +106,9 @@ class WSD(Schedule):
         final_scale: factor at the last step.
         decay_steps, decay_fraction: length of the decay in steps, or as a fraction of the run; set
             exactly one. The decay does not begin before the end of the warm-up.
-        shape: shape of the decay, for a progress p from 0 to 1: `linear` is 1 - p, `sqrt` 1 -
-            sqrt(p) (Hägele et al. 2024, arXiv:2405.18392, section 3.2), `cosine` half a cosine.
+        shape: shape of the decay, for a progress p from 0 to 1: `linear` is 1 - p, `sqrt` is
+            1 - sqrt(p) (Hägele et al. 2024, arXiv:2405.18392, section 3.2), `cosine` is half a
+            period of a cosine.
     """
 
     def __init__(
@@ -129,7 +131,7 @@ class WSD(Schedule):
             checks.that(decay_steps > 0, "decay_steps", decay_steps, "a positive number of steps")
         if decay_fraction is not None:
             is_valid = 0 < decay_fraction <= 1
-            expected = "a fraction of the run in (0, 1]"
+            expected = "a fraction of the run above 0 and at most 1"
             checks.that(is_valid, "decay_fraction", decay_fraction, expected)
         checks.that(shape in _DECAYS, "shape", shape, "one of " + ", ".join(_DECAYS))
         checks.done()
@@ -159,7 +161,8 @@ class WSD(Schedule):
         decay = _steps(self.length(total))
         return (
             f"warmup_steps={self.warmup_steps} and a decay of {decay} do not fit into the run"
-            f" ({_steps(total)}): at most {_steps(room)} remain for the decay; shorten one of them"
+            f" ({_steps(total)}): at most {_steps(room)} remain for the decay;"
+            " shorten the warm-up or the decay"
         )
 
 

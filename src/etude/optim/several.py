@@ -1,4 +1,4 @@
-"""Several optimizers, each with its own parameters, as one."""
+"""Optimizer that combines several optimizers, each with its own parameters."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import torch
 
 
 class Several(torch.optim.Optimizer):
-    """Optimizer that steps each of its parts. It shares groups and state with them, so a learning
-    rate that is set here applies to the parts.
+    """Optimizer that combines several optimizers: a step is one step of each of them.
+
+    It shares its parameter groups and state with these optimizers, so that a learning rate that is
+    set in its groups applies to them.
 
     Args:
         parts: optimizers without common parameters.
@@ -23,7 +25,7 @@ class Several(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Computes the gradients once, then steps each part."""
+        """Computes the gradients once, then steps each of the optimizers."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -33,7 +35,7 @@ class Several(torch.optim.Optimizer):
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores the result of `state_dict`."""
+        """Loads a state that `state_dict` returned."""
         super().load_state_dict(state_dict)
         self._share()
 

@@ -1,4 +1,4 @@
-"""Stochastic gradient descent."""
+"""Optimizer for stochastic gradient descent."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from etude.optim.widths import BY_GRADIENT
 
 
 class SGD(OptimizerRecipe):
-    """Recipe for `torch.optim.SGD`.
+    """Recipe for `torch.optim.SGD` (stochastic gradient descent).
 
     Args:
         lr, weight_decay, layer_decay: see `OptimizerRecipe`.
@@ -32,7 +32,7 @@ class SGD(OptimizerRecipe):
         checks = Checks()
         checks.probability(momentum=momentum)
         is_valid = momentum > 0 or not nesterov
-        checks.that(is_valid, "nesterov", nesterov, "false without momentum")
+        checks.that(is_valid, "nesterov", nesterov, "false, because momentum is 0")
         super().__init__(lr, weight_decay, layer_decay, checks)
         self.momentum, self.nesterov = momentum, nesterov
 

@@ -1,8 +1,8 @@
 """muP's learning-rate rules: the dependence of each parameter's learning rate on the width.
 
 Yang et al. 2022 (arXiv:2203.03466), table 8: with the right power of the width in each learning
-rate, the best learning rate of a narrow model is that of a wide one. A model declares the roles of
-its parameters (`widths`), an optimizer the powers for its kind of steps (a `Rule`).
+rate, the best learning rate of a narrow model is also the best of a wide model. A model declares
+the roles of its parameters (`widths`); an optimizer declares the powers for its steps (a `Rule`).
 """
 
 from __future__ import annotations
@@ -16,21 +16,23 @@ from torch import nn
 from etude.errors import InvalidArguments, Problem
 
 Role = Literal["hidden", "vector", "readout", "inward", "fixed"]
-"""Growth of a parameter with the width. `hidden`: rows and columns of a matrix grow. `vector`: the
-length grows; for an embedding, that of each row. `readout`: the columns grow, and the output is
-divided by the width. `inward`: the columns grow, without that division. `fixed`: constant size.
+"""Growth of a parameter's size with the width.
+
+`hidden`: the rows and columns of a matrix grow. `vector`: the length grows; for an embedding, the
+length of each row. `readout`: the columns grow, and the output is divided by the width. `inward`:
+the columns grow, and the output is not divided. `fixed`: the size is constant.
 """
 
 Rule = Mapping[Role, float]
-"""Power of the width in the learning rate, by role."""
+"""The power of the width in the learning rate, for each role."""
 
 BY_ENTRY: Rule = {"hidden": -1, "vector": 0, "readout": 0, "inward": -1, "fixed": 0}
-"""Rule for steps whose entries have a fixed size, whatever the gradient's: Adam, sign updates (Yang
-et al. 2022, table 8, and appendix B.3 for others than Adam).
+"""Rule for steps whose entries have a fixed size, independent of the gradient's: Adam (Yang et al.
+2022, table 8) and sign updates (appendix B.3).
 """
 
 BY_GRADIENT: Rule = {"hidden": 0, "vector": 1, "readout": 1, "inward": -1, "fixed": 0}
-"""Rule for steps proportional to the gradient: SGD (the same table)."""
+"""Rule for steps in proportion to the gradient: SGD (Yang et al. 2022, table 8)."""
 
 BY_SPECTRUM: Rule = {"hidden": 0, "vector": 0, "readout": 0, "inward": -0.5, "fixed": 0}
 """Rule for matrix steps whose largest singular value is sqrt(max(1, rows / columns)), which keeps
@@ -38,17 +40,19 @@ the size of features constant (Yang et al. 2023, arXiv:2310.17813, equation 5).
 """
 
 BY_RMS: Rule = {"hidden": -0.5, "vector": 0, "readout": 0, "inward": -1, "fixed": 0}
-"""Rule for matrix steps with sqrt(max(rows, columns)) instead, by the same equation."""
+"""Rule for matrix steps whose largest singular value grows as sqrt(max(rows, columns)), from the
+same equation as `BY_SPECTRUM`.
+"""
 
 _SUPPORTED = "AdamW, Lion, Muon or SGD"
 
 
 @dataclass(frozen=True)
 class Widths:
-    """Width of a model and the roles of its parameters.
+    """Width of a model relative to muP's base width, and the roles of its parameters.
 
     Attributes:
-        ratio: m, the width over the base width.
+        ratio: m, the width divided by the base width.
         roles: role of each parameter, by name.
     """
 
@@ -57,8 +61,9 @@ class Widths:
 
 
 def widths_of(module: nn.Module) -> Widths | None:
-    """Returns a module's `Widths`; None in the standard parametrisation, and at the base width,
-    where muP is the same.
+    """Returns a module's `Widths`; None if muP makes no difference.
+
+    That is the case in the standard parametrisation and at the base width.
     """
     method: Any = getattr(module, "widths", None)
     widths: Widths | None = None if method is None else method()
@@ -66,13 +71,13 @@ def widths_of(module: nn.Module) -> Widths | None:
 
 
 def rate_factors(module: nn.Module, rule: Rule | None) -> dict[str, float]:
-    """Returns the factor of each parameter's learning rate, by name; empty where all are 1.
+    """Returns the factor of each parameter's learning rate, by name; empty if all factors are 1.
 
     Args:
-        rule: the optimizer's rule; None if it has none.
+        rule: the optimizer's rule; None if the optimizer has no rule.
 
     Raises:
-        InvalidArguments: the module is in muP, and there is no rule.
+        InvalidArguments: the module uses muP, and there is no rule.
     """
     widths = widths_of(module)
     if widths is None:
@@ -83,6 +88,6 @@ def rate_factors(module: nn.Module, rule: Rule | None) -> dict[str, float]:
 
 
 def unsupported_optimizer(key: str, name: str) -> Problem:
-    """Returns the problem of an optimizer without a rule in muP."""
+    """Returns a `Problem` that reports an optimizer without a muP rule."""
     hint = "or set model.mup_base_dim=null for the standard parametrisation"
     return Problem(key, f"an optimizer that muP supports: {_SUPPORTED}", name, hint)

@@ -76,8 +76,10 @@ class TestColumns:
         """GermEval's files, and CoNLL-X's, begin with a number."""
         content = "1\tSchartau\tB-PER\n2\tsagte\tO\n\n1\tEr\tO\n"
         told = refused(tmp_path / "a.tsv", content)
-        assert told.startswith("data.words: expected the column of the words; column 0")
-        assert "column 0 is 1, 1 is Schartau, 2 is B-PER" in told
+        assert told.startswith(
+            "data.words: expected the number of the column with the words, because column 0"
+        )
+        assert "column 0 is '1', column 1 is 'Schartau', column 2 is 'B-PER'" in told
         assert sentences(tmp_path / "a.tsv", content, words=1)[0][0] == ["Schartau", "sagte"]
 
     def test_columns_the_other_way_round_have_to_be_stated(self, tmp_path: Path) -> None:
@@ -267,19 +269,19 @@ class TestSchemes:
     def test_tags_that_break_every_scheme_are_reported(self) -> None:
         """Their spans are those that seqeval counts by default, as the script of CoNLL does."""
         told = decided("B-A I-A O", "O I-A", "B-A B-B")
-        assert told.startswith("tags mark spans (read like the CoNLL-2000 script")
+        assert told.startswith("tags mark spans (read as by the CoNLL-2000 script")
         assert "not iob1: B-A after the start, a.conll, line 1" in told
         assert "not iob2: I-A after O, a.conll, line 2" in told
         assert spans(["O", "I-A", "B-A"]) == {("A", 1, 1), ("A", 2, 2)}
         assert decided("B-A I-A O", "O I-A", stated="iob2") == (
-            "tags mark spans (iob2, as configured; 1 sentences violate it, first: "
+            "tags mark spans (iob2, as configured; 1 sentences violate this scheme, first: "
             "I-A after O, a.conll, line 2): B-A, I-A, O"
         )
 
     def test_marks_that_no_scheme_has_together_have_to_be_stated(self) -> None:
-        with pytest.raises(RequestError, match="no scheme has the prefixes B, E, U"):
+        with pytest.raises(RequestError, match="no scheme has all prefixes B, E, U"):
             decided("B-A E-A U-A")
-        assert "1 sentences violate it" in decided("B-A E-A U-A", stated="iobes")
+        assert "1 sentences violate this scheme" in decided("B-A E-A U-A", stated="iobes")
 
     def test_tags_of_both_kinds_have_to_be_stated(self) -> None:
         with pytest.raises(RequestError, match=r"B-A marks a span, X does not; data\.scheme=plain"):

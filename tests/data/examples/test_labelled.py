@@ -189,7 +189,7 @@ class TestDuplicates:
         val = write(tmp_path / "val.jsonl", [{"text": "ünique", "label": "c"}])
         common = {"validation": str(val), "tokenizer": Char()}
         (told,) = refused(train, tmp_path, duplicates="drop", **common)
-        assert "val.jsonl, line 1 = 'c': expected a label that the training split has" in told
+        assert "val.jsonl, line 1 = 'c': expected a label that occurs in the training split" in told
         assert "data.duplicates=drop drops all 1 training rows with this label" in told
         data = prepared(train, tmp_path, duplicates="drop", labels=["a", "b", "c"], **common)
         assert data.tokenizer_.unknown_pieces("Ü")
@@ -268,7 +268,9 @@ class TestRefusals:
         train = write(tmp_path / "train.jsonl", simple(20))
         val = write(tmp_path / "val.jsonl", simple(6, ["a", "new"]))
         (told,) = refused(train, tmp_path, validation=str(val))
-        assert "val.jsonl, line 2 = 'new': expected a label that the training split has" in told
+        assert (
+            "val.jsonl, line 2 = 'new': expected a label that occurs in the training split" in told
+        )
 
     def test_a_label_that_is_not_stated(self, tmp_path: Path) -> None:
         file = write(tmp_path / "rows.jsonl", simple(20, ["a", "b", "c"]))
@@ -287,7 +289,9 @@ class TestRefusals:
         train = write(tmp_path / "train.jsonl", simple(10))
         told = refused(train, tmp_path, validation=str(train), duplicates="drop")[0]
         assert "expected examples for training" in told
-        assert "10 rows with text, 0 without; 10 dropped by data.duplicates=drop" in told
+        assert (
+            "10 rows with text, 0 rows without text; data.duplicates=drop dropped 10 rows" in told
+        )
 
     @pytest.mark.parametrize(
         "bad",
@@ -307,7 +311,7 @@ class TestRefusals:
             made(tmp_path / "rows.jsonl", **bad)
 
     def test_plain_text_is_no_table(self, corpus: Path) -> None:
-        with pytest.raises(RequestError, match="files of rows"):
+        with pytest.raises(RequestError, match="files that contain rows"):
             made(corpus).check()
 
 

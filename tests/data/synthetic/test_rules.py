@@ -190,8 +190,8 @@ def test_every_example_of_a_finite_rule_is_in_one_split(
         (Recall, {"pairs": 20}, "sequence_length", "at least 4 * pairs = 80"),
         (Dyck, {"sequence_length": 8}, "sequence_length", "an odd number"),
         # too large: told at once, before anything of that size is made
-        (ModularArithmetic, {"p": 2**61 - 1}, "p", "a prime below 65,536"),
-        (ModularArithmetic, {"p": 10**400}, "p", "a prime below 65,536"),
+        (ModularArithmetic, {"p": 2**61 - 1}, "p", "a prime number below 65,536"),
+        (ModularArithmetic, {"p": 10**400}, "p", "a prime number below 65,536"),
         (Sort, {"length": 1000, "sequence_length": 1999}, "length", "below 2**62"),
         (Sort, {"numbers": 10**400}, "numbers", "an integer from 2 to 1,048,576"),
         (Sort, {"validation": math.nan}, "validation", "a number of examples below 729"),

@@ -1,9 +1,9 @@
-"""Base class of data whose examples have fields, as a Lightning data module.
+"""Base class of data whose examples have fields: a Lightning data module.
 
-A source (`LabelledFiles`, `Pairs`, `Tagged`, ...) defines its rows and how they become fields. The
-base class does the rest: splits, duplicates, rows to columns of numbers on disk (`prepare`), and
-columns to batches (`attach`, `train_dataloader`, `val_dataloader`), as the task's objective
-composes them.
+A subclass, called a source (`LabelledFiles`, `Pairs`, `Tagged`, ...), defines rows and converts
+them to fields. The base class splits the rows, handles duplicates, writes the fields to disk as
+columns of numbers (`prepare`), and builds batches from the columns (`attach`, `train_dataloader`,
+`val_dataloader`). The task's objective composes the inputs and targets of each example.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ FRACTION_STREAM = 0x46524143
 
 @dataclass(kw_only=True, eq=False)
 class ExampleData(Stored, ExampleSource):
-    """Examples from rows, each of at most `sequence_length` tokens.
+    """Base class of data that builds examples from rows, each of at most `sequence_length` tokens.
 
-    The arguments are the fields of a dataclass: a source declares its own and inherits these.
+    The arguments are dataclass fields: a source declares further fields and inherits these.
 
     Args:
         sequence_length: largest number of tokens in an example, including special tokens.
@@ -63,15 +63,16 @@ class ExampleData(Stored, ExampleSource):
         too_long: how to treat a longer text: `truncate` cuts off its end, `chunk` splits it into
             several examples, `refuse` raises an error.
         duplicates: how to treat a row whose text is in two splits (ignoring case and spacing):
-            `warn`; `drop` removes it from the training split if it is also in validation or test,
-            and from validation if it is also in test; `refuse` raises an error.
+            `warn` logs a warning; `drop` removes the row from the training split if it is also in
+            validation or test, and from validation if it is also in test; `refuse` raises an error.
         fraction: fraction of the training examples to use; a larger fraction contains every smaller
             one.
-        bucket_steps: number of steps whose examples are sorted by length together; 1 disables
-            sorting.
-        pack: packs several short training examples into one sequence of at most `sequence_length`
-            positions instead of padding; none attends to another. `batch.tokens` then counts the
-            positions in use, and the micro-batch size counts sequences.
+        bucket_steps: number of optimizer steps whose examples are sorted by length together; 1
+            disables sorting.
+        pack: whether to pack several short training examples into one sequence of at most
+            `sequence_length` positions, instead of padding each example. Packed examples don't
+            attend to each other. `batch.tokens` then counts the positions without padding, and the
+            micro-batch size counts sequences.
 
     Attributes:
         reads_words: whether a text may be a list of words.
@@ -90,7 +91,7 @@ class ExampleData(Stored, ExampleSource):
     split_meta = ExampleSplitMeta
 
     def validate(self, checks: Checks) -> None:
-        """Checks the arguments; a source adds the checks of its own."""
+        """Checks the arguments. A source adds checks of its own arguments."""
         checks.positive(bucket_steps=self.bucket_steps)
         length, least, batch = self.sequence_length, self.shortest, self.batch
         several = f"at least {least} (a token and the end token)"
@@ -144,21 +145,24 @@ class ExampleData(Stored, ExampleSource):
                 hint = "set data.too_long=truncate to cut off their ends"
                 problem = Problem("data.sequence_length", expected, self.sequence_length, hint)
                 raise RequestError(problem)
-            log.warning("train: %s answers are truncated", f"{cut:,}")
+            log.warning("train: the targets of %s examples are truncated", f"{cut:,}")
         return store
 
     def table(self, split: Split) -> ExampleTable:
-        """Returns the examples of a split."""
+        """Returns the table of a split's examples."""
         assert self.objective is not None
         return ExampleTable(self._fields(split), self.objective, self.kinds)
 
     def row_numbers(self, split: Split) -> np.ndarray:
-        """Returns the number of the row, from 0, of each example of a split."""
+        """Returns the row number, from 0, of each example of a split."""
         return self.store.column(split, ROW).values.astype(np.int64)
 
     @property
     def examples_per_step(self) -> int:
-        """Examples per optimizer step over all ranks; an estimate if `batch` counts positions."""
+        """Number of examples of an optimizer step, over all ranks.
+
+        It is an estimate if `batch` counts positions.
+        """
         if self.batch.examples is not None:
             return self.batch.examples
         assert self.batch.tokens is not None
@@ -170,7 +174,7 @@ class ExampleData(Stored, ExampleSource):
 
     @property
     def tokens_per_step(self) -> int:
-        """Estimated positions per optimizer step; steps differ."""
+        """Estimated mean number of positions of an optimizer step."""
         if self._store is None:
             return self.examples_per_step * self.sequence_length
         train = self.meta.splits["train"]
@@ -178,7 +182,7 @@ class ExampleData(Stored, ExampleSource):
 
     @property
     def steps_per_epoch(self) -> float:
-        """Optimizer steps that read each training example once."""
+        """Number of optimizer steps that read each training example once."""
         return float(self._batches(seed=0).steps_per_epoch)
 
     def evaluated_tokens(self, split: Split) -> int:
@@ -213,8 +217,9 @@ class ExampleData(Stored, ExampleSource):
                         yield DocumentSpan(number, example=example)
 
     def evaluation_batches(self, split: Split) -> DataLoader[Any]:
-        """Returns the batches of a whole split, each example once; `index` in a batch numbers its
-        examples.
+        """Returns a loader of a whole split, with each example once.
+
+        The key `index` of a batch contains the numbers of its examples within the split.
 
         Raises:
             RequestError: the split is missing or empty.
@@ -226,7 +231,7 @@ class ExampleData(Stored, ExampleSource):
         return loader(ExampleEvaluation(self.table(split), positions))
 
     def evaluated(self, split: Split) -> Evaluated:
-        """Returns a split of the prepared data, with rows that have no contents."""
+        """Returns a split of the prepared data for evaluation, without the contents of its rows."""
         table = self.table(split)
         return Evaluated(
             self,
@@ -237,7 +242,7 @@ class ExampleData(Stored, ExampleSource):
         )
 
     def evaluated_with_rows(self, asked: EvaluationRequest) -> Evaluated:
-        """Returns a split of the prepared data, or other files, including the contents of the rows.
+        """Returns a split of the prepared data, or other files, with the contents of the rows.
 
         Raises:
             RequestError: the rows are missing or unreadable, or lack a requested column.
@@ -252,7 +257,11 @@ class ExampleData(Stored, ExampleSource):
         return self.evaluated_rows(rows, asked.tokenizer, asked.labels, split)  # type: ignore[arg-type]
 
     def _read_split_rows(self, split: Split, by: str | None) -> list[Row]:
-        """Returns the rows of a split that became examples."""
+        """Returns the rows of a split from which examples were built.
+
+        Args:
+            by: name of an additional column to read.
+        """
         if by is not None:
             self.read_extra_column(split, by)
         example_rows = set(self.row_numbers(split).tolist())
@@ -263,7 +272,9 @@ class ExampleData(Stored, ExampleSource):
         return [row for number, row in enumerate(self.rows(split)) if number in example_rows]
 
     def read_extra_column(self, split: Split, name: str) -> None:
-        """Also reads a column of a split. Does nothing for sources without columns.
+        """Adds a column to those that are read from the rows of a split.
+
+        Does nothing for sources without columns.
 
         Raises:
             RequestError: the column is missing.
@@ -275,16 +286,17 @@ class ExampleData(Stored, ExampleSource):
         Raises:
             RequestError: the files can't be read or lack a column, or the source reads no files.
         """
-        expected = f"no --data ({type(self).__name__} has no method from_files)"
+        name = type(self).__name__
+        expected = f"a run whose data can read files; {name} has no method from_files"
         raise RequestError(Problem("--data", expected, list(asked.files or ())))
 
     def rows_of_texts(
         self, texts: Sequence[str | list[str]], pair: str | None, labels: Sequence[str]
     ) -> list[Row]:
-        """Returns rows of unlabelled texts; their labels and targets are placeholders.
+        """Returns a row for each unlabelled text, with placeholders as labels and targets.
 
         Raises:
-            RequestError: this source accepts no texts, or `pair` does not fit.
+            RequestError: the source accepts no texts, or `pair` is missing or not expected.
         """
         expected = f"a run whose data accepts texts; {type(self).__name__} does not"
         raise RequestError(Problem("RUN", expected))
@@ -300,21 +312,24 @@ class ExampleData(Stored, ExampleSource):
         return float(1 - micro["step_tokens"] / positions)
 
     def texts_in(self, file: Path) -> Iterator[Text] | None:
-        """Returns the texts of a file in a format of this source; None for other files."""
+        """Returns the texts of a file whose format only this source reads, such as CoNLL.
+
+        Returns None for other files.
+        """
         return None
 
     def stated_quoting(self) -> Quoting | None:
-        """Returns how TSV and CSV are quoted; None detects it."""
+        """Returns the quoting of TSV and CSV files set in the config; None if it is detected."""
         return None
 
     @property
     def text_column(self) -> str:
-        """The column with the text."""
+        """The name of the column with the text."""
         return "text"
 
     @property
     def second_column(self) -> str | None:
-        """The column with the second text of a pair; None if there is none."""
+        """The name of the column with the second text of a pair; None for data without pairs."""
         return None
 
     def evaluated_rows(
@@ -324,11 +339,11 @@ class ExampleData(Stored, ExampleSource):
         labels: Sequence[str],
         split: Split | None = None,
     ) -> Evaluated:
-        """Returns rows with their contents for evaluation. The data need not be prepared.
+        """Returns rows, with their contents, for evaluation. The data need not be prepared.
 
         Args:
             labels: labels of the run.
-            split: the split of the rows; None for other rows.
+            split: the split of the rows; None for rows of other files.
 
         Raises:
             RequestError: no row has text, or a row has a label that the run does not have.
@@ -389,8 +404,9 @@ class ExampleData(Stored, ExampleSource):
     def pieces_of(
         self, encodings: Sequence[tokenizers.Encoding]
     ) -> tuple[Sequence[tokenizers.Encoding], int]:
-        """Returns the pieces of a text that become examples, and the number of tokens in the
-        others.
+        """Returns the pieces of a text that become examples.
+
+        The second value is the number of tokens in the other pieces.
         """
         used = encodings if self.too_long == "chunk" else encodings[:1]
         return used, sum(map(len, encodings[len(used) :]))
@@ -422,5 +438,5 @@ class ExampleData(Stored, ExampleSource):
 
 
 def _normalized(text: str) -> str:
-    """Returns a text without its spaces and case, which tokenizers may change."""
+    """Returns a text in lower case and without spaces: tokenizers may change case and spaces."""
     return "".join(text.casefold().split())

@@ -1,8 +1,8 @@
-"""Assignment of examples to optimizer steps: a function of (seed, step) and of the lengths.
+"""Assignment of examples to optimizer steps, by the seed, the step and the examples' lengths.
 
 An epoch reads each example once. Its examples are shuffled, then sorted by length within buckets of
-several steps and cut into steps, so that batches need little padding; then the steps are shuffled.
-With buckets of one step the examples are not sorted.
+several steps and divided into steps, so that batches need little padding; then the steps are
+shuffled. With buckets of one step, the examples are not sorted.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from etude.data.order import permute, round_keys
 
 EXAMPLES_STREAM = 0x45584D50
 STEPS_STREAM = 0x53544550
-MIN_BUCKET_EXAMPLES = 4096  # smallest bucket where a step is a number of tokens
+MIN_BUCKET_EXAMPLES = 4096  # smallest bucket if a step is a number of tokens
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """The examples of an epoch's steps, concatenated, and where each step ends."""
+    """The examples of all steps of an epoch, concatenated, and the end index of each step."""
 
     examples: Numbers
     ends: Numbers
@@ -36,15 +36,15 @@ class Epoch:
 
 
 class ExampleBatches:
-    """The examples of each optimizer step of a run.
+    """Assignment of examples to each optimizer step of a run.
 
     Args:
-        lengths: positions of each example.
+        lengths: number of positions of each example.
         seed: seed of the run.
-        examples: examples per step; the last step of an epoch may have fewer.
-        tokens: alternatively the maximum number of positions per step, including padding; a longer
-            example is a step by itself.
-        packed: whether examples share sequences, so that padding does not count.
+        examples: number of examples per step; the last step of an epoch may have fewer.
+        tokens: instead of `examples`, the maximum number of positions per step, including padding.
+            A longer example is a step by itself.
+        packed: whether several examples share a sequence, so that padding does not count.
         bucket_steps: number of steps whose examples are sorted by length together.
     """
 
@@ -75,7 +75,10 @@ class ExampleBatches:
 
     @cached_property
     def steps_per_epoch(self) -> int:
-        """Steps per epoch if a step is a number of examples; otherwise those of the first epoch."""
+        """Number of steps per epoch.
+
+        If `tokens` limits the steps, epochs differ; this is the number of the first epoch.
+        """
         if self.examples is not None:
             return -(-len(self.lengths) // self.examples)
         return len(self._epoch(0))

@@ -71,10 +71,10 @@ def parse_label(value: Any, where: str) -> str:
 
 
 class LabelInspection(Inspection):
-    """Finds labels of different types that look alike, and names that are nearly the same.
+    """Inspection of labels: detects labels of different types that look alike, and similar names.
 
     Args:
-        column: column of the labels.
+        column: name of the column with the labels.
     """
 
     def __init__(self, column: str) -> None:
@@ -95,7 +95,8 @@ class LabelInspection(Inspection):
         if before[0] != kind:
             where = f"{row.where}, column {self.column}"
             expected = f"{before[0]}, like {before[1]} in {before[2]}"
-            hint = "write both in the same way; they may or may not be the same class"
+            hint = "if these two labels mean the same class, write them in the same way; "
+            hint += "if not, rename one of them"
             raise RequestError(Problem(where, expected, value, hint))
 
     def notes(self, labels: Sequence[str]) -> list[str]:
@@ -112,14 +113,12 @@ class LabelInspection(Inspection):
             notes.append(f"separate classes with similar names: {', '.join(groups)}")
         if missing := [name for name in labels if name.casefold() in MISSING]:
             names = ", ".join(map(repr, missing))
-            notes.append(
-                f"treated as a regular class, although it may mean a missing label: {names}"
-            )
+            notes.append(f"used as classes, although these names may mean a missing label: {names}")
         return notes
 
 
 def _lookalike_key(value: Any) -> str:
-    """Returns a key that is the same for values of any type that look alike."""
+    """Returns a key that is the same for all values, of any type, that look alike."""
     if isinstance(value, bool):
         return str(int(value))
     name = class_key(str(value))

@@ -1,8 +1,9 @@
-"""Files with one word per line, its properties in columns, and an empty line after each sentence.
+"""Reading of CoNLL files: one word per line, its properties in columns, an empty line after each
+sentence.
 
 CoNLL-U (`.conllu`) has a fixed layout: https://universaldependencies.org/format.html. For other
 files `detect_layout` detects from all lines the separator and number of columns, and whether lines
-that start with `#` are comments or words. What the lines leave open must be set in the config.
+that start with `#` are comments or words. What the lines don't determine must be set in the config.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from etude.errors import Problem, RequestError, nearest
 
 CONLLU = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")
 DOCUMENT = "-DOCSTART-"
-"""First cell of a line that starts a document; the line is outside all sentences."""
+"""First cell of a line that starts a document. Such a line belongs to no sentence."""
 
 Separator = Literal["tab", "space"]
 
@@ -33,7 +34,7 @@ _NEVER_EMPTY = ("upos", "xpos", "head", "deprel")  # in other columns `_` is an 
 
 @dataclass(frozen=True)
 class LayoutOptions:
-    """Options of the columns in the config; None detects a value."""
+    """Options of the layout in the config. None means that the value is detected from the file."""
 
     words: int | str | None = None
     tags: int | str | None = None
@@ -50,7 +51,8 @@ class Layout:
         kind: `CoNLL-U` or `CoNLL`.
         separator: `tab`, or `space`: one or more spaces or tabs.
         columns: number of columns.
-        words, tags: their columns, from 0; `tags` is None without tags.
+        words, tags: numbers of the columns with words and with tags, from 0; `tags` is None if the
+            file has no tags.
         comments: whether a line that starts with `#` before the first word of a sentence is a
             comment; None if there is no such line.
         empty: whether `_` is a regular tag.
@@ -79,10 +81,10 @@ class Layout:
 
 @dataclass(frozen=True)
 class Sentence:
-    """Words and their tags. Without a column of tags, `tags` repeats the words.
+    """Sentence: words and their tags. If the file has no column of tags, `tags` repeats the words.
 
     Attributes:
-        line: line of the first word.
+        line: number of the line with the first word.
     """
 
     line: int
@@ -91,23 +93,26 @@ class Sentence:
 
 
 def is_conllu(file: Path) -> bool:
-    """Returns whether the name is that of a CoNLL-U file, compressed or not."""
+    """Returns whether a file name is that of a CoNLL-U file, compressed or not."""
     return uncompressed_suffix(file) == ".conllu"
 
 
 def is_conll(file: Path) -> bool:
-    """Returns whether the name is that of a CoNLL or CoNLL-U file, compressed or not."""
+    """Returns whether a file name is that of a CoNLL or CoNLL-U file, compressed or not."""
     return uncompressed_suffix(file) in (".conllu", ".conll", ".conll2003", ".iob", ".iob2", ".bio")
 
 
 def uncompressed_suffix(file: Path) -> str:
-    """Returns the last suffix before any suffix of a compression; empty if there is none."""
+    """Returns the suffix of a file name, without suffixes of compression such as `.gz`.
+
+    The suffix is in lower case; empty if there is none.
+    """
     suffixes = [each for each in map(str.lower, file.suffixes) if each not in COMPRESSED]
     return suffixes[-1] if suffixes else ""
 
 
 def detect_layout(file: Path, stated: LayoutOptions, tagged: bool = True) -> Layout | None:
-    """Returns the layout of the columns of a file; None if it has no words.
+    """Returns the layout of the columns of a file; None if the file has no words.
 
     Args:
         tagged: whether tags are required.
@@ -127,7 +132,7 @@ def check_same_layout(layouts: Sequence[tuple[Path, Layout]], stated: LayoutOpti
     """Checks that the files of a data set have the same columns.
 
     Raises:
-        RequestError: two files differ.
+        RequestError: the layouts of two files differ.
     """
     problems: list[Problem] = []
     commented = next(((f, x) for f, x in layouts if x.comments is not None), None)
@@ -144,7 +149,7 @@ def check_same_layout(layouts: Sequence[tuple[Path, Layout]], stated: LayoutOpti
             problems.append(Problem(str(file), expected, layout.columns, hint))
         if commented is not None and layout.comments is (not commented[1].comments):
             what = "comments" if commented[1].comments else "words"
-            expected = f"lines starting with # that are {what}, as in {commented[0]}"
+            expected = f"{what} in the lines that start with #, as in {commented[0]}"
             problems.append(Problem(str(file), expected, hint="set data.comments"))
     if problems:
         raise RequestError(problems)
@@ -165,7 +170,8 @@ def read_sentences(file: Path, layout: Layout) -> Iterator[Sentence]:
                 continue
             last += 1
             if cells[0] != str(last):
-                expected = f"the id {last} (ids of a sentence start at 1, after an empty line)"
+                expected = f"the id {last} (ids count the words of a sentence from 1; "
+                expected += "an empty line ends a sentence)"
                 raise RequestError(Problem(where, expected, cells[0]))
         if cells:
             first = first or number
@@ -175,7 +181,7 @@ def read_sentences(file: Path, layout: Layout) -> Iterator[Sentence]:
             else:
                 tags.append(_cell(where, cells, layout.tags, layout, "a tag"))
                 if tags[-1] == _UNSPECIFIED and not layout.empty:
-                    hint = "_ means no tag; add it to data.labels to use it as a tag"
+                    hint = "_ means no tag; to use _ as a tag, add it to data.labels"
                     raise RequestError(Problem(where, "a tag", _UNSPECIFIED, hint))
         elif words:
             yield Sentence(first, words, tags)
@@ -206,7 +212,7 @@ def _cell(where: str, cells: list[str], column: int, layout: Layout, what: str) 
 
 
 def _lines(file: Path, separator: Separator, comments: bool) -> Iterator[tuple[int, list[str]]]:
-    """Yields the lines with their numbers, as cells; no cells at the end of a sentence."""
+    """Yields the number and the cells of each line; a list without cells ends a sentence."""
     inside = False
     for number, line in enumerate(lines_of(file), 1):
         cells = split_cells(line, separator)
@@ -219,7 +225,7 @@ def _lines(file: Path, separator: Separator, comments: bool) -> Iterator[tuple[i
 
 
 def split_cells(line: str, separator: str) -> list[str]:
-    """Returns the columns of a line; none if the line has only spaces and tabs.
+    """Returns the cells of a line; an empty list if the line has only spaces and tabs.
 
     Only spaces and tabs separate columns: a no-break space belongs to its word.
     """
@@ -232,7 +238,7 @@ def split_cells(line: str, separator: str) -> list[str]:
 
 
 class _LayoutDetector:
-    """Detects the layout of a file from all of its lines."""
+    """Detector of a file's layout, which reads all lines of the file."""
 
     def __init__(self, file: Path, stated: LayoutOptions, tagged: bool) -> None:
         self.file, self.stated, self.tagged = file, stated, tagged
@@ -269,8 +275,8 @@ class _LayoutDetector:
         if not tabs:
             return "space"
         if len(widths["tab"]) > 1 and len(widths["space"]) == 1:
-            expected = "an explicit data.separator: columns are separated by tabs and by spaces"
-            hint = "data.separator=space accepts both, data.separator=tab only tabs"
+            expected = "an explicit data.separator, because tabs and spaces separate columns"
+            hint = "data.separator=space accepts tabs and spaces, data.separator=tab only tabs"
             raise RequestError(Problem(str(self.file), expected, hint=hint))
         return "tab"
 
@@ -297,8 +303,8 @@ class _LayoutDetector:
     def _detect_comments(self, separator: Separator, columns: int, tags: int | None) -> bool | None:
         """Returns whether lines that start with `#` before a sentence are comments.
 
-        Such a line may be a word if it has as many columns as other lines, and a tag that others
-        have.
+        Such a line may contain a word if it has as many columns as the other lines, and a tag that
+        occurs in other lines.
         """
         if self.stated.comments is not None:
             return self.stated.comments
@@ -324,16 +330,17 @@ class _LayoutDetector:
         ]
         if not candidates or len(candidates) == len(marked):
             return not candidates
-        expected = "an explicit data.comments: this line may be a word, others are comments"
+        expected = "an explicit data.comments, because this line may contain a word, but another "
+        expected += "line that starts with # is a comment"
         other = next(number for number, _ in marked if number not in set(candidates))
         hint = "data.comments=true treats each line that starts with # before a sentence as a "
-        hint += f"comment, like line {other}; data.comments=false treats it as a word"
+        hint += f"comment, like line {other}; data.comments=false treats each as a word"
         raise RequestError(Problem(f"{self.file}, line {candidates[0]}", expected, hint=hint))
 
     def _check_meaning(
         self, separator: Separator, comments: bool, words: int, tags: int | None
     ) -> None:
-        """Checks that the default columns, the first and the last, can be words and tags."""
+        """Checks that the first and the last column, the defaults, can be words and tags."""
         if self.stated.words is not None:
             return
         counting, longest, position = True, 0, 0
@@ -347,27 +354,29 @@ class _LayoutDetector:
                 if tags is not None and tags < len(cells):
                     seen[1].add(cells[tags])
         example = next(c for _, c in _lines(self.file, separator, comments) if c)
-        shown = ", ".join(f"{n} is {cell}" for n, cell in enumerate(example))
+        shown = ", ".join(f"column {n} is {cell!r}" for n, cell in enumerate(example))
         where = "data.words"
         if counting and longest > 1:
-            expected = f"the column of the words; column {words} of {self.file} has word numbers"
-            raise RequestError(Problem(where, expected, hint=f"column {shown}"))
+            expected = "the number of the column with the words, because "
+            expected += f"column {words} of {self.file} contains word numbers"
+            raise RequestError(Problem(where, expected, hint=f"for example, {shown}"))
         if tags is not None and self.stated.tags is None and len(seen[1]) > len(seen[0]):
             expected = f"explicit columns of words and tags for {self.file} (data.words, data.tags)"
-            hint = f"the last column has more distinct values, {len(seen[1]):,}, than the first, "
-            hint += f"{len(seen[0]):,}; column {shown}"
+            hint = f"the last column has {len(seen[1]):,} different values, more than the first "
+            hint += f"column, which has {len(seen[0]):,}; for example, {shown}"
             raise RequestError(Problem(where, expected, hint=hint))
 
 
 def _conllu_column(key: str, stated: int | str | None, usual: int) -> int:
-    """Returns a column of CoNLL-U by its name or number."""
+    """Returns the number of a CoNLL-U column, given its name or number."""
     if stated is None:
         return usual
     if isinstance(stated, int):
         if not -len(CONLLU) <= stated < len(CONLLU):
-            raise RequestError(Problem(key, f"a column from 0 to {len(CONLLU) - 1}", stated))
+            raise RequestError(Problem(key, f"a column number from 0 to {len(CONLLU) - 1}", stated))
         return stated % len(CONLLU)
     if stated not in CONLLU:
-        problem = Problem(key, "a column of CoNLL-U", stated, nearest(stated, CONLLU))
+        expected = f"a column of CoNLL-U, one of {', '.join(CONLLU)}"
+        problem = Problem(key, expected, stated, nearest(stated, CONLLU))
         raise RequestError(problem)
     return CONLLU.index(stated)

@@ -1,4 +1,4 @@
-"""Encoding of texts to tokens, in several pieces where a text is too long."""
+"""Encoding of texts to tokens; a text that is too long is split into several pieces."""
 
 from __future__ import annotations
 
@@ -16,10 +16,15 @@ log = logging.getLogger(NOTICES)
 
 
 def warn_truncated(texts: int, longest: int) -> None:
-    """Warns about texts whose end the model does not read."""
+    """Logs a warning about texts that are truncated.
+
+    Args:
+        texts: number of truncated texts.
+        longest: maximum number of tokens.
+    """
     if texts:
         which = "1 text is" if texts == 1 else f"{texts:,} texts are"
-        message = "%s longer than data.sequence_length = %d; the end is cut off"
+        message = "%s longer than data.sequence_length = %d tokens; the end is cut off"
         log.warning(message, which, longest)
 
 
@@ -31,14 +36,15 @@ def encode(
     framed: bool = True,
     words: bool = False,
 ) -> list[list[tokenizers.Encoding]]:
-    """Returns the encodings of each text: one, and further pieces if it is longer than `longest`.
+    """Returns a list of encodings for each text: several pieces if the text is too long.
 
     The longer text of a pair is truncated first. Special tokens are added to each piece and count
     towards its length.
 
     Args:
         texts: texts, pairs of texts, or lists of words.
-        framed: whether special tokens are added around the text.
+        longest: maximum number of tokens of a piece.
+        framed: whether special tokens are added around each piece.
         words: whether each text is a list of words.
     """
     backend = tokenizer.for_text()
@@ -64,16 +70,18 @@ def encode_windows(
     stride: int,
     where: Sequence[str],
 ) -> list[list[tokenizers.Encoding]]:
-    """Returns the encodings of pairs whose second text is split into windows, each with the whole
-    first text.
+    """Returns a list of encodings for each pair of texts: windows of the second text, each with the
+    whole first text.
 
     Args:
-        longest: tokens per window, including the first text and the special tokens.
-        stride: tokens that consecutive windows share.
+        longest: maximum number of tokens per window, including the first text and the special
+            tokens.
+        stride: number of tokens that consecutive windows share.
         where: position of each pair, for error messages.
 
     Raises:
-        RequestError: a first text leaves no room for more than `stride` tokens of the second.
+        RequestError: a first text is so long that no more than `stride` tokens of the second text
+            fit.
     """
     backend = tokenizer.for_text()
     with no_panic(tokenizer.file):
@@ -84,7 +92,8 @@ def encode_windows(
             position,
             f"a question of fewer than {capacity} tokens",
             f"{len(first.ids)} tokens",
-            f"data.sequence_length={longest} minus data.stride={stride}; increase the length",
+            f"data.sequence_length={longest} minus data.stride={stride} minus special tokens; "
+            "increase data.sequence_length",
         )
         for position, first in zip(where, firsts, strict=True)
         if len(first.ids) >= capacity

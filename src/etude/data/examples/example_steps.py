@@ -1,4 +1,4 @@
-"""Batches of examples: whole optimizer steps for training, a whole split for evaluation."""
+"""Batches of examples: of whole optimizer steps for training, of a whole split for evaluation."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ Item = TypeVar("Item")
 
 
 class ExampleTable:
-    """The examples of a split, composed by an objective from their fields.
+    """Table of the examples of a split; an objective composes each example from its fields.
 
     Args:
-        fields: columns by name, all of the same length.
+        fields: columns of the fields by name, all of the same length.
         objective: objective of the task.
         kinds: types of the numbers in the fields.
     """
@@ -39,7 +39,7 @@ class ExampleTable:
         kinds: Kinds = DEFAULT_KINDS,
     ) -> None:
         self.fields, self.objective, self.kinds = dict(fields), objective, kinds
-        self.indices: Any = slice(None)  # of its examples within the split
+        self.indices: Any = slice(None)  # indices of the examples within the split
 
     def __len__(self) -> int:
         return len(next(iter(self.fields.values())))
@@ -48,7 +48,7 @@ class ExampleTable:
         return self.composed({name: field[index] for name, field in self.fields.items()})
 
     def composed(self, fields: Mapping[str, Any]) -> Arrays:
-        """Returns the arrays that the objective composes from an example's fields."""
+        """Returns the arrays that the objective composes from the fields of an example."""
         arrays = {name: self.kinds.array(name, values) for name, values in fields.items()}
         return self.objective.compose(arrays)
 
@@ -58,7 +58,7 @@ class ExampleTable:
 
 
 class MemoryTable(ExampleTable):
-    """Examples in memory."""
+    """Table of examples whose fields are in memory."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class MemoryTable(ExampleTable):
 
 
 class TableSubset(ExampleTable):
-    """A subset of the examples of a table."""
+    """Table of a subset of another table's examples."""
 
     def __init__(self, whole: ExampleTable, indices: np.ndarray) -> None:
         super().__init__(whole.fields, whole.objective, whole.kinds)
@@ -99,19 +99,20 @@ class TableSubset(ExampleTable):
 
 @dataclass
 class ExampleSteps:
-    """Optimizer steps of examples with fields; see `etude.data.steps.StepAssembler`.
+    """Builds optimizer steps of examples with fields; see `etude.data.steps.StepAssembler`.
 
-    A micro-batch has the arrays of its examples; `step_targets`, the divisor of the loss of the
-    whole step; and `step_tokens`, the positions of the step that are not padding. Both are sums
-    over all ranks.
+    A micro-batch is a dict with the arrays of its examples and two numbers of the whole step, over
+    all ranks: `step_targets`, by which the loss is divided, and `step_tokens`, the number of
+    positions that are not padding.
 
     Args:
-        table: training split.
+        table: examples of the training split.
         batches: assignment of examples to steps.
         share: rank and micro-batch size; the size counts examples, or packed sequences.
         rows: row number of each example of the table.
-        capacity: positions of a sequence that short examples share; None packs nothing.
-        numbers: number of each example of the table within the split; None if it has all of them.
+        capacity: number of positions of a packed sequence; None if examples are not packed.
+        numbers: number of each example of the table within the split; None if the table contains
+            the whole split.
     """
 
     table: ExampleTable
@@ -143,13 +144,16 @@ class ExampleSteps:
         return [{**objective.collated(each), **totals} for each in self._split_micro_batches(own)]
 
     def places(self, number: int) -> list[list[DocumentSpan]]:
-        """Returns the rows of a step's examples, in the order of the batch."""
+        """Returns the row of each example of a step, in the order of the batch."""
         return [[DocumentSpan(int(self.rows[index]))] for index in self._batch_order(number)]
 
     def readings(
         self, places: Collection[DocumentSpan], steps: Iterable[int]
     ) -> Iterator[SpanRead]:
-        """Yields which examples of the steps are, or come from the rows of, the given places."""
+        """Yields each example of the steps that matches one of the given places.
+
+        A place is either an example or a row; the examples of a row match it.
+        """
         examples = {place.example: place for place in places if place.example is not None}
         rows = {place.document: place for place in places if place.example is None}
         numbers = np.arange(len(self.rows)) if self.numbers is None else self.numbers
@@ -169,7 +173,7 @@ class ExampleSteps:
         return [chosen[index] for row in self._pack(whole, self.capacity) for index in row]
 
     def _pack(self, examples: list[Arrays], capacity: int) -> list[list[int]]:
-        """Returns which examples share each sequence."""
+        """Returns the indices of the examples in each packed sequence."""
         names = self.table.objective.padded
         return pack_examples([[len(each[name]) for name in names] for each in examples], capacity)
 
@@ -179,11 +183,12 @@ class ExampleSteps:
 
 
 class ExampleEvaluation(IterableDataset[MicroBatch]):
-    """Batches of a whole split, each example once, the longest first; `index` numbers the examples
-    of a batch.
+    """Batches of a whole split: each example once, the longest first.
+
+    The key `index` of a batch contains the numbers of its examples within the split.
 
     Args:
-        table: the split.
+        table: the examples of the split.
         positions: maximum number of positions in a batch, including padding.
     """
 

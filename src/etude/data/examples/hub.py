@@ -13,11 +13,11 @@ from etude.errors import Checks
 
 
 class HubRows:
-    """Rows of a data set on the Hub, as a value of `data.path`. Each split of the config is one
-    split of the data set.
+    """Rows of a data set on the Hugging Face Hub, as a value of `data.path`.
 
-    Class numbers (`ClassLabel`) are replaced by their names, and -1, which means no class, by null.
-    A column `a.b` is the entry `b` of the values in column `a`, as in `translation.en`.
+    Each split in the config is one split of the data set. Class numbers (`ClassLabel`) are replaced
+    by their names, and -1, which means no class, by null. A column `a.b` is the entry `b` of the
+    values in column `a`, as in `translation.en`.
 
     Args:
         name, config, revision, streaming: see `etude.data.hub.Repository`.
@@ -42,16 +42,19 @@ class HubRows:
 
     @classmethod
     def pinned(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the arguments with `revision` resolved to a commit (`etude.config.pinning`)."""
+        """Returns the arguments with `revision` resolved to a commit.
+
+        See `etude.config.pinning`.
+        """
         return pinned(arguments)
 
     def origin(self) -> dict[str, object]:
-        """Returns the repository, commit, config and split. The content of a commit is fixed."""
+        """Returns the repository, commit, config and split, which determine the content."""
         names = {"repository": self.repository.name, "commit": self.repository.commit}
         return {**names, "config": self.repository.config, "split": self.split}
 
     def rows(self, split: str, key: str, columns: Mapping[str, str]) -> Iterator[Row]:
-        """Yields the rows of a split, with the values of some columns.
+        """Yields the rows of a split, with the values of the given columns.
 
         Args:
             key: config key that sets the split.
@@ -78,7 +81,10 @@ class HubRows:
                 yield Row(where, values)
 
     def names(self, column: str) -> list[str] | None:
-        """Returns the class names of a column, by number; None if it has none."""
+        """Returns the class names of a column, in the order of their numbers.
+
+        Returns None if the column has no class names.
+        """
         with self.repository.explained():
             return self._class_names(self.repository.rows(self.split, "data.path.split"), column)
 
@@ -91,7 +97,7 @@ class HubRows:
 
 
 def _column_paths(rows: Any) -> dict[str, tuple[str, str]]:
-    """Returns the column and the key within it, by the name that a config can use."""
+    """Returns, for each column name that a config can use, the column and the key in its values."""
     columns: dict[str, tuple[str, str]] = {}
     nested: dict[str, tuple[str, str]] = {}
     for row in [rows.features] if rows.features else islice(rows, HEAD):

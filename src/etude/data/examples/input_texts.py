@@ -1,4 +1,4 @@
-"""Texts in files, as inputs for predictions."""
+"""Reading of texts in files, as inputs for predictions."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from etude.errors import Problem, RequestError
 
 
 def read_texts(file: Path, data: Any, quoting: Quoting | None = None) -> Iterator[Text]:
-    """Yields the texts of a file: its lines, or a column of its rows, with the second text of each
-    if the data has pairs and the rows have that column. Formats of the data's own, such as CoNLL,
-    yield words.
+    """Yields the texts of a file: its lines, or the values of the text column of its rows.
+
+    If the data has pairs and the rows have the column of the second text, pairs are yielded. A file
+    in a format that only the data's class reads, such as CoNLL, yields lists of words.
 
     Args:
         data: an `etude.data.examples.base.ExampleData`.
-        quoting: quoting of CSV and TSV; None uses that of the data.
+        quoting: quoting of CSV and TSV; None uses the quoting of the data.
 
     Raises:
-        RequestError: the file can't be read, or lacks the column.
+        RequestError: the file can't be read, or lacks the text column.
     """
     file_format = format_of(file, without_suffix=True)
     if not file.is_file():
-        raise RequestError(Problem("--file", "a file", str(file)))
+        raise RequestError(Problem("--file", "an existing file", str(file)))
     if (native := data.texts_in(file)) is not None:
         yield from native
         return
@@ -41,8 +42,9 @@ def read_texts(file: Path, data: Any, quoting: Quoting | None = None) -> Iterato
     column, quoting = data.text_column, quoting or data.stated_quoting()
     existing = read_columns(file, file_format, quoting)
     if column not in existing:
-        hint = f"{file} has {', '.join(existing)}" if existing else f"{file} is empty"
-        raise RequestError(Problem("--file", f"the column {column}", hint=hint))
+        names = ", ".join(existing)
+        hint = f"{file} has the columns {names}" if existing else f"{file} is empty"
+        raise RequestError(Problem("--file", f"a file with the column {column}", hint=hint))
     pair_column = data.second_column if data.second_column in existing else None
     columns = [column] if pair_column is None else [column, pair_column]
     for where, row in iterate_rows(file, file_format, columns, quoting):

@@ -1,4 +1,4 @@
-"""Texts, or pairs of texts, each with a label."""
+"""Data of texts, or pairs of texts, each with a label."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from etude.errors import Checks, Problem, RequestError
 
 @dataclass(kw_only=True, eq=False)
 class LabelledFiles(TableData):
-    """Rows with a text and a label.
+    """Data of rows with a text, or a pair of texts, and a label.
 
     Args:
         path, validation, test: see `TableData`.
@@ -31,9 +31,10 @@ class LabelledFiles(TableData):
         text: column of the text.
         pair: column of a second text, which the model reads after the first; None if there is none.
         label: column of the label.
-        labels: names of all labels, in order; None uses those of the Hub's data set, or else those
-            of the training split, numbers by value and other names alphabetically. If they are set,
-            a whole number that is not a name is an index from 0. For spellings of the same class
+        labels: names of all labels, in order. If None: the class names of the data set on the
+            Hugging Face Hub, or else the labels of the training split, numbers by value and then
+            other names alphabetically. If `labels` is set, a whole number in the data that is not
+            one of the names is an index into `labels`, from 0. For different spellings of one class
             see `etude.data.examples.classes`.
         quoting: quoting of TSV and CSV, see `etude.data.delimited.uses_csv_quoting`.
     """

@@ -12,16 +12,17 @@ TRIALS = 5
 
 
 def pack_examples(sizes: Sequence[Sequence[int]], capacity: int) -> list[list[int]]:
-    """Returns the examples of each sequence: the longest first, each into the first sequence with
-    enough room, or a new one ("first fit decreasing", Johnson 1973).
+    """Returns the indices of the examples in each packed sequence.
 
-    The capacity is then reduced as far as the number of sequences stays the same, to a few per
-    cent, so that the last sequence is not nearly all padding.
+    The examples are placed from the longest to the shortest, each in the first sequence with enough
+    room, or else in a new sequence ("first fit decreasing", Johnson 1973). The capacity is then
+    reduced, to within a few per cent, as long as the number of sequences stays the same, so that
+    the last sequence is not nearly all padding.
 
     Args:
-        sizes: sizes of each example; with several arrays, such as source and target, each array has
-            a size and its own `capacity`.
-        capacity: positions of a sequence. A longer example is a sequence by itself.
+        sizes: lengths of the arrays of each example: one array, or several such as source and
+            target. `capacity` applies to each array separately.
+        capacity: number of positions of a sequence. A longer example is a sequence by itself.
     """
     each = np.asarray(sizes, dtype=np.int64).reshape(len(sizes), -1)
     sequences = _first_fit(each, capacity)

@@ -1,4 +1,4 @@
-"""Pairs of texts of which a model generates the second: translations, answers, summaries."""
+"""Data of text pairs: a model reads the first text and generates the second, as in translation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from etude.errors import Checks, Problem, RequestError
 
 @dataclass(kw_only=True, eq=False)
 class PairData(ExampleData):
-    """Base class of sources whose rows have a `source` and a `target`."""
+    """Base class of data whose rows have a `source` text and a `target` text."""
 
     too_long: Literal["truncate", "refuse"] = "truncate"
 
@@ -36,7 +36,7 @@ class PairData(ExampleData):
         return list(texts) if all(texts) else []
 
     def pair(self, row: Row) -> tuple[str, str]:
-        """Returns both texts; either may be empty."""
+        """Returns the source text and the target text of a row; each may be empty."""
         raise NotImplementedError
 
     def rows_of_texts(
@@ -46,7 +46,7 @@ class PairData(ExampleData):
         return [self.row_of(join_words(text), join_words(text)) for text in texts]
 
     def row_of(self, source: str, target: str) -> Row:
-        """Returns a row for which `pair` returns these texts."""
+        """Returns a row with the given texts, which `pair` then returns."""
         return Row("", {"source": source, "target": target})
 
     def encoded(
@@ -67,7 +67,7 @@ class PairData(ExampleData):
 
 @dataclass(kw_only=True, eq=False)
 class Pairs(PairData, TableData):
-    """Rows with two texts.
+    """Data of rows with two texts.
 
     Args:
         path, validation, test: see `TableData`.
@@ -101,13 +101,12 @@ class Pairs(PairData, TableData):
 class Catalogs(PairData):
     """Translations of the messages of installed packages, from their gettext catalogs (`.mo`).
 
-    The messages are sorted. Message i, from 0, is for testing if floor((i + 1) t) > floor(i t); a
-    fixed fraction of the others is for validation, as in `TableData`.
+    The messages are sorted and then divided into splits as in `TableData`.
 
     Args:
         packages: import names of the packages; their code is not executed.
-        locale: locale of the translations, such as `zh_CN` or `zh_Hans`; of several, each is
-            searched.
+        locale: locale of the translations, such as `zh_CN` or `zh_Hans`; or a list of locales, all
+            of which are searched.
         validation, test: fractions of the messages for validation and test.
         tokenizer, sequence_length, batch, too_long, duplicates, fraction, bucket_steps, workers,
             pack: see `ExampleData`.
@@ -153,7 +152,7 @@ class Catalogs(PairData):
                 problems.append(Problem("data.packages", "an installed package", name))
             elif not files:
                 where = ", ".join(self.locales)
-                expected = "a package with .mo catalogs in data.locale"
+                expected = "a package with gettext catalogs (.mo) for data.locale"
                 hint = f"no catalogs for {where}"
                 problems.append(Problem("data.packages", expected, name, hint))
             catalogs += sorted(files)
@@ -163,7 +162,7 @@ class Catalogs(PairData):
 
     @cached_property
     def messages(self) -> list[tuple[str, str]]:
-        """Each message once, with its translation, sorted."""
+        """All messages with their translations, sorted; each message occurs once."""
         translations: dict[str, str] = {}
         for file in self.files:
             try:
@@ -189,7 +188,7 @@ class Catalogs(PairData):
 
     def check(self) -> None:
         if not self.messages:
-            expected = "packages with translated messages"
+            expected = "packages with translated messages in data.locale"
             raise RequestError(Problem("data.packages", expected, self.packages))
 
     def content_fingerprint(self) -> str:

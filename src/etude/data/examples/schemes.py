@@ -1,15 +1,15 @@
-"""Schemes of tags: spans in one of four schemes, or plain labels.
+"""Schemes of tags: tags mark spans by one of four schemes, or are plain labels.
 
-| scheme | a span of kind X | tags |
+| scheme | a span of type X | prefixes |
 | --- | --- | --- |
-| `iob1` | `I-X I-X`; `B-X I-X` only right after another span of that kind | `B`, `I`, `O` |
+| `iob1` | `I-X I-X`; `B-X I-X` only right after another span of type X | `B`, `I`, `O` |
 | `iob2` | `B-X I-X` | `B`, `I`, `O` |
 | `iobes` | `B-X I-X E-X`, or `S-X` alone | `B`, `I`, `E`, `S`, `O` |
 | `bilou` | `B-X I-X L-X`, or `U-X` alone | `B`, `I`, `L`, `U`, `O` |
 | `plain` | none: each tag is a label of its word | any |
 
-Tjong Kim Sang and Veenstra 1999 (cs.CL/9907006) for the first two, Ratinov and Roth 2009 for the
-last two. The tags of any span are valid in at most one scheme.
+Sources: Tjong Kim Sang and Veenstra 1999 (cs.CL/9907006) for `iob1` and `iob2`, Ratinov and Roth
+2009 for `iobes` and `bilou`. The tags of any span are valid in at most one scheme.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ MARKS = {"iob1": "BI", "iob2": "BI", "iobes": "BIES", "bilou": "BILU"}
 SPAN_TAG = re.compile(r"([BIESLU])-(.+)", re.DOTALL)
 OUTSIDE = ("O", "")
 
-Mark = tuple[str, str]  # prefix of a tag and kind of its span
+Mark = tuple[str, str]  # prefix of a tag and type of its span
 
 
 def parse_tag(tag: str) -> Mark | None:
-    """Returns the prefix and span kind of a tag, `OUTSIDE` for `O`, or None for other tags."""
+    """Returns the prefix and span type of a tag; `OUTSIDE` for `O`; None if it marks no span."""
     if tag == "O":
         return OUTSIDE
     match = SPAN_TAG.fullmatch(tag)
@@ -40,8 +40,9 @@ def parse_tag(tag: str) -> Mark | None:
 
 
 def can_follow(scheme: str, before: Mark, after: Mark) -> bool:
-    """Returns whether one tag may follow another in a scheme. `OUTSIDE` represents the start and
-    the end of a sentence.
+    """Returns whether a tag may follow another tag in a scheme.
+
+    `OUTSIDE` also represents the start and the end of a sentence.
     """
     if after[0] not in MARKS[scheme] + "O":
         return False
@@ -58,18 +59,20 @@ def can_follow(scheme: str, before: Mark, after: Mark) -> bool:
 
 
 class TagInspection(Inspection):
-    """Detects the scheme of the tags from all sentences. All files must have the same scheme.
+    """Inspection of tags: detects their scheme from all sentences.
+
+    All files must have the same scheme.
 
     Args:
-        stated: scheme in the config; None detects it.
+        stated: scheme set in the config; if None, the scheme is detected.
         layout: lines that describe the columns of the files, if any.
     """
 
     def __init__(self, stated: Scheme | None = None, layout: Sequence[str] = ()) -> None:
         self.stated, self.layout = stated, layout
         self.against: dict[str, dict[str, str]] = {}
-        """By file and scheme, the first position that violates the scheme."""
-        self.sentences = 0  # that violate the configured scheme
+        """For each file and scheme, the first tag that violates the scheme, with its position."""
+        self.sentences = 0  # number of sentences that violate the configured scheme
 
     def row(self, row: Row) -> None:
         against = self.against.setdefault(row.where.rpartition(",")[0], {})
@@ -92,13 +95,15 @@ class TagInspection(Inspection):
         shown = ", ".join(labels[:8])
         if self.stated == "plain" or (self.stated is None and not marked):
             if marked and not other:
-                hint = f"the tags are {shown}; set data.scheme=null to detect it"
+                hint = f"the tags are {shown}; set data.scheme=null to detect the scheme"
                 raise RequestError(Problem("data.scheme", "a span scheme", "plain", hint))
             return [*self.layout, f"tags are plain labels: {shown}"]
         if other:
-            expected = "tags that all mark spans, or an explicit data.scheme"
+            expected = (
+                "only tags that mark spans (B-PER, I-PER, O, ...), or an explicit data.scheme"
+            )
             hint = f"{marked[0] if marked else 'no tag'} marks a span, {other[0]} does not; "
-            hint += "data.scheme=plain treats all as plain labels"
+            hint += "data.scheme=plain treats all tags as plain labels"
             raise RequestError(Problem("data.tags", expected, hint=hint))
         return [*self.layout, f"tags mark spans ({self._detect_scheme(marked)}): {shown}"]
 
@@ -108,13 +113,13 @@ class TagInspection(Inspection):
                 return f"{self.stated}, as configured"
             places = (found.get(self.stated) for found in self.against.values())
             first = next(filter(None, places))
-            count = f"{self.sentences:,} sentences violate it, first: {first}"
+            count = f"{self.sentences:,} sentences violate this scheme, first: {first}"
             return f"{self.stated}, as configured; {count}"
         marks = {name[0] for name in marked}
         matching = [scheme for scheme, known in MARKS.items() if marks <= set(known)]
         if not matching:
             prefixes = ", ".join(sorted(marks))
-            expected = f"an explicit data.scheme: no scheme has the prefixes {prefixes}"
+            expected = f"an explicit data.scheme, because no scheme has all prefixes {prefixes}"
             hint = f"choose from: {', '.join(MARKS)}"
             raise RequestError(Problem("data.tags", expected, hint=hint))
         valid = {
@@ -127,10 +132,10 @@ class TagInspection(Inspection):
         if not common:
             kinds = {each[0]: file for file, each in reversed(valid.items()) if len(each) == 1}
             schemes = " and ".join(f"{scheme} in {file}" for scheme, file in kinds.items())
-            expected = f"tags of one scheme in all files; they are {schemes}"
+            expected = f"tags of the same scheme in all files, not {schemes}"
             hint = "set data.scheme to use one scheme for all files"
             raise RequestError(Problem("data.tags", expected, hint=hint))
         if invalid := [found for found in self.against.values() if len(found) == len(MARKS)]:
             why = ", ".join(f"not {scheme}: {invalid[0][scheme]}" for scheme in matching)
-            return f"read like the CoNLL-2000 script, because they violate every scheme: {why}"
+            return f"read as by the CoNLL-2000 script, because the tags violate every scheme: {why}"
         return " or ".join(common)

@@ -1,4 +1,4 @@
-"""Texts, or pairs of texts, each with one or several numbers."""
+"""Data of texts, pairs of texts or words, each with one or several numbers as targets."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from etude.errors import Checks, Problem, RequestError
 
 @dataclass(kw_only=True, eq=False)
 class ScoredFiles(TableData):
-    """Rows with a text and numbers, such as a rating or a similarity.
+    """Data of rows with a text and numbers, such as a rating or a similarity.
 
-    The columns of the numbers replace class names: they are the `labels` in the run's record, and
-    the model's head has one output for each.
+    The names of the columns with numbers are saved as the `labels` of the run. The model's head has
+    one output for each of them.
 
     Args:
         path, validation, test: see `TableData`.
@@ -32,7 +32,7 @@ class ScoredFiles(TableData):
             see `ExampleData`.
         text: column of the text.
         pair: column of a second text, which the model reads after the first; None if there is none.
-        score: column of the number, or several columns. Each is a finite number in every row.
+        score: column of the number, or several columns. Every value must be a finite number.
         quoting: quoting of TSV and CSV, see `etude.data.delimited.uses_csv_quoting`.
     """
 
@@ -61,7 +61,7 @@ class ScoredFiles(TableData):
 
     @property
     def scores(self) -> list[str]:
-        """The columns of the numbers."""
+        """The names of the columns with numbers."""
         return [self.score] if isinstance(self.score, str) else list(self.score)
 
     def columns(self) -> dict[str, str | None]:
@@ -121,10 +121,10 @@ class ScoredFiles(TableData):
 
 
 class NumberInspection(Inspection):
-    """Checks that each row has its numbers.
+    """Inspection of numbers: checks that each row has a finite number in each of the columns.
 
     Args:
-        columns: columns of the numbers.
+        columns: names of the columns with numbers.
     """
 
     def __init__(self, columns: Sequence[str]) -> None:
@@ -142,7 +142,7 @@ class NumberInspection(Inspection):
 
 
 def read_number(row: Row, column: str) -> float:
-    """Returns the number in a column; in CSV and TSV it is text.
+    """Returns the number in a column of a row. In CSV and TSV files, the value is text.
 
     Raises:
         RequestError: the value is not a finite number.
@@ -157,14 +157,14 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 
 def parse_number(where: str, value: Any, *, allow_text: bool = False) -> float:
-    """Returns a number within the range of single precision.
+    """Returns a value as a number within the range of single precision.
 
     Args:
         where: position, for the error message.
         allow_text: whether the value may be text with a JSON number.
 
     Raises:
-        RequestError: the value is not such a number.
+        RequestError: the value is not a number, or is out of range.
     """
     number = math.nan
     is_number = bool(_NUMBER.fullmatch(value)) if allow_text and isinstance(value, str) else False
@@ -174,21 +174,22 @@ def parse_number(where: str, value: Any, *, allow_text: bool = False) -> float:
         except OverflowError:
             number = math.inf
     if not abs(number) <= _LARGEST:
-        hint = f"at most {_LARGEST:.3g}" if math.isinf(number) or number == number else None
+        too_large = math.isinf(number) or number == number
+        hint = f"the absolute value can be at most {_LARGEST:.3g}" if too_large else None
         raise RequestError(Problem(where, "a finite number such as 3 or -0.5", value, hint))
     return number
 
 
 @dataclass(kw_only=True, eq=False)
 class ScoredWords(WordData, TableData):
-    """Rows with a list of words and a list of numbers, from JSON or Parquet.
+    """Data of rows with a list of words and a list of numbers, from JSON or Parquet files.
 
     Args:
         path, validation, test: see `TableData`.
         tokenizer, sequence_length, batch, too_long, duplicates, fraction, bucket_steps, workers:
             see `ExampleData`.
         words: column of the words.
-        values: column of the numbers, one per word; null means no number.
+        values: column of the numbers, one per word; null means that the word has no number.
     """
 
     words: str = "words"
@@ -236,7 +237,7 @@ def read_word_values(row: Row, words: str, values: str) -> tuple[list[str], list
     """Returns the words of a row and their numbers; null becomes NaN.
 
     Raises:
-        RequestError: the columns are not such lists, or have different lengths.
+        RequestError: the values are not lists of words and numbers, or their lengths differ.
     """
     items, scores = row.values[words], row.values[values]
     if not isinstance(items, list) or not all(isinstance(w, str) and w for w in items):

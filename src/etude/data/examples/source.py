@@ -1,4 +1,4 @@
-"""Interface of sources of examples: their rows, and how a row becomes fields."""
+"""Interface of sources of examples, which yield rows and convert rows to fields."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from etude.data.tokenizer import Recipe, Tokenizer
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("test", "val", "train")
-"""The splits in reading order: a row in two splits belongs to the first."""
+"""The splits in reading order. A row that is in two splits belongs to the first of them."""
 
 Item = TypeVar("Item")
 
 
 class Row(NamedTuple):
-    """A row of the data.
+    """Row of the data.
 
     Attributes:
         where: position, for messages, such as `train.csv, line 7`.
@@ -34,7 +34,7 @@ class Row(NamedTuple):
 
 
 class Inspection:
-    """Checks of all rows of all splits before they are encoded. The base class checks nothing."""
+    """Checks of all rows of all splits, before the rows are encoded. The base class has none."""
 
     def row(self, row: Row) -> None:
         """Checks one row.
@@ -44,7 +44,7 @@ class Inspection:
         """
 
     def notes(self, labels: Sequence[str]) -> list[str]:
-        """Returns notes for the user on how the rows are read, one per line.
+        """Returns notes for the user on how the rows are interpreted, each a line of the log.
 
         Args:
             labels: names of all labels.
@@ -57,7 +57,7 @@ class Inspection:
 
 @dataclass
 class Encoded:
-    """The examples of a row.
+    """Examples that were built from a row.
 
     Attributes:
         fields: fields of each example: one, or several if the text is split into pieces.
@@ -70,7 +70,9 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Kinds:
-    """Types of the numbers in fields. Other fields are lists of integers.
+    """Types of the numbers in an example's fields.
+
+    A field that is not named in an attribute is a list of integers.
 
     Attributes:
         floats: fields of floating-point numbers, stored in single precision.
@@ -81,7 +83,10 @@ class Kinds:
     single: frozenset[str] = frozenset({"label"})
 
     def array(self, name: str, values: Any) -> NDArray[Any]:
-        """Returns the numbers of a field as int64 or float32; a single number has no dimensions."""
+        """Returns the numbers of a field as an int64 or float32 array.
+
+        The array of a single number has no dimensions.
+        """
         kind = np.float32 if name in self.floats else np.int64
         return np.asarray(values[0] if name in self.single else values, kind)
 
@@ -96,16 +101,18 @@ def join_words(text: str | list[str]) -> str:
 
 
 class ExampleSource(ABC):
-    """Base class of sources of examples: what `ExampleData` and the writer of the splits require.
+    """Base class of sources of examples, which yield rows and convert rows to examples.
 
     Attributes:
-        fields: fields of an example.
+        fields: names of an example's fields.
         kinds: types of the numbers in the fields.
-        states_classes: whether `labels` are classes in the rows; otherwise all names are fixed.
-        text_fields: fields that contain tokens.
+        states_classes: whether the labels are class names that occur in the rows. If false, they
+            are fixed names, such as those of columns.
+        text_fields: names of the fields that contain tokens.
         framed: whether special tokens are added around a text, as for encoders.
         chunks: whether a long row can be split into several examples.
-        recipe, sequence_length, too_long, duplicates: see `ExampleData`.
+        recipe: recipe of the tokenizer.
+        sequence_length, too_long, duplicates: see `ExampleData`.
     """
 
     fields: tuple[str, ...]
@@ -125,8 +132,9 @@ class ExampleSource(ABC):
         """Yields the rows of a split, in order; none if the split is missing."""
 
     def rows_by_split(self) -> Iterator[tuple[Split, Row]]:
-        """Yields all rows with their splits, each split in order. Sources whose splits are parts of
-        one file read it once.
+        """Yields all rows with their splits; the rows of each split are in order.
+
+        If the splits are fractions of one file, the file is read only once.
         """
         for split in SPLITS:
             for row in self.rows(split):
@@ -134,8 +142,9 @@ class ExampleSource(ABC):
 
     @abstractmethod
     def texts(self, row: Row) -> list[str]:
-        """Returns the texts of a row, for training the tokenizer and finding duplicates; empty if
-        the row has no text.
+        """Returns the texts of a row; an empty list if the row has no text.
+
+        The tokenizer is trained on these texts, and duplicates are detected by them.
         """
 
     @abstractmethod
@@ -145,7 +154,7 @@ class ExampleSource(ABC):
         """Returns the examples of each row."""
 
     def labels_of(self, row: Row) -> list[str]:
-        """Returns the labels in a row; empty for sources without labels."""
+        """Returns the labels in a row; an empty list for sources without labels."""
         return []
 
     def inspection(self) -> Inspection:
@@ -159,17 +168,18 @@ class ExampleSource(ABC):
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """Returns the settings that determine the examples, without the content, as plain JSON
-        values.
+        """Returns the settings that determine the examples, as JSON values.
+
+        The content of the rows is not included.
         """
 
 
 def assign_splits(items: Iterable[Item], v: float, t: float) -> Iterator[tuple[Split, Item]]:
-    """Yields the items of a list with their splits, with fractions v for validation and t for
-    testing.
+    """Yields each item of a list with its split.
 
-    Item i, from 0, is for testing if floor((i + 1) t) > floor(i t); of the others, counted by j,
-    item j is for validation if floor((j + 1) w) > floor(j w), w = v / (1 - t).
+    v and t are the fractions for validation and testing. Item i (from 0) is for testing if
+    floor((i + 1) t) > floor(i t). Item j (from 0) of the remaining items is for validation if
+    floor((j + 1) w) > floor(j w), where w = v / (1 - t). All other items are for training.
     """
     w, rest = v / (1 - t), 0
     for count, item in enumerate(items):

@@ -1,4 +1,4 @@
-"""Writer of a source's prepared splits: a column of numbers for each field, and statistics."""
+"""Writer of prepared splits: a file with a column of numbers for each field, and statistics."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ class ExampleSplitMeta:
     """Statistics of a split.
 
     Attributes:
-        rows: rows with text, including dropped rows.
-        examples: examples in the files.
-        tokens: tokens in all text fields.
-        longest: tokens of the longest example.
-        unknown: unknown tokens, and characters without a token.
-        empty: rows without text, which are skipped.
-        truncated: examples that were cut.
-        truncated_tokens: tokens that were cut off.
-        repeated: rows whose text occurs earlier in the split.
-        leaked: rows that are also in an earlier split (in the order test, val, train).
-        dropped: leaked rows that were dropped.
+        rows: number of rows with text, including dropped rows.
+        examples: number of examples in the files.
+        tokens: number of tokens in all text fields.
+        longest: number of tokens of the longest example.
+        unknown: number of unknown tokens, and of characters without a token.
+        empty: number of rows without text, which are skipped.
+        truncated: number of truncated examples.
+        truncated_tokens: number of tokens that were cut off.
+        repeated: number of rows whose text occurs earlier in the split.
+        leaked: number of rows that are also in an earlier split (in the order test, val, train).
+        dropped: number of leaked rows that were dropped.
         labels: number of examples of each label, in the order of `Meta.labels`.
-        sha256: hash of the numbers.
+        sha256: SHA-256 hash of the columns.
     """
 
     rows: int
@@ -68,17 +68,17 @@ class ExampleSplitMeta:
 
     @classmethod
     def of(cls, values: dict[str, Any]) -> ExampleSplitMeta:
-        """Converts from the JSON values in `meta.json`."""
+        """Returns the statistics, from the JSON values in `meta.json`."""
         return cls(**values)
 
     @property
     def lists(self) -> int:
-        """Number of lists in each column."""
+        """The number of lists in each column."""
         return self.examples
 
 
 def write_examples(folder: Path, source: ExampleSource, identity: dict[str, Any]) -> None:
-    """Trains the tokenizer, and writes it, all splits and `meta.json`.
+    """Trains the tokenizer, and writes the tokenizer, all splits and `meta.json` to a folder.
 
     Args:
         folder: an empty folder.
@@ -106,9 +106,10 @@ def write_examples(folder: Path, source: ExampleSource, identity: dict[str, Any]
         if splits[split].examples == 0:
             where = "data.path" if split == "train" else "data.validation"
             meta = splits[split]
-            hint = f"{meta.rows} rows with text, {meta.empty} without"
+            hint = f"{meta.rows} rows with text, {meta.empty} rows without text"
             if meta.dropped:
-                hint += f"; {meta.dropped} dropped by data.duplicates=drop (also in another split)"
+                hint += f"; data.duplicates=drop dropped {meta.dropped} rows, "
+                hint += "which are also in another split"
             expected = f"examples for {'training' if split == 'train' else 'validation'}"
             raise RequestError(Problem(where, expected, hint=hint))
     write_store(
@@ -130,7 +131,7 @@ def column_types(source: ExampleSource) -> dict[str, str]:
 
 
 def log_summary(meta: StoreMeta, duplicates: str, too_long: str) -> None:
-    """Logs the sizes of the splits, notes and warnings about the data."""
+    """Logs notes on the data, the sizes of the splits, and warnings."""
     for note in meta.notes:
         log.info("%s", note)
     for split in reversed(SPLITS):
@@ -157,7 +158,10 @@ def log_summary(meta: StoreMeta, duplicates: str, too_long: str) -> None:
 
 
 def _held_out_keys(source: ExampleSource, spool: Spool) -> set[bytes]:
-    """Returns the keys of rows in validation and test, if these rows are dropped from training."""
+    """Returns the keys of the rows in validation and test that are dropped from training.
+
+    The set is empty if no rows are dropped.
+    """
     if source.duplicates != "drop":
         return set()
     splits: tuple[Split, ...] = ("test", "val")
@@ -167,7 +171,7 @@ def _held_out_keys(source: ExampleSource, spool: Spool) -> set[bytes]:
 
 
 def _training_texts(spool: Spool, held_out: Container[bytes]) -> Iterator[str]:
-    """Yields the texts on which the tokenizer is trained: those of the training split."""
+    """Yields the texts of the training split, without dropped rows, to train the tokenizer."""
     for spooled in spool.rows("train"):
         if spooled.key not in held_out:
             yield from spooled.texts
@@ -176,15 +180,15 @@ def _training_texts(spool: Spool, held_out: Container[bytes]) -> Iterator[str]:
 def _collect_labels(
     source: ExampleSource, spool: Spool, held_out: Container[bytes], inspection: Inspection
 ) -> list[str]:
-    """Returns the labels in order: the configured ones, or those of the training split without
-    dropped rows.
+    """Returns the labels in order: those set in the config, or else those of the training rows that
+    are not dropped.
 
     Args:
         held_out: keys of the rows to drop from training.
-        inspection: receives every row with text.
+        inspection: object that checks every row with text.
 
     Raises:
-        RequestError: a label is not among the configured ones, or has no training row.
+        RequestError: a label is not in the config, or has no training row.
     """
     stated = source.stated_labels
     training_counts: Counter[str] = Counter()
@@ -221,7 +225,7 @@ def _collect_labels(
         raise RequestError(problems)
     if stated is None:
         if unseen := [name for name in first if not training_counts[name]]:
-            expected = "a label that the training split has"
+            expected = "a label that occurs in the training split"
             general = "list all labels in data.labels to include those without training examples"
             hints = {
                 name: f"{general}; data.duplicates=drop drops all {dropped[name]} training rows "
@@ -249,11 +253,11 @@ def _collect_labels(
 
 
 class _SplitWriter:
-    """Writes the encoded rows of a split to columns, and counts both.
+    """Writer of the encoded rows of a split to columns; also counts rows and examples.
 
     Args:
         labels: names of the labels, by number.
-        seen: split of each earlier row, by its key; this split's rows are added.
+        seen: for each key, the first split that contains it; the rows of this split are added.
     """
 
     def __init__(
@@ -283,7 +287,7 @@ class _SplitWriter:
 
         Raises:
             RequestError: a row is too long or is also in another split, and the config refuses
-                this.
+                such rows.
         """
         for group, encoded in self._encoded(spool):
             examples: list[Mapping[str, list[Any]]] = []
@@ -298,7 +302,8 @@ class _SplitWriter:
         if problem := lost_text_problem(self.lost, self.characters, self.split):
             raise RequestError(problem)
         if self.leaked_at and self.source.duplicates == "refuse":
-            hint = f"{self.counts['leaked']} such rows; set data.duplicates=drop to drop them"
+            hint = f"{self.counts['leaked']} rows are in two splits; "
+            hint += "set data.duplicates=drop to drop them"
             expected = "a row in only one split"
             raise RequestError([Problem(where, expected, hint=hint) for where in self.leaked_at])
         for where in self.leaked_at:
@@ -313,8 +318,9 @@ class _SplitWriter:
     def _encoded(
         self, spool: Spool
     ) -> Iterator[tuple[list[tuple[int, SpooledRow]], list[Encoded]]]:
-        """Yields groups of rows with their encodings. The next group is encoded while the caller
-        processes the current one.
+        """Yields groups of rows with their encodings.
+
+        The next group is encoded while the caller processes the current group.
         """
         rows = self._used_rows(spool)
         waiting = None
@@ -329,7 +335,7 @@ class _SplitWriter:
                 yield waiting[0], waiting[1].result()
 
     def _used_rows(self, spool: Spool) -> Iterator[tuple[int, SpooledRow]]:
-        """Yields the rows with text that are not dropped, with their numbers."""
+        """Yields the number of each row that has text and is not dropped, and the row."""
         current: set[bytes] = set()
         for number, spooled in enumerate(spool.rows(self.split)):
             row, texts, key = spooled
@@ -390,7 +396,7 @@ class _SplitWriter:
 
 
 def _label_sort_key(label: str) -> tuple[int, float, str]:
-    """Returns a sort key: numbers by value, before all other names."""
+    """Returns a sort key of a label: numbers are sorted by value, before all other names."""
     try:
         return 0, float(label), label
     except ValueError:

@@ -1,4 +1,4 @@
-"""Rows of a source, read once and spooled to files for further passes."""
+"""Temporary files with the rows of a source, so that the source is read only once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ GROUP_SIZE = 1000  # rows that are stored, and encoded, at a time
 
 
 class SpooledRow(NamedTuple):
-    """A row with its texts.
+    """Row with its texts, as read from a temporary file.
 
     Attributes:
         row: the row.
@@ -28,10 +28,10 @@ class SpooledRow(NamedTuple):
 
 
 class Spool:
-    """The rows of all splits, in temporary files.
+    """Temporary files with the rows of all splits.
 
     Args:
-        source: source, which is read to its end.
+        source: source of the rows; all of them are read.
         folder: folder of the files.
     """
 
@@ -72,6 +72,6 @@ class Spool:
 
 
 def text_key(texts: Sequence[str]) -> bytes:
-    """Returns a hash of the texts of a row, ignoring case and spacing, to find duplicates."""
+    """Returns a hash of the texts of a row that ignores case and spacing, to find duplicates."""
     normalized = "\0".join(" ".join(text.casefold().split()) for text in texts)
     return hashlib.blake2b(normalized.encode(errors="surrogatepass"), digest_size=16).digest()

@@ -1,4 +1,6 @@
-"""Rows from files or the Hub, in splits: separate files, or fractions of one table."""
+"""Data with rows from files or the Hugging Face Hub; splits are separate files, or fractions of one
+table.
+"""
 
 from __future__ import annotations
 
@@ -32,33 +34,37 @@ SPLIT_KEYS = {
     "test": "data.test",
     "other": "--data",
 }
-"""Config keys or options that set the files of each split, and of other rows."""
+"""The config key that sets the files of each split; for other rows, the command-line option."""
 
 TrainingRows = str | list[str] | HubRows
-"""Location of the training rows."""
+"""Location of the training rows: files, or a data set on the Hugging Face Hub."""
 
 SplitSource = float | str | list[str] | None
-"""Source of the rows of a split: a fraction of those in `path`, files, or a split on the Hub."""
+"""Source of a split's rows: a fraction of the rows in `path`, files, or the name of a split on the
+Hugging Face Hub.
+"""
 
 
 @dataclass(kw_only=True, eq=False)
 class TableData(ExampleData):
-    """Examples from JSON, CSV, TSV or Parquet files, compressed or not, one example per row.
+    """Base class of data with rows from JSON, CSV, TSV or Parquet files, compressed or not.
 
     Args:
-        path: training rows: a file, a folder, a glob, a list of these, or a data set on the Hub.
-        validation: fraction of these rows for validation, or separate files; if `path` is on the
-            Hub, the name of another split.
-        test: likewise; None is no test split.
+        path: training rows: a file, a folder, a glob, a list of these, or a data set on the Hugging
+            Face Hub.
+        validation: fraction of the rows in `path` for validation, or separate files; if `path` is
+            on the Hugging Face Hub, the name of another split.
+        test: rows for testing, set in the same way; None means no test split.
 
-    With fractions v and t, row i, from 0, is for testing if floor((i + 1) t) > floor(i t); of the
-    others, counted by j, row j is for validation if floor((j + 1) w) > floor(j w), w = v / (1 - t).
+    v and t are the fractions for validation and testing. Row i (from 0) is for testing if
+    floor((i + 1) t) > floor(i t). Row j (from 0) of the remaining rows is for validation if
+    floor((j + 1) w) > floor(j w), where w = v / (1 - t).
 
     Attributes:
         quoting: quoting of TSV and CSV (`etude.data.delimited.uses_csv_quoting`), for sources
-            that read these.
+            that read these formats.
         extra_columns: additional columns to read.
-        lists: whether rows contain lists, which CSV and TSV can't.
+        lists: whether rows contain lists, which CSV and TSV files cannot contain.
     """
 
     lists: ClassVar[bool] = False
@@ -92,7 +98,8 @@ class TableData(ExampleData):
         expected = "a fraction that leaves rows for training"
         # invalid fractions are reported above
         if len(fractions) == 2 and all(0 < fraction < 1 for fraction in fractions):
-            checks.that(sum(fractions) < 1, "test", self.fractions["test"], expected)
+            hint = "the sum of data.validation and data.test must be below 1"
+            checks.that(sum(fractions) < 1, "test", self.fractions["test"], expected, hint)
         missing = self.validation is None
         checks.that(not missing, "validation", None, "a fraction between 0 and 1, or files")
         super().validate(checks)
@@ -121,7 +128,7 @@ class TableData(ExampleData):
         yield from self._read_rows("other")
 
     def columns(self) -> dict[str, str | None]:
-        """Returns the columns to read, by the config key that sets each."""
+        """Returns the column names to read, each by the config key that sets it."""
         raise NotImplementedError
 
     def rows(self, split: Split) -> Iterator[Row]:
@@ -184,7 +191,7 @@ class TableData(ExampleData):
                 for file in self._find_files(split):
                     files.append(file)
                     if self.lacks_lists(file):
-                        expected = "JSON or Parquet (the rows contain lists)"
+                        expected = "a JSON or Parquet file (the rows contain lists)"
                         problems.append(Problem(SPLIT_KEYS[split], expected, str(file)))
                     else:
                         problems += self._missing_columns(file)
@@ -195,9 +202,7 @@ class TableData(ExampleData):
             raise RequestError(problems)
 
     def lacks_lists(self, file: Path) -> bool:
-        """Returns whether the format of a file has no lists, although rows of this source need
-        them.
-        """
+        """Returns whether the format of a file cannot contain lists, which the rows need."""
         return self.lists and _detect_format(file).kind == "csv"
 
     def _missing_columns(self, file: Path) -> Iterator[Problem]:
@@ -232,13 +237,13 @@ class TableData(ExampleData):
         files = find_files(self.paths[split], where, rows=True)
         without_rows = [file for file in files if not _detect_format(file).rows]
         if without_rows:
-            expected = f"files of rows: {endings(rows=True)}"
+            expected = f"files that contain rows: {endings(rows=True)}"
             raise RequestError(Problem(where, expected, str(without_rows[0])))
         return files
 
 
 def read_text(row: Row, column: str) -> str:
-    """Returns the text in a column; empty for null.
+    """Returns the text in a column of a row; null is converted to an empty text.
 
     Raises:
         RequestError: the value is neither text nor null.
@@ -253,13 +258,15 @@ def read_text(row: Row, column: str) -> str:
 
 
 def pair_values(column: str | None, pair: str | None) -> dict[str, Any]:
-    """Returns the value of the column with the second text; empty for data without pairs.
+    """Returns a dict with the second text under its column name; empty for data without pairs.
 
     Raises:
         RequestError: a second text is given for data without pairs, or missing for pairs.
     """
     if (column is not None) != (pair is not None):
-        expected = "no --pair" if column is None else "a second text (the run was trained on pairs)"
+        expected = "a second text (the run was trained on pairs)"
+        if column is None:
+            expected = "a command without --pair (the run was not trained on pairs)"
         raise RequestError(Problem("--pair", expected, pair))
     return {} if column is None else {column: pair}
 

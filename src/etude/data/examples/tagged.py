@@ -1,4 +1,4 @@
-"""Sentences of words, each with a tag."""
+"""Data of sentences in which each word has a tag."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from etude.errors import Checks, Problem, RequestError
 
 @dataclass(kw_only=True, eq=False)
 class TaggedData(WordData):
-    """Base class of sources whose rows have `words` and `tags`, one tag per word."""
+    """Base class of data whose rows have `words` and `tags`, one tag per word."""
 
     fields = ("tokens", "tags")
     word_field = "tags"
@@ -57,26 +57,28 @@ class TaggedData(WordData):
 
 @dataclass(kw_only=True, eq=False)
 class Tagged(TaggedData, TableData):
-    """Sentences in files: CoNLL (one word per line, columns, an empty line after each sentence),
-    CoNLL-U, or rows with a list of words and a list of tags (JSON, Parquet).
+    """Data of tagged sentences in files: CoNLL (one word per line, its tag in another column, an
+    empty line after each sentence), CoNLL-U, or rows with a list of words and a list of tags (JSON,
+    Parquet).
 
     The columns of a file and the scheme of the tags are detected from the whole file, must be the
-    same in all files, and are reported; see `etude.data.examples.conll` and
-    `etude.data.examples.schemes`. What cannot be detected must be set.
+    same in all files, and are logged; see `etude.data.examples.conll` and
+    `etude.data.examples.schemes`. If they cannot be detected, they must be set in the config.
 
     Args:
         path, validation, test: see `TableData`; `.conllu` is CoNLL-U, any other text is CoNLL.
         tokenizer, sequence_length, batch, too_long, duplicates, fraction, bucket_steps, workers,
             pack: see `ExampleData`.
-        words, tags: columns: a name (in rows; in CoNLL-U `form`, `upos`, `xpos`, `deprel`, ...) or
-            a number, from 0, negative from the end (in CoNLL). None is `words` and `tags` in rows,
-            `form` and `upos` in CoNLL-U, and the first and the last column in CoNLL.
-        labels: names of all tags, in order; None uses those of the training split.
-        separator: separator of the columns of CoNLL: a `tab`, or `space`, any number of spaces and
-            tabs. None detects it.
+        words, tags: columns of the words and of the tags. In rows, names; in CoNLL-U, names such as
+            `form`, `upos`, `xpos`, `deprel`; in CoNLL, numbers, from 0, or negative from the end.
+            If None: `words` and `tags` in rows, `form` and `upos` in CoNLL-U, and the first and the
+            last column in CoNLL.
+        labels: names of all tags, in order; if None, the tags of the training split.
+        separator: separator of the columns of CoNLL: `tab` is one tab; `space` is any number of
+            spaces and tabs. If None, the separator is detected.
         comments: whether a line of CoNLL that starts with `#` before the first word of a sentence
-            is a comment. None detects it.
-        scheme: scheme of the tags. None detects it.
+            is a comment. If None, this is detected.
+        scheme: scheme of the tags. If None, the scheme is detected.
     """
 
     words: int | str | None = None
@@ -130,7 +132,7 @@ class Tagged(TaggedData, TableData):
         return TagInspection(self.scheme, self._describe_layouts())
 
     def _describe_layouts(self) -> list[str]:
-        """Returns a line that describes the columns of all files; none if all files contain rows.
+        """Returns a line that describes the columns of all CoNLL files, if there are any.
 
         Raises:
             RequestError: the layouts differ, or an option applies to no file.
@@ -146,7 +148,7 @@ class Tagged(TaggedData, TableData):
         if not detected:
             options = {"separator": self.separator, "comments": self.comments}
             problems = [
-                Problem(f"data.{name}", "null (it applies only to CoNLL files)", value)
+                Problem(f"data.{name}", "null (the option applies only to CoNLL files)", value)
                 for name, value in options.items()
                 if value is not None
             ]
@@ -197,7 +199,7 @@ class Tagged(TaggedData, TableData):
         return str(self.columns()["words"] or "words")
 
     def texts_in(self, file: Path) -> Iterator[Text] | None:
-        """Returns the words of a CoNLL or CoNLL-U file, with or without tags."""
+        """Returns the words of each sentence of a CoNLL or CoNLL-U file; tags are not required."""
         if not is_conll(file):
             return None
         layout = self._detect_layout(file, False)
@@ -222,27 +224,28 @@ class HKCanCor(TaggedData):
     """The Hong Kong Cantonese Corpus (Luke and Wong 2015), from the package `pycantonese`: 16,162
     utterances of 58 conversations, tagged with parts of speech; CC BY 4.0.
 
-    Whole conversations are held out: in the order of their names, the fifth, fifteenth, ... for
-    testing, and the tenth, twentieth, ... for validation.
+    All utterances of a conversation are in one split: in the order of the conversations' names, the
+    fifth, fifteenth, ... are for testing, and the tenth, twentieth, ... for validation.
 
     Args:
         tokenizer, sequence_length, batch, too_long, duplicates, fraction, bucket_steps, workers,
             pack: see `ExampleData`.
         tagset: `own` for the 102 tags of the corpus, `universal` for the parts of speech of
-            Universal Dependencies 2 to which `pycantonese` maps them.
+            Universal Dependencies 2 to which `pycantonese` maps the tags.
     """
 
     tagset: Literal["own", "universal"] = "own"
 
     @cached_property
     def conversations(self) -> list[tuple[str, list[tuple[list[str], list[str]]]]]:
-        """Each file's name, and its utterances as words and tags."""
+        """The file name of each conversation, and its utterances as words and tags."""
         try:
             import pycantonese
             from pycantonese.pos_tagging import hkcancor_to_ud
         except ImportError as error:
+            expected = "the Python package pycantonese, which is not installed"
             hint = "pip install 'etude[corpora]'"
-            raise RequestError(Problem("data", "the package pycantonese", hint=hint)) from error
+            raise RequestError(Problem("data", expected, hint=hint)) from error
         corpus: Any = pycantonese.hkcancor()
         conversations = []
         for path, utterances in zip(
@@ -274,7 +277,7 @@ class HKCanCor(TaggedData):
 
     def check(self) -> None:
         if not self.conversations:
-            raise RequestError(Problem("data", "the corpus of the package pycantonese"))
+            raise RequestError(Problem("data", "conversations in the package pycantonese"))
 
     def content_fingerprint(self) -> str:
         return hashlib.sha256(repr(self.conversations).encode()).hexdigest()
@@ -284,7 +287,10 @@ class HKCanCor(TaggedData):
 
 
 def find_conll_files(paths: Sequence[str], where: str) -> list[Path]:
-    """Returns the files of some paths: tables, and any text files that are named explicitly."""
+    """Returns the files that the paths select.
+
+    A path to an existing file selects this file, whatever its suffix.
+    """
     files: list[Path] = []
     for path in paths:
         file = Path(path).expanduser()

@@ -1,4 +1,4 @@
-"""Sentences of words, each with a target."""
+"""Data of sentences in which each word has a target."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from etude.errors import Problem, RequestError
 
 WORD = re.compile(r"[^ \t\n\r]+")  # a no-break space belongs to its word
 PLACEHOLDER = "\u25a1"
-"""Replaces a word for which a tokenizer returns no tokens: a white square."""
+"""White square, which replaces a word for which the tokenizer returns no tokens."""
 
 
 @dataclass(kw_only=True, eq=False)
 class WordData(ExampleData):
-    """Base class of sources whose rows have `words`, and one target per word.
+    """Base class of data whose rows have `words`, and one target per word.
 
     Attributes:
-        word_field: field of the targets; each target is at the first token of its word.
-        fill_value: value at the other tokens.
+        word_field: name of the field with the targets; the target of a word is at its first token.
+        fill_value: value of the field at all other tokens.
     """
 
     too_long: Literal["truncate", "chunk", "refuse"] = "chunk"
@@ -72,8 +72,10 @@ class WordData(ExampleData):
     def _encode_words(
         self, rows: Sequence[Row], tokenizer: Tokenizer
     ) -> list[list[tokenizers.Encoding]]:
-        """Returns the pieces of each row. Words for which the tokenizer returns no tokens, such as
-        a zero-width space, are replaced by `PLACEHOLDER`, so that every word has a target.
+        """Returns the encoded pieces of each row.
+
+        Words for which the tokenizer returns no tokens, such as a zero-width space, are replaced by
+        `PLACEHOLDER`, so that every word has a target.
         """
         sentences = [prepend_spaces(row.values["words"], tokenizer) for row in rows]
         encodings = encode(sentences, tokenizer, self.sequence_length, words=True)
@@ -100,7 +102,7 @@ def _unread_words(words: Sequence[str], pieces: Sequence[tokenizers.Encoding]) -
 
 
 def prepend_spaces(words: Sequence[str], tokenizer: Tokenizer) -> list[str]:
-    """Returns the words with a space before each but the first, if the tokenizer encodes spaces."""
+    """Returns the words, each except the first after a space if the tokenizer encodes spaces."""
     if tokenizer.rewrites:
         return list(words)
     return [word if index == 0 else f" {word}" for index, word in enumerate(words)]

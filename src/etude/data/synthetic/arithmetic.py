@@ -1,4 +1,4 @@
-"""Arithmetic: operations modulo a prime, and addition of decimal numbers digit by digit."""
+"""Synthetic data for arithmetic: operations modulo a prime, and addition of decimal numbers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from etude.errors import Checks, nearest
 
 
 def _divide(a: Numbers, b: Numbers, p: int) -> Numbers:
-    """Returns a / b modulo a prime; b**(p - 2) is the inverse of b (Fermat). b is 1 to p - 1."""
+    """Returns a / b modulo a prime p, for b from 1 to p - 1.
+
+    The inverse of b is b**(p - 2) (Fermat).
+    """
     inverses = np.array([pow(number, p - 2, p) for number in range(p)], dtype=np.int64)
     return a * inverses[b] % p
 
@@ -34,16 +37,18 @@ OPERATIONS: dict[str, Callable[[Numbers, Numbers, int], Numbers]] = {
 
 @dataclass(kw_only=True, eq=False)
 class ModularArithmetic(SyntheticData):
-    """All p² sequences `a b =`, with the target a ∘ b modulo p at the last position.
+    """Modular arithmetic: all p² sequences `a b =`, whose target at the last position is the result
+    of an operation on a and b modulo p.
 
-    Ids: the numbers 0 to p - 1, then `=`. T = 3. As in Nanda et al. 2023, arXiv:2301.05217, section
-    3. Power et al. 2022 also write the operation, which is the same in every example.
+    Token ids: the numbers 0 to p - 1, then `=`. The sequence length T is 3. The format is that of
+    Nanda et al. 2023, arXiv:2301.05217, section 3. Power et al. 2022 add a token for the operation,
+    which is the same in every example.
 
     Args:
-        p: a prime.
-        operation: `add`, `subtract`, `multiply`, `divide` (b from 1), or the paper's `squares` (a²
-            + b²), `squares_product` (a² + ab + b²), `cubes` (a³ + ab).
-        sequence_length: 3.
+        p: a prime number.
+        operation: `add`, `subtract`, `multiply`, `divide` (b from 1), `squares` (a² + b²),
+            `squares_product` (a² + ab + b²) or `cubes` (a³ + ab). All are from Power et al. 2022.
+        sequence_length: must be 3.
         batch, training, validation, validate_training, data_seed, workers: see `SyntheticData`.
     """
 
@@ -57,7 +62,7 @@ class ModularArithmetic(SyntheticData):
 
     def validate(self, checks: Checks) -> None:
         p, operation, length = self.p, self.operation, self.sequence_length
-        if not checks.that(p < 2**16 and _is_prime(p), "p", p, "a prime below 65,536"):
+        if not checks.that(p < 2**16 and _is_prime(p), "p", p, "a prime number below 65,536"):
             p = 113  # a valid value, so that the checks below report only errors of their own
         self.size = p * (p - 1 if operation == "divide" else p)
         hint = nearest(operation, OPERATIONS)
@@ -85,14 +90,14 @@ class ModularArithmetic(SyntheticData):
 
 @dataclass(kw_only=True, eq=False)
 class Adder(SyntheticData):
-    """The digits of two numbers and of their sum, with the sum reversed, as in minGPT's example
-    (Karpathy 2020): 85 + 50 = 135 is `8 5 5 0 5 3 1`. The labels are the digits of the sum.
+    """Addition: the digits of two numbers, then the digits of their sum in reverse order.
 
-    Ids: the digits. With n digits T = 3n: the last digit is only a label.
+    The format is that of minGPT's example (Karpathy 2020): 85 + 50 = 135 is `8 5 5 0 5 3 1`. The
+    labels are the digits of the sum. Token ids: the digits.
 
     Args:
-        digits: digits of each number, with leading zeros.
-        sequence_length: 3 `digits`.
+        digits: number of digits of each of the two numbers, including leading zeros.
+        sequence_length: must be 3 * `digits`; the last digit of the sequence is only a label.
         batch, training, validation, validate_training, data_seed, workers: see `SyntheticData`.
     """
 
@@ -127,14 +132,17 @@ class Adder(SyntheticData):
 
 
 def next_token_arrays(whole: Numbers, answers: int) -> Arrays:
-    """Splits (n, T + 1) ids into inputs and next tokens; only the last `answers` are labels."""
+    """Splits token ids (n, T + 1) into the inputs (n, T) and the next tokens as labels (n, T).
+
+    All labels except the last `answers` are `IGNORE`.
+    """
     tokens, labels = whole[:, :-1].copy(), whole[:, 1:].copy()
     labels[:, : labels.shape[1] - answers] = IGNORE
     return {"tokens": tokens, "labels": labels}
 
 
 def _last_digits(numbers: Numbers, count: int) -> Numbers:
-    """Returns the last `count` decimal digits, the last digit first, (n, count)."""
+    """Returns the last `count` decimal digits of each number, the last digit first, (n, count)."""
     return numbers[:, None] // 10 ** np.arange(count, dtype=np.int64) % 10
 
 

@@ -1,7 +1,7 @@
-"""Random numbers as a function of (key, index), for any examples in any order, in one call.
+"""Random numbers that depend only on a key and the index of an example.
 
-A counter passes SplitMix64's output function (Steele, Lea and Flood 2014) twice. There is no state
-between calls, and a batch of examples costs a few array operations.
+They can be computed for any examples in any order. A counter goes through SplitMix64's output
+function (Steele, Lea and Flood 2014) twice; a batch of examples takes a few array operations.
 """
 
 from __future__ import annotations
@@ -23,7 +23,11 @@ _MULTIPLIER_1, _MULTIPLIER_2 = _to_word(0xBF58476D1CE4E5B9), _to_word(0x94D049BB
 
 
 def stream_key(stream: int, seed: int) -> int:
-    """Returns the key of `Draws` for a seed and a stream; each purpose has its own stream."""
+    """Returns the key of `Draws` for a seed and a stream.
+
+    Args:
+        stream: an integer for each use of random numbers, such as validation examples.
+    """
     words = np.random.SeedSequence(seed, spawn_key=(stream,)).generate_state(1, np.uint64)
     return int(words[0])
 
@@ -42,7 +46,7 @@ class Draws:
         self._lane = 0
 
     def words(self, width: int) -> Words:
-        """Returns uniform 64-bit words, (n, width)."""
+        """Returns uniformly distributed 64-bit integers, (n, width)."""
         lanes = np.arange(self._lane + 1, self._lane + width + 1, dtype=np.uint64) * _LANE
         self._lane += width
         return _mix(self._rows + lanes)
@@ -67,9 +71,10 @@ class Draws:
         return np.argsort(self.words(size), axis=1)
 
     def weighted_choice(self, weights: NDArray[np.float64], count: int) -> Numbers:
-        """Samples `count` indices per example without replacement, (n, count), in proportion to
-        their weights: the indices with the smallest exponential waiting times (Efraimidis and
-        Spirakis 2006).
+        """Returns `count` indices of `weights` per example, (n, count).
+
+        They are sampled without replacement, in proportion to the weights, as the indices with the
+        smallest exponential waiting times (Efraimidis and Spirakis 2006).
         """
         waits = -np.log1p(-self.uniform(len(weights))) / weights
         return np.argsort(waits, axis=1)[:, :count]

@@ -1,4 +1,4 @@
-"""Functions to be learned in context, from the examples earlier in the sequence."""
+"""Synthetic data for learning a function in context, from the pairs earlier in the sequence."""
 
 from __future__ import annotations
 
@@ -14,22 +14,24 @@ from etude.errors import Checks
 
 @dataclass(kw_only=True, eq=False)
 class LinearRegression(SyntheticData):
-    """In-context linear regression: x_1, y_1, x_2, y_2, ... with y_i = w . x_i, the targets (Garg
-    et al. 2022, arXiv:2208.01066, section 3).
+    """In-context linear regression: sequences x_1, y_1, x_2, y_2, ... with targets y_i = w . x_i
+    (Garg et al. 2022, arXiv:2208.01066, section 3).
 
-    For each sequence, w and all x_i are N(0, I_d). A position holds d numbers; a y is
-    (y, 0, ..., 0). The target at x_i is y_i, after i - 1 known pairs. With isotropic inputs, the
-    minimum-norm least-squares solution has the expected error (d - k) / d after k < d pairs, in
-    units of E[y²] = d, and zero from k = d on.
+    For each sequence, w and all x_i are drawn from a normal distribution with mean 0 and the
+    identity matrix (d, d) as covariance. Each position holds d numbers: x_i, or (y_i, 0, ..., 0).
+    The target at the position of x_i is y_i; it is preceded by i - 1 pairs. Without noise, the
+    minimum-norm least-squares solution from k pairs has the expected squared error d - k if k < d,
+    which is the fraction (d - k) / d of E[y²] = d, and otherwise 0.
 
-    `numbers` is (n, T, d) and `values` (n, T), NaN where there is no target, both float32.
+    The arrays of n examples are `numbers` (n, T, d) and `values` (n, T), both float32. `values` is
+    NaN at positions without a target.
 
     Args:
-        dimensions: d.
+        dimensions: d, the number of elements of w and of each x_i.
         noise: standard deviation of normal noise added to each y (section 4.2 of the paper).
-        fresh_weights: draws a separate w for each pair, so that earlier pairs contain no
-            information and the best prediction is 0: the negative control.
-        sequence_length: T, odd: the last position is an x.
+        fresh_weights: whether to draw a separate w for each pair. Then earlier pairs contain no
+            information and the best prediction is 0 (a negative control).
+        sequence_length: T, an odd number, because the last position is an x.
         batch, training, validation, validate_training, data_seed, workers: see `SyntheticData`.
     """
 
@@ -48,7 +50,7 @@ class LinearRegression(SyntheticData):
         checks.positive(dimensions=dimensions)
         checks.that(dimensions <= 2**16, "dimensions", dimensions, "at most 65,536")
         checks.that(0 <= noise <= 1e6, "noise", noise, "a number from 0 to 1,000,000")
-        expected = "an odd number (the last y is never read)"
+        expected = "an odd number (the last position is an x; its y is only a target)"
         checks.that(length % 2 == 1, "sequence_length", length, expected)
         super().validate(checks)
 

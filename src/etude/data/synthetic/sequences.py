@@ -1,4 +1,4 @@
-"""Sequence rules: induction, associative recall, sorting, copying and closing brackets."""
+"""Synthetic sequences: induction, associative recall, sorting, copying and closing brackets."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from etude.errors import Checks
 
 @dataclass(kw_only=True, eq=False)
 class Induction(SyntheticData):
-    """Periodic random tokens: each token is predictable from one period earlier.
+    """Induction: random tokens that repeat periodically, so that each token can be predicted from
+    the token one period earlier.
 
-    Each sequence has a period r, drawn uniformly. Its first r tokens are uniform; token i equals
-    token i - r from there on. Positions from r on have a label: all of these are certain, and
-    predicting them takes at least two earlier positions, as induction heads use (Olsson et al.
-    2022, arXiv:2209.11895). If all sequences had the same period, attention to a fixed distance
-    would suffice.
+    The period r of each sequence is drawn uniformly. The first r tokens are drawn uniformly; each
+    later token i equals token i - r. Positions from r on have a label, which the earlier tokens
+    determine. To predict the label, a model must use at least two earlier positions, as induction
+    heads do (Olsson et al. 2022, arXiv:2209.11895). If all sequences had the same period, attention
+    to a fixed distance would suffice.
 
     Args:
-        vocabulary: number of tokens.
+        vocabulary: number of different tokens.
         periods: the smallest and the largest period.
-        sequence_length: T, more than the largest period.
+        sequence_length: T, which must be more than the largest period.
         batch, training, validation, validate_training, data_seed, workers: see `SyntheticData`.
     """
 
@@ -66,22 +67,22 @@ class Induction(SyntheticData):
 
 @dataclass(kw_only=True, eq=False)
 class Recall(SyntheticData):
-    """Multi-query associative recall: keys with values, and later each key again, whose value is
-    the target (Arora et al. 2023, Zoology, arXiv:2312.04927, section 4 and appendix).
+    """Multi-query associative recall: keys with their values, then each key again (a query), with
+    its value as the target (Arora et al. 2023, Zoology, arXiv:2312.04927, section 4 and appendix).
 
     A sequence begins with `pairs` keys, each followed by its value. Keys are tokens from 1 to
     V / 2 - 1, all different within a sequence; values are tokens from V / 2 to V - 1. Every second
-    position after them can hold a query; the k-th of these is selected in proportion to
-    k**(power - 1), so that most queries come soon. All other positions have token 0, or any token
-    with `random_gaps`.
+    position after the pairs can hold a query. The k-th of these positions is selected with a
+    probability in proportion to k**(power - 1), so that most queries come soon after the pairs.
+    All other positions have token 0, or random tokens if `random_gaps` is true.
 
     Args:
-        vocabulary: V, even.
+        vocabulary: V, the number of different tokens, which must be even.
         pairs: number of keys in a sequence.
         power: exponent of the distribution of the query positions.
-        random_gaps: uses random tokens at positions without a query. A key among these is not a
-            query, but it looks like one and may be followed by another value.
-        sequence_length: T, at least 4 `pairs`.
+        random_gaps: whether positions without a query have random tokens. A random token can be a
+            key; it then looks like a query, but has no target, and any token may follow it.
+        sequence_length: T, which must be at least 4 * `pairs`.
         batch, training, validation, validate_training, data_seed, workers: see `SyntheticData`.
     """
 
@@ -143,15 +144,16 @@ class Recall(SyntheticData):
 
 @dataclass(kw_only=True, eq=False)
 class Sort(SyntheticData):
-    """Symbols followed by the same symbols in order, as in minGPT's demonstration (Karpathy 2020).
-    The labels are the sorted symbols. There are `numbers` ** `length` examples.
+    """Sorting: symbols, followed by the same symbols in ascending order, as in minGPT's
+    demonstration (Karpathy 2020).
 
-    Ids: the numbers. T = 2 `length` - 1: the last symbol is only a label.
+    The labels are the sorted symbols. There are `numbers` ** `length` examples. Token ids: the
+    symbols are the numbers from 0 to `numbers` - 1.
 
     Args:
         length: number of symbols to sort.
-        numbers: number of distinct symbols.
-        sequence_length: 2 `length` - 1.
+        numbers: number of different symbols.
+        sequence_length: must be 2 * `length` - 1; the last symbol is only a label.
         batch, training, validation, validate_training, data_seed, workers: see `SyntheticData`.
     """
 
@@ -191,15 +193,15 @@ class Sort(SyntheticData):
 
 @dataclass(kw_only=True, eq=False)
 class Copy(SyntheticData):
-    """Random symbols, a separator, and the same symbols again, which are the labels.
+    """Copying: random symbols, a separator, and the same symbols again, which are the labels.
 
-    Ids: the symbols, then the separator. T = 2 `length`.
+    Token ids: the symbols, then the separator.
 
     Args:
         length: number of symbols to copy.
-        vocabulary: number of distinct symbols.
+        vocabulary: number of different symbols.
         backwards: whether the copy is reversed.
-        sequence_length: 2 `length`.
+        sequence_length: must be 2 * `length`; the last symbol is only a label.
         batch, training, validation, validate_training, data_seed, workers: see `SyntheticData`.
     """
 
@@ -242,17 +244,17 @@ class Copy(SyntheticData):
 
 @dataclass(kw_only=True, eq=False)
 class Dyck(SyntheticData):
-    """Brackets of several kinds that close in order, with a bounded number open at a time: the
-    language Dyck-(k, m) of Hewitt et al. 2020, arXiv:2010.07515. The labels are the closing
-    brackets, whose kind is that of the last open one.
+    """Nested brackets of k types, of which at most m are open at a time: the language Dyck-(k, m)
+    of Hewitt et al. 2020, arXiv:2010.07515.
 
-    Ids: the k opening brackets, then the k closing ones. A word has T + 1 brackets. At each
-    position where both are possible, a bracket opens with probability 1/2.
+    The labels are the closing brackets; each has the type of the last open bracket. Token ids: the
+    k opening brackets, then the k closing brackets. A sequence has T + 1 brackets. At each position
+    where a bracket can either open or close, it opens with probability 1/2.
 
     Args:
-        kinds: k.
-        depth: m.
-        sequence_length: T, odd: the last bracket is only a label.
+        kinds: k, the number of bracket types.
+        depth: m, the maximum number of open brackets.
+        sequence_length: T, an odd number; the last bracket is only a label.
         batch, training, validation, validate_training, data_seed, workers: see `SyntheticData`.
     """
 
@@ -265,9 +267,9 @@ class Dyck(SyntheticData):
     def validate(self, checks: Checks) -> None:
         checks.positive(kinds=self.kinds, depth=self.depth)
         few = self.kinds <= MAX_SYMBOLS // 2
-        checks.that(few, "kinds", self.kinds, f"at most {MAX_SYMBOLS // 2:,}")
+        checks.that(few, "kinds", self.kinds, f"at most {MAX_SYMBOLS // 2:,} bracket types")
         odd = self.sequence_length % 2 == 1
-        expected = "an odd number (the T + 1 brackets close in pairs)"
+        expected = "an odd number (a sequence has sequence_length + 1 brackets, in pairs)"
         checks.that(odd, "sequence_length", self.sequence_length, expected)
         super().validate(checks)
 
@@ -282,7 +284,7 @@ class Dyck(SyntheticData):
         length = self.sequence_length + 1
         coins, kinds = draws.uniform(length) < 0.5, draws.below(self.kinds, length)
         whole = np.empty((count, length), dtype=np.int64)
-        # kinds of the open brackets
+        # types of the open brackets
         opened = np.zeros((count, min(self.depth, length)), dtype=np.int64)
         depth, rows = np.zeros(count, dtype=np.int64), np.arange(count)
         for position in range(length):
