@@ -18,10 +18,10 @@ _LARGEST = 32 * 2**20
 def retain_memory() -> Iterator[None]:
     """Context manager in which glibc retains freed CPU memory; releases it on exit.
 
-    By default glibc requests each tensor above 32 MB, such as the logits over a large vocabulary,
-    from the system and returns it when it is freed, so that the system zeroes its pages again in
-    every step. Retained memory is reused by the next step. The process may use more memory than its
-    tensors need at once, because of fragmentation.
+    By default glibc requests the memory of each tensor above 32 MB, such as the logits over a large
+    vocabulary, from the system and returns the memory when the tensor is freed, so the system
+    zeroes its pages again in every step. Retained memory is reused by the next step. Because of
+    fragmentation, the process may use more memory than its tensors need at once.
 
     Does nothing with another C library, or if the environment configures malloc (`MALLOC_*`,
     `GLIBC_TUNABLES`).
