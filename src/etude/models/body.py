@@ -337,7 +337,7 @@ class Body(nn.Module):
         keep: Tensor | None,
         packed: Tensor | None,
     ) -> tuple[bool, Tensor | None]:
-        """Returns whether to hide later keys in the attention, and the bias of the scores or None."""
+        """Returns whether the attention hides later keys, and the bias of the scores or None."""
         causal, bias = mask.causal, position.bias(T, S, like=x)
         visible = mask.seen(T, S, x.device)
         if keep is not None:

@@ -43,7 +43,7 @@ def check_memory(checked: CheckedConfig, parts: Parts, vocabulary: int | None = 
 
     Args:
         checked: Checked config of the run.
-        parts: Parts of the run.
+        parts: Objects of the run.
         vocabulary: Size of the tokenizer; None before the data is prepared.
 
     Raises:

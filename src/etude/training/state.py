@@ -148,7 +148,9 @@ def ended(checked: CheckedConfig, folder: Path, fingerprint: Callable[[], str]) 
         return refusal(error.problems, folder)
     trained_on, current = record.info.get("data", {}).get("fingerprint"), fingerprint()
     if trained_on != current:
-        expected = f"the fingerprint of the data that {folder} was trained on, {trained_on}"
+        expected = (
+            f"the fingerprint of the data that the run in {folder} was trained on, {trained_on}"
+        )
         over = record.status in FINAL_STATUSES
         way_out = (
             "set run.on_existing=again to train again"
@@ -223,8 +225,7 @@ def outcome_of(checked: CheckedConfig, state: RunState | None) -> Outcome | None
     assert state.record is not None
     start = state.record.info["starts"][-1]
     changed = source_changes(checked, state.record.info["starts"])
-    names = ", ".join(changed)
-    differs = f"the source code of {names} has changed" if changed else "unchanged source code"
+    differs = f"the source of {', '.join(changed)} has changed" if changed else "unchanged source"
     log.info(
         "already finished: %s (commit %s, source %s; %s)",
         state.path,
