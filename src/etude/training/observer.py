@@ -26,7 +26,7 @@ _watchers: list[RunObserver] = [RunObserver()]
 
 
 def current_observer() -> RunObserver:
-    """Returns the observer of the runs that this process trains; the default observer does nothing."""
+    """Returns the observer of the runs that this process trains; by default one without effect."""
     return _watchers[-1]
 
 

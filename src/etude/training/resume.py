@@ -1,4 +1,4 @@
-"""Selects the checkpoint from which a run continues, and checks a run's files before they are used."""
+"""Selects the checkpoint from which a run continues, and checks its files before they are used."""
 
 from __future__ import annotations
 
