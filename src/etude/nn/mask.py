@@ -93,7 +93,7 @@ class Prefix(Mask):
 
 
 def causal_mask(T: int, S: int, device: torch.device | None = None) -> Tensor:
-    """Returns the causal mask (T, S), true where key j is not after query i (position S - T + i)."""
+    """Returns the causal mask (T, S), true where key j is not after query i, at S - T + i."""
     return torch.ones(T, S, dtype=torch.bool, device=device).tril(S - T)
 
 

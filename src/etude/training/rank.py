@@ -146,8 +146,8 @@ def _connect_to_rank_0(parent: int) -> tuple[Callable[[dict[str, Any]], None], T
 def _end_with(source: int, parent: int) -> None:
     """Ends this process when rank 0 closes its end of `source` or has ended.
 
-    The second check is needed because after rank 0 is killed, workers of its data loader may keep
-    the other end of `source` open for seconds.
+    Both are checked, because after rank 0 is killed, workers of its data loader may keep the other
+    end of `source` open for seconds.
     """
     while True:
         readable, _, _ = select.select([source], [], [], 1.0)
@@ -166,7 +166,7 @@ class _NoSignals(StopSignals):
 
 
 class _ReadOnlyRecord(Record):
-    """The run's record without writing, for all ranks except rank 0."""
+    """`Record` of the run whose methods write nothing, for all ranks except rank 0."""
 
     def update(self, **changes: Any) -> None:
         self.info.update(changes)

@@ -159,11 +159,13 @@ def _model_fits_the_task(built: BuiltParts) -> Iterator[Problem]:
     task, model = built.task_class, built.model
     if is_of_other_family(model, task.models):
         names, choices = family_names(task.models)
-        yield Problem("model", f"{names} for {task.__name__}", type(model).__name__, choices)
+        hint = f"set {choices}" if choices else None
+        yield Problem("model", f"{names} for {task.__name__}", type(model).__name__, hint)
     elif lacks_head(model, task.head):
         have = None if model.head is None else type(model.head).__name__
-        expected = f"a head that outputs {task.head}, for {task.__name__}"
-        yield Problem("model.head", expected, have, _HEADS[task.head])
+        outputs = "the vocabulary" if task.head == "vocabulary" else task.head
+        expected = f"a head that returns logits over {outputs}, for {task.__name__}"
+        yield Problem("model.head", expected, have, f"set {_HEADS[task.head]}")
     elif model is not None and task.needs_causal_model and not model.mask.causal:
         expected = f"a causal mask, as the targets of {task.__name__} are the next tokens"
         hint = "set model/mask=causal"
