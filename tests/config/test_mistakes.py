@@ -45,7 +45,7 @@ def problems(*overrides: str, config_dir: Path | None = None) -> list[Problem]:
         (
             "trainer.logger=true",
             "trainer.logger",
-            "Étude writes the records; choose loggers with logger=...",
+            "Étude writes the metrics itself; choose further loggers with logger=...",
         ),
         ("run.wiat=true", "run.wiat", "did you mean wait?"),
         ("+run.wiat=true", "run.wiat", "did you mean wait?"),

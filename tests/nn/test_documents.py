@@ -170,7 +170,7 @@ def test_recomputed_blocks_know_them_too() -> None:
 
 def test_what_cannot_be_packed_is_refused() -> None:
     packs, tokens = Documents(beginnings([[5, 7]])), torch.randint(11, (1, 12))
-    with pytest.raises(InvalidArguments, match="'Prefix': expected a mask that is the same"):
+    with pytest.raises(InvalidArguments, match="'Prefix': expected a mask that does not depend"):
         make(mask=partial(Prefix, length=3))(tokens, documents=packs)
     model = make()
     with pytest.raises(InvalidArguments, match="documents"):

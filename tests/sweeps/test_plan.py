@@ -72,7 +72,7 @@ def test_a_run_from_new_to_done_and_nothing_is_written(words: list[str], tmp_pat
     weights.write_bytes(whole[:-1] + b"x")
     kind, said, step = state()
     assert (kind, step) == ("continues", record.checkpoints()[-2][0])
-    assert "(step-00000006 cannot be used)" in said
+    assert "(checkpoint step-00000006 cannot be used)" in said
     weights.write_bytes(whole)
 
     lock = RunLock(record.path)

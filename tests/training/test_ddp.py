@@ -62,10 +62,10 @@ def test_the_shares_of_a_step_make_up_the_step(
 @pytest.mark.parametrize(
     ("arguments", "where", "told"),
     [
-        ({"devices": 0}, "devices", "of at least 1"),
-        ({"devices": -1}, "devices", "of at least 1"),
-        ({"devices": "many"}, "devices", "of at least 1"),
-        ({"devices": [0, 0]}, "devices", "of at least 1"),
+        ({"devices": 0}, "devices", "a number of devices (1 or more)"),
+        ({"devices": -1}, "devices", "a number of devices (1 or more)"),
+        ({"devices": "many"}, "devices", "a number of devices (1 or more)"),
+        ({"devices": [0, 0]}, "devices", "a number of devices (1 or more)"),
         ({"devices": [0, 1], "accelerator": "cpu"}, "devices", "a number"),
         ({"devices": 2, "strategy": "fsdp"}, "strategy", "ddp or auto with devices = 2"),
         ({"num_nodes": 2}, "num_nodes", "as a run uses one machine"),
@@ -114,7 +114,7 @@ def test_more_gpus_than_there_are(
     monkeypatch: pytest.MonkeyPatch, accelerator: str, devices: Any, gpus: int
 ) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
-    with pytest.raises(RequestError, match=rf"trainer\.devices .* has {gpus} GPUs"):
+    with pytest.raises(RequestError, match=rf"trainer\.devices .* has {gpus} GPU"):
         Devices(accelerator, "ddp", devices).check()
 
 

@@ -72,7 +72,7 @@ def test_a_checkpoint_that_does_not_fit(
     assert "Traceback" not in answer.err
     record = Record.read(record.path)
     # with no room for a few lines either, that is told
-    assert record.status == "failed" or "the record could not be updated" in answer.err
+    assert record.status == "failed" or "run.json could not be updated" in answer.err
     assert [step for step, _ in record.checkpoints()] == [5]
     assert not list(record.path.rglob(".*tmp*"))
     filler.unlink()

@@ -377,7 +377,7 @@ class TestRefusals:
         assert "set init_from.grow_positions=true to add untrained rows" in told
         told = self.told([*words, "data.sequence_length=100", "model.max_length=100"])
         assert "model.max_length = 100: expected at most the source's 64 learned positions" in told
-        assert "model.max_length = 32: expected at least the source's 64" in self.told(
+        assert "model.max_length = 32: expected at least the source's 64 positions" in self.told(
             [*words, "model.max_length=32"]
         )
 

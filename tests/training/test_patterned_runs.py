@@ -81,7 +81,7 @@ def test_trained_continued_and_read_again(
     [
         (["model.pattern=[local]"], "model.kinds.global"),
         (["model.pattern=[locl,global]"], "did you mean local?"),
-        (["model.pattern=[local,global,third]"], "kinds.third={} defines one"),
+        (["model.pattern=[local,global,third]"], "kinds.third={} defines a layer kind"),
         (["model.pattern=null"], "model.kinds.local"),
         (["model.pattern=[]"], "model.pattern"),
         (["model/mask@model.kinds.local.mask=bidirectional"], "model.kinds.local.mask"),

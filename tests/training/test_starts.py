@@ -61,15 +61,13 @@ def test_a_new_run_says_what_differs_from_the_nearest_of_its_name(
     assert not others(caplog)
     near = train(small(tmp_path, *short, "model.dropout=0.1")).record.path.name
     (line,) = others(caplog)
-    assert "2 other runs with this name" in line
+    assert "2 other runs with the same name" in line
     assert line.endswith(": model.dropout 0.2 -> 0.1")
     caplog.clear()
     train(small(tmp_path, *short, "model.dropout=0.1", "optimizer.lr=0.5"))
     (line,) = others(caplog)
-    assert (
-        f"3 other runs with this name; differences from the most similar, {near}: optimizer.lr"
-        in line
-    )
+    assert "3 other runs with the same name" in line
+    assert f"differences from the most similar run, {near}: optimizer.lr" in line
     assert line.endswith("-> 0.5")
 
 

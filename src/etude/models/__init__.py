@@ -1,1 +1,1 @@
-"""Models, built from the parts in `etude.nn`."""
+"""Models, built from the modules in `etude.nn`."""

@@ -1,4 +1,4 @@
-"""Base of all models: embedding, position, a stack of blocks, and a final norm."""
+"""Base class of all models: embedding, position module, a stack of blocks, and a final norm."""
 
 from __future__ import annotations
 
@@ -24,31 +24,38 @@ from etude.optim.widths import Widths
 
 
 class Body(nn.Module):
-    """Maps token ids to vectors, by a stack of blocks; the parts are those of `Decoder`.
+    """Transformer without a head: maps token ids to vectors by a stack of blocks.
+
+    All other arguments are those of `Decoder`.
 
     Args:
-        embedding: layer that returns vectors (B, T, D): one shared with another body, or one with
-            other inputs than tokens. None creates an embedding of `vocab_size` tokens.
-        cross: whether each block has a cross-attention.
-        head_dim: K, passed to the attention and the position part; None is D / H, and not passed.
+        embedding: layer that returns vectors (B, T, D), such as an embedding shared with another
+            body, or a layer whose inputs are not tokens. If None, an embedding of `vocab_size`
+            tokens is created.
+        cross: whether each block contains cross-attention.
+        head_dim: K, passed to the attention and the position module. If None, K is D / H, and the
+            argument is not passed.
         scale_embeddings: whether to multiply embeddings by sqrt(D) (Vaswani et al. 2017, section
             3.4).
-        round_embedding_scale: whether to round that factor to float32 and to the dtype of the
-            embeddings before the multiplication, as Gemma's code does; matters in bfloat16.
+        round_embedding_scale: whether to round sqrt(D) to float32 and then to the dtype of the
+            embeddings before the multiplication, as Gemma's code does. The rounding changes the
+            result in bfloat16.
         embedding_norm: whether there is a norm between the embeddings and the first block (BERT).
         token_types: number of token types with an embedding (BERT's segments); 0 disables them.
         recompute: whether to recompute the activations of each block in the backward pass (gradient
-            checkpointing, Chen et al. 2016, arXiv:1604.06174): less memory, a third more time.
-        pattern, kinds: kinds of layers, see `etude.models.kinds`; None makes all layers the same.
+            checkpointing, Chen et al. 2016, arXiv:1604.06174). It needs less memory and a third
+            more time.
+        pattern, kinds: layer kinds and the pattern in which they repeat; see `etude.models.kinds`.
+            None makes all layers the same.
         mup_base_dim: base width of muP (`etude.models.mup`); None uses the standard
             parametrisation.
 
     Attributes:
-        mup: None in the standard parametrisation.
-        kinds: position part of each kind that has its own, by the kind's name.
+        mup: width and base width in muP; None in the standard parametrisation.
+        kinds: position modules of the layer kinds that have their own, by the name of the kind.
 
     Raises:
-        InvalidArguments: sizes that don't fit together, and errors of the parts.
+        InvalidArguments: the sizes are inconsistent, or a module rejects its arguments.
     """
 
     embedding: nn.Embedding | nn.Linear
@@ -122,7 +129,7 @@ class Body(nn.Module):
         self.norm = new_norm() if self.blocks[-1].final_norm else nn.Identity()
 
     def _embedding_scale(self, dim: int) -> float:
-        """Returns the factor of the embeddings; in muP, that of the base width."""
+        """Returns sqrt(D), the factor of the embeddings; in muP, D is the base width."""
         return math.sqrt(dim if self.mup is None else self.mup.base)
 
     def _new_position(self, part: Part, arguments: dict[str, int]) -> Any:
@@ -133,7 +140,7 @@ class Body(nn.Module):
         return position
 
     def _base_width_arguments(self) -> dict[str, int]:
-        """Returns the attention's extra arguments if muP's base width is another width."""
+        """Returns the attention's additional arguments in muP; empty at the base width."""
         if self.mup is None or self.mup.ratio == 1:
             return {}
         return {"base_head_dim": self.mup.base_head_dim}
@@ -144,11 +151,11 @@ class Body(nn.Module):
         layer_kinds: Sequence[str | None],
         arguments: dict[str, int],
     ) -> None:
-        """Builds the masks and position parts that kinds of layers have instead of the model's.
+        """Builds the masks and position modules that layer kinds use instead of the model's.
 
         Args:
             layer_kinds: name of each layer's kind.
-            arguments: constructor arguments of a position part.
+            arguments: constructor arguments of a position module.
         """
         checks = Checks()
         self.kinds = nn.ModuleDict()
@@ -164,7 +171,7 @@ class Body(nn.Module):
                 check_position(checks, name, own)
                 self.kinds[name] = nn.ModuleDict({"position": own})
         checks.done()
-        # Kinds without a mask and a position part share the contexts of the model's own parts.
+        # Kinds without a mask and a position module share the contexts of the model's own.
         self._views = tuple(
             name if name in self._masks or (name or "") in self.kinds else None
             for name in layer_kinds
@@ -185,26 +192,29 @@ class Body(nn.Module):
         memory_documents: Documents | None = None,
         last_only: bool = False,
     ) -> Tensor:
-        """Maps token ids (B, T), or other inputs of the embedding, to vectors (B, T, D), or (B, 1,
-        D) of the last position.
+        """Maps token ids (B, T) to vectors (B, T, D); with `last_only`, to those of the last
+        position, (B, 1, D).
 
         Args:
+            tokens: token ids, or other inputs that the embedding accepts.
             cache: keys and values of the tokens before `tokens`; those of `tokens` are appended.
-            keep: (B, S), false where a token, or one in the cache, is padding and hidden from all
-                queries.
-            positions: (B, T), explicit positions of the tokens, as after padding; all below S.
-            documents: the packed documents; each begins at position 0 and doesn't attend to others.
-                Not with a cache.
-            token_types: (B, T), token types from 0; None is all 0.
-            memory: (B, M, D), input of the cross-attention; see `KVCache` for later calls.
+            keep: (B, S), false where a token, in the cache or in `tokens`, is padding. Padding is
+                hidden from all queries.
+            positions: (B, T), explicit positions of the tokens, for example if padding precedes
+                them; all below S.
+            documents: the documents packed in `tokens`. Each begins at position 0, and none attends
+                to another. They cannot be combined with a cache.
+            token_types: (B, T), token types from 0; None means type 0 for every token.
+            memory: (B, M, D), the vectors that the cross-attention attends to. With a cache, only
+                the first call needs them.
             memory_keep: (B, M), false where the memory is padding.
-            memory_documents: documents of a packed memory; each document attends to the one with
-                its index.
+            memory_documents: the documents packed in `memory`; document i of `tokens` attends to
+                document i of `memory`.
             last_only: whether to compute the last position only.
 
         Raises:
-            InvalidArguments: a sequence longer than the position part supports; documents with a
-                cache, or with a mask that depends on the start of a text.
+            InvalidArguments: the sequence is longer than the position module supports; documents
+                are combined with a cache, or with a mask that depends on where a text starts.
         """
         start = 0 if cache is None else cache.length
         if documents is not None:
@@ -232,9 +242,9 @@ class Body(nn.Module):
 
     def _check_packed(self, cache: KVCache | None) -> None:
         checks = Checks()
-        checks.that(cache is None, "documents", "a cache", "a call without a cache")
+        checks.that(cache is None, "documents", "with a cache", "a call without a cache")
         for mask in self.masks.values():
-            expected = "a mask that is the same at any start of a text (`everywhere`)"
+            expected = "a mask that does not depend on where a text starts (`everywhere = True`)"
             kind = type(mask).__name__
             checks.that(mask.everywhere, "documents", kind, expected)
         checks.done()
@@ -298,8 +308,9 @@ class Body(nn.Module):
         positions: Tensor | None,
         documents: Documents | None,
     ) -> dict[str | None, dict[str, Any]]:
-        """Returns the arguments of the attention, by the parts that its layer has instead of the
-        model's: computed once for all layers with the same mask and position part.
+        """Returns the keyword arguments of the attention, by the name of the layer kind whose mask
+        or position module replaces the model's; the key None contains the arguments for all other
+        layers.
         """
         # Compiled blocks would be recompiled for each new list of lengths.
         is_compiled = self.blocks[0]._compiled_call_impl is not None
@@ -326,7 +337,7 @@ class Body(nn.Module):
         keep: Tensor | None,
         packed: Tensor | None,
     ) -> tuple[bool, Tensor | None]:
-        """Returns whether the attention must hide later keys, and the bias of the scores."""
+        """Returns whether the attention hides later keys, and the bias of the scores or None."""
         causal, bias = mask.causal, position.bias(T, S, like=x)
         visible = mask.seen(T, S, x.device)
         if keep is not None:
@@ -350,7 +361,7 @@ class Body(nn.Module):
         return False, bias.masked_fill(~visible, -torch.inf)
 
     def at_layer(self, i: int) -> tuple[Mask, Position]:
-        """Returns the mask and the position part of a layer."""
+        """Returns the mask and the position module of layer i."""
         view, mask, position = self._views[i], self.mask, self.position
         if view is not None:
             mask = self._masks.get(view, mask)
@@ -359,7 +370,7 @@ class Body(nn.Module):
 
     @property
     def alike(self) -> bool:
-        """Whether all layers use the model's mask and position part."""
+        """Whether all layers use the model's mask and position module."""
         return all(view is None for view in self._views)
 
     @property
@@ -377,15 +388,15 @@ class Body(nn.Module):
 
     @property
     def window(self) -> int:
-        """Largest number of previous tokens that the next one depends on in generation."""
+        """Largest number of previous tokens that the next token depends on in generation."""
         return self.max_length
 
     def new_cache(self, batch: int, length: int) -> KVCache:
         """Returns an empty cache for `batch` sequences of up to `length` tokens.
 
         Raises:
-            InvalidArguments: a mask that is not `cacheable`: in a bidirectional model, the output
-                at a position changes with the tokens that follow.
+            InvalidArguments: a mask is not `cacheable`, as in a bidirectional model, where the
+                output at a position changes with the tokens that follow.
         """
         for where, mask in self.masks.items():
             if not mask.cacheable:
@@ -394,7 +405,7 @@ class Body(nn.Module):
         return KVCache(len(self.blocks), batch, length)
 
     def widths(self) -> Widths | None:
-        """Returns the parameters' roles in muP; None in the standard parametrisation."""
+        """Returns the role of each parameter in muP; None in the standard parametrisation."""
         return widths(self)
 
     def num_parameters(self) -> int:
@@ -403,20 +414,20 @@ class Body(nn.Module):
 
 
 def _parts_of_kind(kind: LayerKind, defaults: dict[str, Part]) -> dict[str, Part]:
-    """Returns the parts of a kind's blocks: its own, or else the model's."""
+    """Returns the module factories of a layer kind: its own, or else the model's."""
     return {name: getattr(kind, name) or part for name, part in defaults.items()}
 
 
 def _new_blocks(
     layers: Sequence[dict[str, Part]], arguments: dict[str, dict[str, Any]], norm: Part, cross: bool
 ) -> nn.ModuleList:
-    """Builds the blocks; those that name `layer` or `layers` receive them, and so do their parts.
+    """Builds the blocks; factories with a parameter `layer` or `layers` receive this number.
 
     Args:
-        layers: attention, feedforward and block part of each layer.
-        arguments: arguments of the attention and the feedforward part.
+        layers: attention, feedforward and block factory of each layer.
+        arguments: keyword arguments of the attention and feedforward factories.
         norm: factory of a norm, without arguments.
-        cross: whether there is a cross-attention.
+        cross: whether the blocks contain cross-attention.
     """
     blocks = nn.ModuleList()
     for i, parts in enumerate(layers):

@@ -1,8 +1,8 @@
-"""Cost of a training step of a model: operations and memory, counted without running it.
+"""FLOPs and memory of a training step of a model, counted without running the model.
 
 The model is built with fake tensors, which have shapes but no content. One forward and backward
-pass is traced operation by operation, with the kernels of the CPU. A model of 175 billion
-parameters takes seconds.
+pass is traced operation by operation, with the kernels of the CPU. For a model of 175 billion
+parameters this takes seconds.
 """
 
 from __future__ import annotations
@@ -28,18 +28,21 @@ from etude.models.regressor import Regressor
 
 
 class Uncountable(EtudeError):
-    """Error for a model that depends on the values of its tensors, or fails on fake tensors."""
+    """Raised if the FLOPs and memory of a model cannot be counted, because its operations depend on
+    the values of its tensors, or fail on fake tensors.
+    """
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Cost of a forward and backward pass over `batch` sequences of `length` tokens.
+    """FLOPs and memory of a forward and backward pass over `batch` sequences of `length` tokens.
 
     An operation is an addition or a multiplication: a product of (m, k) and (k, n) matrices has 2 m
-    k n. Only matrix products are counted, with attention in full although causal kernels skip half
-    of it, and without recomputation (Chowdhery et al. 2022, PaLM, arXiv:2204.02311, appendix B).
-    For a decoder that is 6 N + 12 L D T per token, where N counts the parameters in matrix
-    products: the output projection, but neither the embedding look-up nor the positions.
+    k n operations. Only matrix products are counted, with attention in full although causal kernels
+    skip half of it, and without recomputation (Chowdhery et al. 2022, PaLM, arXiv:2204.02311,
+    appendix B). A decoder of L layers has 6 N + 12 L D T operations per token, where N counts the
+    parameters in matrix products: the output projection, but neither the embedding look-up nor the
+    positions.
 
     Attributes:
         parameters: number of parameters; a shared one counts once.
@@ -48,15 +51,17 @@ class Cost:
         weight_bytes: bytes of parameters and buffers.
         gradient_bytes: bytes of the gradients of all trainable parameters.
         activation_bytes: peak of all other memory: activations stored for the backward pass, and
-            temporary tensors. Gradients exist from the previous micro-batch; a step of one
-            micro-batch needs somewhat less, as its gradients are allocated while activations are
-            freed.
+            temporary tensors. The count assumes that gradients exist from a previous micro-batch. A
+            step of a single micro-batch needs somewhat less, because its gradients are allocated
+            while activations are freed.
         optimizer_bytes: bytes of the optimizer's state after a step; 0 without an optimizer.
-        positions: tokens of all sequences; for an encoder-decoder, of sources and targets.
+        positions: number of tokens in all sequences; for an encoder-decoder, in sources and
+            targets.
         central_bytes: peak of the activation memory between the middle of the forward pass and the
             middle of the backward pass; it grows by the same amount with each further layer.
-        outer_bytes: peak of the activation memory before and after, where tables and the gradient
-            of the embedding are allocated; further layers don't add to its excess over the centre.
+        outer_bytes: peak of the activation memory before the middle of the forward pass and after
+            the middle of the backward pass, where tables and the gradient of the embedding are
+            allocated. Its excess over `central_bytes` does not grow with further layers.
     """
 
     parameters: int
@@ -87,8 +92,10 @@ def cost(
     autocast: torch.dtype | None = None,
     optimizer: Callable[[nn.Module], torch.optim.Optimizer] | None = None,
 ) -> Cost:
-    """Counts a training step of the model. The loss is the cross-entropy of its logits, or the sum
-    of squares of a `Regressor`'s predictions.
+    """Returns the FLOPs and the memory of one training step of a model.
+
+    The loss is the cross-entropy of the logits, or the sum of squares of a `Regressor`'s
+    predictions.
 
     Args:
         build: factory of a module that maps tokens (B, T) to logits, on the CPU; an
@@ -100,7 +107,7 @@ def cost(
         optimizer: factory of the module's optimizer.
 
     Raises:
-        Uncountable: the module cannot be traced without values.
+        Uncountable: the module cannot be traced without the values of its tensors.
     """
     with _silence_fake_tensors(), FakeTensorMode():
         with torch.device("cpu"):
@@ -110,12 +117,14 @@ def cost(
         except Exception as error:
             message = str(error).strip().splitlines()
             reason = f"{type(error).__name__}: {message[0] if message else ''}"
-            raise Uncountable(f"cannot count the model's cost: {reason}") from error
+            raise Uncountable(f"cannot count the model's FLOPs and memory: {reason}") from error
 
 
 @contextmanager
 def _silence_fake_tensors() -> Iterator[None]:
-    """Suppresses torch's tracebacks of invalid shapes; the raised error has the same text."""
+    """Context manager in which torch logs no tracebacks of invalid shapes; the errors that it
+    raises contain the same text.
+    """
     logger = logging.getLogger("torch._subclasses.fake_tensor")
     before, logger.disabled = logger.disabled, True
     try:
@@ -178,7 +187,9 @@ def _loss(model: nn.Module, output: torch.Tensor) -> torch.Tensor:
 
 
 def _cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Converts a module like `model.to(dtype)`, which fake tensors don't support."""
+    """Converts a module to a dtype, as `model.to(dtype)` does, which fake tensors don't
+    support.
+    """
     converted: dict[int, Any] = {}
 
     def cast(tensor: torch.Tensor | None) -> Any:
@@ -250,7 +261,9 @@ class Counter(TorchDispatchMode):
 
 
 def _attention(query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> int:
-    """Returns the operations of the CPU's fused attention, which torch's counter omits."""
+    """Returns the number of operations of the CPU's fused attention, which torch's counter
+    omits.
+    """
     B, H, T, K = query.shape
     return int(2 * B * H * T * key.shape[-2] * (K + value.shape[-1]))
 

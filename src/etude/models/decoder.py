@@ -21,38 +21,43 @@ class Decoder(Body):
 
     With learned positions, layer norm, tanh-GELU and pre-norm blocks this is GPT-2 (Radford et al.
     2019); with rotary positions, RMS norm and SwiGLU, Llama (Touvron et al. 2023,
-    arXiv:2302.13971). The parts are factories: a class, a `functools.partial` of one, or any
-    callable that accepts the keyword arguments below. One that names `layer` or `layers` also
-    receives the index of its block, from 0, or the number of blocks (`etude.nn.parts`).
+    arXiv:2302.13971).
+
+    `attention`, `position`, `norm`, `feedforward`, `mask` and `block` are factories: classes,
+    `functools.partial` objects, or other callables that accept the keyword arguments listed below.
+    A factory with a parameter `layer` also receives the index of its block, from 0; one with a
+    parameter `layers` receives the number of blocks (`etude.nn.parts`).
 
     Args:
-        vocab_size: V; null in a config is replaced by the tokenizer's vocabulary size.
+        vocab_size: V; null in a config uses the size of the tokenizer's vocabulary.
         layers: number of blocks.
         heads: H, which divides D.
         dim: D.
         max_length: length of the longest training sequence.
         attention: called once per layer with dim, heads, bias, dropout.
         position: called once with dim, heads, max_length; all layers share it.
-        norm: called for each branch, and for the output, with dim, bias.
+        norm: called with dim, bias, for each residual branch and for the output.
         feedforward: called once per layer with dim, bias, dropout.
         mask: called once without arguments; see `etude.nn.mask.Mask`.
-        block: called once per layer with attention, norm, feedforward, which have no arguments.
-        dropout: dropout probability, after the embedding and at the end of each branch.
+        block: called once per layer with attention, norm, feedforward: functions without arguments
+            that build these modules.
+        dropout: dropout probability after the embedding and at the end of each residual branch.
         bias: whether projections and norms have a bias.
         tie_embeddings: whether the output projection is the embedding's transpose (Press & Wolf
             2016, arXiv:1608.05859).
         head_dim, scale_embeddings, round_embedding_scale, embedding_norm, recompute, mup_base_dim:
             see `Body`.
-        pattern: names of kinds for the first layers, repeated for the others: [local, global]
-            alternates local and global layers; None makes all layers the same.
-        kinds: parts that the layers of each kind have instead of those above, by the kind's name.
+        pattern: names of layer kinds, repeated over the layers: [local, global] alternates local
+            and global layers. None makes all layers the same.
+        kinds: layer kinds by name. A layer kind sets the modules that its layers use instead of
+            those above.
         logit_softcap: c, limits the logits to (-c, c), by c tanh(logit / c) (Gemma Team 2024,
             arXiv:2408.00118, section 2).
-        initialise: fills the weights, given the model and the number of layers (`etude.nn.init`);
-            None is `GPT2`.
+        initialise: function of the model and the number of layers that fills the weights
+            (`etude.nn.init`). If None, `GPT2()` is used.
 
     Raises:
-        InvalidArguments: sizes that don't fit together, and errors of the parts.
+        InvalidArguments: the sizes are inconsistent, or a module rejects its arguments.
     """
 
     embedding: nn.Embedding
@@ -114,17 +119,18 @@ class Decoder(Body):
         documents: Documents | None = None,
         last_only: bool = False,
     ) -> Tensor:
-        """Maps token ids (B, T) to logits (B, T, V), or (B, 1, V) of the last position.
+        """Maps token ids (B, T) to logits (B, T, V); with `last_only`, to those of the last
+        position, (B, 1, V).
 
         Args:
             cache: keys and values of the tokens before `tokens`; those of `tokens` are appended.
-            keep: (B, S), false where a token, or one in the cache, is padding.
+            keep: (B, S), false where a token, in the cache or in `tokens`, is padding.
             positions: (B, T), explicit positions of the tokens.
-            documents: the packed documents.
+            documents: the documents packed in `tokens`.
             last_only: whether to compute the logits of the last position only.
 
         Raises:
-            InvalidArguments: a sequence longer than the position part supports.
+            InvalidArguments: the sequence is longer than the position module supports.
         """
         x = self.hidden(
             tokens, cache, keep=keep, positions=positions, documents=documents, last_only=last_only

@@ -20,17 +20,16 @@ class Encoder(Body):
 
     Args:
         vocab_size, layers, heads, dim, max_length, attention, position, norm, feedforward, mask,
-        block,
-            dropout, bias: see `Decoder`.
-        head: called once with dim, embedding, norm, dropout (`etude.models.heads`); None returns
-            the vectors.
+            block, dropout, bias: see `Decoder`.
+        head: factory of the head, called once with dim, embedding, norm, dropout
+            (`etude.models.heads`). If None, the model returns vectors.
         token_types, head_dim, scale_embeddings, embedding_norm, recompute, mup_base_dim: see
             `Body`.
         pattern, kinds: see `Decoder`.
-        initialise: as for `Decoder`; None is `Normal`.
+        initialise: as for `Decoder`. If None, `Normal()` is used.
 
     Raises:
-        InvalidArguments: sizes that don't fit together, and errors of the parts.
+        InvalidArguments: the sizes are inconsistent, or a module rejects its arguments.
     """
 
     embedding: nn.Embedding
@@ -88,13 +87,14 @@ class Encoder(Body):
     ) -> Tensor:
         """Maps token ids (B, T) to the head's output, or to vectors (B, T, D) without a head.
 
-        For packed sequences, a head of `classes` returns logits of each document, (N, classes).
+        For packed sequences, a head over classes returns the logits of each of the N documents,
+        (N, labels).
 
         Args:
             keep: (B, T), false where a token is padding.
-            token_types: (B, T); None is all 0.
+            token_types: (B, T), token types from 0; None means type 0 for every token.
             positions: (B, T), explicit positions of the tokens.
-            documents: the packed documents.
+            documents: the documents packed in `tokens`.
         """
         x = self.hidden(
             tokens, keep=keep, token_types=token_types, positions=positions, documents=documents

@@ -29,20 +29,20 @@ class EncoderDecoder(nn.Module):
 
     Args:
         vocab_size, heads, dim, max_length, attention, position, norm, feedforward, block, dropout,
-            bias: see `Decoder`; encoder and decoder build separate parts.
+            bias: see `Decoder`; encoder and decoder each build their own modules.
         layers: number of blocks of the encoder.
         mask: mask of the decoder.
-        decoder_layers: number of blocks of the decoder; None is `layers`.
+        decoder_layers: number of blocks of the decoder; None uses `layers`.
         tie_embeddings: whether the output projection is the embedding's transpose.
-        logit_scale: factor of the decoder's output (T5: D^-1/2 where tied). In muP, that of the
-            base width.
-        logit_bias: whether the logits have a bias (Marian).
+        logit_scale: factor of the decoder's output vectors before the projection to logits; D^-1/2
+            in T5 with tied embeddings. In muP, the factor at the base width.
+        logit_bias: whether the logits have a bias, as in Marian.
         start_token: id of the token before a target's first token.
         head_dim, scale_embeddings, embedding_norm, recompute, mup_base_dim: see `Body`.
-        initialise: as for `Decoder`; None is `Xavier`.
+        initialise: as for `Decoder`. If None, `Xavier()` is used.
 
     Raises:
-        InvalidArguments: sizes that don't fit together, and errors of the parts.
+        InvalidArguments: the sizes are inconsistent, or a module rejects its arguments.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class EncoderDecoder(nn.Module):
 
     @property
     def embedding(self) -> nn.Embedding:
-        """The embedding of source and target."""
+        """The embedding that source and target share."""
         shared = self.encoder.embedding
         assert isinstance(shared, nn.Embedding)
         return shared
@@ -129,7 +129,7 @@ class EncoderDecoder(nn.Module):
 
         Args:
             keep: (B, M), false where a token is padding.
-            documents: the packed documents of the sources.
+            documents: the documents packed in `source`.
         """
         return self.encoder.hidden(source, keep=keep, documents=documents)
 
@@ -149,8 +149,8 @@ class EncoderDecoder(nn.Module):
         Args:
             source_keep: (B, M), false where a source token is padding.
             target_keep: (B, T), false where a target token is padding.
-            source_documents, target_documents: packed documents of sources and targets; a target
-                attends to the source with its index only.
+            source_documents, target_documents: the documents packed in `source` and in `target`;
+                document i of `target` attends only to document i of `source`.
         """
         memory = self.encode(source, source_keep, source_documents)
         x = self.decoder.hidden(
@@ -172,7 +172,7 @@ class EncoderDecoder(nn.Module):
         return ConditionedDecoder(self, self.encode(source, keep), keep)
 
     def widths(self) -> Widths | None:
-        """Returns the parameters' roles in muP; see `Body.widths`."""
+        """Returns the role of each parameter in muP; see `Body.widths`."""
         return widths(self)
 
     def num_parameters(self) -> int:
@@ -199,7 +199,7 @@ class ConditionedDecoder:
 
     @property
     def window(self) -> int:
-        """Largest number of previous target tokens that the next one depends on."""
+        """Largest number of previous target tokens that the next target token depends on."""
         return self.module.max_length
 
     def new_cache(self, batch: int, length: int) -> KVCache:
@@ -209,10 +209,12 @@ class ConditionedDecoder:
     def __call__(
         self, tokens: Tensor, cache: KVCache | None = None, *, last_only: bool = False, **more: Any
     ) -> Tensor:
-        """Maps target ids (B', T) to logits (B', T, V), or (B', 1, V) of the last position.
+        """Maps target ids (N, T) to logits (N, T, V); with `last_only`, to those of the last
+        position, (N, 1, V).
 
-        B' is a multiple of B, with the sequences of a source next to each other. With a cache, the
-        first call reads the memory, and later ones use the cached keys and values.
+        N is a multiple of the number of source sequences; the target sequences of one source are
+        next to each other. With a cache, the first call reads the memory, and later calls use the
+        cached keys and values.
         """
         is_cached = cache is not None and cache.across[0].memory is not None
         memory, keep = (None, None) if is_cached else (self.memory, self.keep)

@@ -19,8 +19,9 @@ _FAMILIES = {
 
 
 def is_of_other_family(model: Any, supported: Sequence[type]) -> bool:
-    """Returns whether a model is of another family than the supported ones; a custom model is of
-    none.
+    """Returns whether a model belongs to a built-in family that is not among the supported ones.
+
+    False for a custom model, which belongs to no family, and if `supported` is empty.
     """
     is_known = isinstance(model, tuple(_FAMILIES))
     return is_known and bool(supported) and not isinstance(model, tuple(supported))
@@ -34,17 +35,21 @@ def family_names(families: Sequence[type]) -> tuple[str, str]:
 
 
 def lacks_head(model: Any, required: str | None) -> bool:
-    """Returns whether an encoder lacks a head with the required `gives`; None requires no head."""
+    """Returns whether a model is an encoder without the required head.
+
+    Args:
+        required: value of `gives` that the head must have; None requires no head.
+    """
     if required is None or not isinstance(model, Encoder):
         return False
     return getattr(model.head, "gives", None) != required
 
 
 def has_head(module: Any) -> bool:
-    """Returns whether a module has a replaceable head: an encoder's."""
+    """Returns whether a module has a replaceable head, as encoders have."""
     return hasattr(getattr(module, "head", None), "gives")
 
 
 def head_class_name(module: Any) -> str:
-    """Returns the class name of a module's head; `NoneType` without a head."""
+    """Returns the class name of a module's head; `NoneType` if the module has no head."""
     return type(getattr(module, "head", None)).__name__

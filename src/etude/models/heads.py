@@ -1,4 +1,4 @@
-"""Heads on a body: logits over the vocabulary, over classes, or over tags."""
+"""Heads: map a model's vectors to logits over the vocabulary, over classes, or over tags."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def logits(
     """Maps vectors (..., D) to logits (..., V).
 
     Args:
-        output: output projection; an embedding is used as its transpose.
-        softcap: c, limits the logits to (-c, c).
+        output: output projection; for an embedding, the transpose of its weight is used.
+        softcap: c, limits the logits to (-c, c); None does not limit them.
         bias: (V,), bias of the logits.
-        scale: factor of the vectors.
+        scale: factor of the vectors before the projection.
     """
     x = x if scale == 1 else x * scale
     if isinstance(output, nn.Embedding):
@@ -37,17 +37,17 @@ def logits(
 
 
 class Head(nn.Module):
-    """Base class of an encoder's heads.
+    """Base class of the heads of an encoder, which map the encoder's vectors to logits.
 
     The model passes the arguments below to each head. The base class ignores them, so a custom
     constructor need not pass them on.
 
     Attributes:
-        gives: kind of its logits: `vocabulary` at each position, `tags` at each position, or
-            `classes` of the whole sequence.
-        readouts: names of its layers that return logits, except the embedding. None is a head
-            without this declaration, which muP doesn't support.
-        logit_scale: factor of the vectors that these layers read.
+        gives: type of the logits: over the `vocabulary` or over `tags` at each position, or over
+            `classes` for the whole sequence.
+        readouts: names of the head's layers that return logits, except the embedding. None means
+            that the head does not declare them; muP does not support such a head.
+        logit_scale: factor of the inputs of these layers; 1 except in muP.
 
     Args:
         dim: D.
@@ -71,10 +71,10 @@ class Head(nn.Module):
         self.logit_scale = 1.0
 
     def divide_logits(self, ratio: float) -> None:
-        """Scales the logits for muP.
+        """Divides the logits by `ratio`, as muP requires.
 
         Args:
-            ratio: the width over the base width.
+            ratio: the width divided by the base width.
 
         Raises:
             InvalidArguments: the head doesn't declare its `readouts`.
@@ -86,7 +86,9 @@ class Head(nn.Module):
         self.logit_scale = 1 / ratio
 
     def scaled(self, x: Tensor) -> Tensor:
-        """Scales vectors (..., D) for a layer that returns logits; same shape."""
+        """Returns vectors (..., D), multiplied by `logit_scale`, for a layer that returns
+        logits.
+        """
         return x if self.logit_scale == 1 else x * self.logit_scale
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
@@ -98,10 +100,13 @@ class Head(nn.Module):
         raise NotImplementedError
 
     def of_packed(self, x: Tensor, documents: Documents) -> Tensor:
-        """Maps packed sequences to logits, as `forward`; (N, ...) for `classes` and N documents.
+        """Maps vectors (B, T, D) of packed sequences to logits.
+
+        The shape is that of `forward`; for a head over classes, it is (N, labels) with one row for
+        each of the N documents.
 
         Args:
-            documents: the packed documents.
+            documents: the documents packed in the sequences.
         """
         if self.gives == "classes":
             return self(*documents.split(x))
@@ -109,9 +114,10 @@ class Head(nn.Module):
 
 
 class MaskedLanguageHead(Head):
-    """A dense layer, then logits by the embedding's transpose and a bias: (B, T, V).
+    """Head for masked language modelling: logits over the vocabulary at each position, (B, T, V).
 
-    Devlin et al. 2018 (arXiv:1810.04805), the authors' code.
+    A dense layer, GELU, a norm, and the embedding's transpose with a bias, as in the authors' code
+    of BERT (Devlin et al. 2018, arXiv:1810.04805).
     """
 
     gives = "vocabulary"
@@ -130,12 +136,13 @@ class MaskedLanguageHead(Head):
 
 
 class ClassificationHead(Head):
-    """Logits over classes from the first position: (B, labels).
+    """Head for classification: logits over classes from the vector of the first position, (B,
+    labels).
 
     tanh(dense(x[0])), dropout, a linear layer (Devlin et al. 2018, section 4.1, and its code).
 
     Args:
-        labels: number of classes; null in a config is replaced by the data's.
+        labels: number of classes; null in a config uses the number of classes in the data.
     """
 
     gives = "classes"
@@ -161,10 +168,10 @@ class ClassificationHead(Head):
 
 
 class LinearHead(Head):
-    """Dropout and a linear layer; base class of heads without other parameters.
+    """Base class of heads that consist of dropout and a linear layer.
 
     Args:
-        labels: number of labels; null in a config is replaced by the data's.
+        labels: number of labels; null in a config uses the number of labels in the data.
     """
 
     readouts = ("classifier",)
@@ -185,7 +192,8 @@ class LinearHead(Head):
 
 
 class MeanClassificationHead(LinearHead):
-    """Logits over classes from the mean of all positions: (B, labels).
+    """Head for classification: logits over classes from the mean of the vectors of all positions,
+    (B, labels).
 
     Mean pooling as in sentence encoders (Reimers & Gurevych 2019, arXiv:1908.10084, section 3),
     dropout, a linear layer.
@@ -206,10 +214,11 @@ class MeanClassificationHead(LinearHead):
 
 
 class TaggingHead(LinearHead):
-    """Logits over tags at each position: (B, T, labels) (Devlin et al. 2018, section 5.3).
+    """Head for tagging: logits over tags at each position, (B, T, labels) (Devlin et al. 2018,
+    section 5.3).
 
     Args:
-        labels: number of tags; null in a config is replaced by the data's.
+        labels: number of tags; null in a config uses the number of tags in the data.
     """
 
     gives = "tags"

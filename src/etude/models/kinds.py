@@ -1,8 +1,8 @@
-"""Kinds of layers: a pattern of kinds, repeated over a model's layers.
+"""Layer kinds: groups of layers with their own modules, assigned to layers by a repeated pattern.
 
-With the pattern [local, local, global], layers 0, 1, 3, 4, ... are local and 2, 5, ... global; a
-model of two layers has two local ones. A kind sets the parts that its layers have instead of the
-model's.
+With the pattern [local, local, global], layers 0, 1, 3, 4, ... are of the kind local and layers 2,
+5, ... of the kind global; a model of two layers has two local layers. A layer kind sets the modules
+that its layers use instead of the model's.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from etude.nn.position import Position, embeds
 
 @dataclass(frozen=True, kw_only=True)
 class LayerKind:
-    """Parts of the layers of one kind; None is the model's part.
+    """Modules that the layers of one kind use instead of the model's; None uses the model's.
 
     Attributes:
-        mask: a mask with the same `causal` as the model's.
+        mask: factory of a mask whose `causal` equals that of the model's mask.
         attention, feedforward, block: see `etude.models.decoder.Decoder`.
-        position: position part for all layers of the kind. It may act on queries, keys or scores,
-            not on the embeddings, which only the model's position part changes.
+        position: factory of a position module, which all layers of the kind share. It may act on
+            queries, keys or scores, but not on the embeddings, which only the model's own position
+            module changes.
     """
 
     mask: Part | None = None
@@ -39,45 +40,48 @@ class LayerKind:
 def kinds_of_layers(
     pattern: Sequence[str] | None, kinds: Mapping[str, LayerKind] | None, layers: int
 ) -> tuple[str | None, ...]:
-    """Returns the name of each layer's kind; None for all layers without a pattern.
+    """Returns the name of each layer's kind; None for every layer if there is no pattern.
 
     Raises:
-        InvalidArguments: the pattern and the kinds don't fit together.
+        InvalidArguments: the pattern and the names of the layer kinds don't match.
     """
     checks = Checks()
     stated = dict(kinds or {})
     if pattern is None:
         for name in stated:
-            checks.that(False, f"kinds.{name}", name, "a kind in pattern, which is null")
+            expected = "a layer kind that pattern contains, but pattern is null"
+            checks.that(False, f"kinds.{name}", name, expected)
         checks.done()
         return (None,) * layers
-    expected = "one or more names of kinds, or null"
+    expected = "one or more names of layer kinds defined in kinds, or null"
     checks.that(len(pattern) > 0, "pattern", list(pattern), expected)
     for name in dict.fromkeys(pattern):
         if name not in stated:
-            expected = f"one of the kinds: {', '.join(map(str, stated)) or 'there are none'}"
+            choices = f"contains {', '.join(map(str, stated))}" if stated else "is empty"
+            expected = f"a layer kind defined in kinds, which {choices}"
             hint = nearest(name, stated) if stated else None
-            default = f"kinds.{name}={{}} defines one with the model's own parts"
+            default = f"kinds.{name}={{}} defines a layer kind that uses the model's modules"
             checks.that(False, "pattern", name, expected, f"{hint}; {default}" if hint else default)
     for name in stated:
         if not str(name).isidentifier() or hasattr(nn.ModuleDict, str(name)):
-            expected = "a name of letters, digits and _ that is no method of a ModuleDict"
+            expected = "an identifier (letters, digits, _) that is no method of torch.nn.ModuleDict"
             checks.that(False, f"kinds.{name}", name, expected)
         else:
-            checks.that(name in pattern, f"kinds.{name}", name, "a kind in pattern")
+            expected = "a layer kind that pattern contains"
+            checks.that(name in pattern, f"kinds.{name}", name, expected)
     checks.done()
     return tuple(pattern[i % len(pattern)] for i in range(layers))
 
 
 def check_mask(checks: Checks, kind: str, mask: Mask, own: Mask) -> None:
-    """Records a problem if a kind's mask has another `causal` than the model's."""
+    """Adds a problem if the `causal` of a layer kind's mask differs from that of the model's."""
     behaviour = "hides" if own.causal else "doesn't hide"
-    expected = f"a mask that {behaviour} later keys, as the model's"
+    expected = f"a mask that {behaviour} later keys, like the model's mask"
     checks.that(mask.causal == own.causal, f"kinds.{kind}.mask", type(mask).__name__, expected)
 
 
 def check_position(checks: Checks, kind: str, position: Position) -> None:
-    """Records a problem if a kind's position part acts on the embeddings."""
-    expected = "a position part that acts on queries, keys or scores, not on the embeddings"
+    """Adds a problem if the position module of a layer kind acts on the embeddings."""
+    expected = "a position module that acts on queries, keys or scores, not on the embeddings"
     name = type(position).__name__
     checks.that(not embeds(position), f"kinds.{kind}.position", name, expected)

@@ -1,4 +1,4 @@
-"""A decoder with its tokenizer: text in, text out."""
+"""Text generation with a decoder and its tokenizer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["LanguageModel", "Tokenizer"]
 
 
 class LanguageModel(TextGenerator):
-    """A decoder and its tokenizer.
+    """A decoder with its tokenizer, which continues texts.
 
     Generated text begins with the prompt, exactly as it was typed. An empty prompt starts a new
     document.
@@ -26,9 +26,9 @@ class LanguageModel(TextGenerator):
 
     Args:
         module: the decoder.
-        tokenizer: the tokenizer of its training.
+        tokenizer: the tokenizer that the decoder was trained with.
         begin_token: id of a token before every prompt, such as Llama 2's `<s>`.
-        stop_tokens: ids that end a text, in addition to the tokenizer's end of text.
+        stop_tokens: ids that end a text, in addition to the tokenizer's end-of-text token.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class LanguageModel(TextGenerator):
         self.begin_token = begin_token
 
     def __call__(self, ids: Tensor | Sequence[int] | Sequence[Sequence[int]]) -> Tensor:
-        """Maps token ids (B, T) to logits (B, T, V); (T,) to (T, V)."""
+        """Maps token ids (B, T) to logits (B, T, V), or ids (T,) to logits (T, V)."""
         tokens = torch.as_tensor(ids, dtype=torch.long, device=self.device)
         logits: Tensor = self.module(tokens[None] if tokens.ndim == 1 else tokens)
         return logits[0] if tokens.ndim == 1 else logits

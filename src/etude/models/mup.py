@@ -1,10 +1,11 @@
 """muP: a parametrisation in which feature sizes and the best learning rate don't depend on the
 width.
 
-Yang et al. 2022 (arXiv:2203.03466), table 8, relative to a base width, at which the model is the
-standard one: the initial standard deviation of each hidden matrix is divided by the root of the
-relative width, the logits by the relative width, and the scores q . k by its root, in addition to
-their usual scale. `etude.optim.widths` has the learning rates.
+The rules are those of Yang et al. 2022 (arXiv:2203.03466), table 8, relative to a base width, at
+which the model equals the standard parametrisation. At m times the base width, the initial standard
+deviation of each hidden matrix is divided by sqrt(m), the logits are divided by m, and the scores
+q . k are divided by sqrt(m), in addition to their usual scale. `etude.optim.widths` contains the
+learning rates.
 """
 
 from __future__ import annotations
@@ -26,19 +27,20 @@ from etude.optim.widths import Role, Widths
 
 @dataclass(frozen=True)
 class MuP:
-    """The width of a model, and its base width.
+    """Width and base width of a model in muP.
 
-    Without `head_dim`, the model of the base width has as many heads, which are narrower. With it,
-    the heads are as wide, and fewer. All other widths (F, the key-value heads) are in proportion.
+    Without `head_dim`, the model of the base width has the same number of heads, which are
+    narrower. With `head_dim`, it has fewer heads of the same width. All other widths (F, the total
+    width of the key-value heads) are in proportion.
 
     Attributes:
         base: D at the base width.
         dim: D.
         heads: H.
-        head_dim: K if it is set.
+        head_dim: K if it is set in the config, otherwise None.
 
     Raises:
-        InvalidArguments: the base is not a possible width of the model.
+        InvalidArguments: the model cannot have the base width.
     """
 
     base: int
@@ -54,13 +56,14 @@ class MuP:
             is_whole, expected = self.base % self.heads == 0, f"a multiple of heads = {self.heads}"
         else:
             is_whole = self.heads * self.base % self.dim == 0
-            expected = f"a width at which the number of heads, {self.heads} x width / dim, is whole"
+            count = f"{self.heads} x width / {self.dim}"
+            expected = f"a width at which the number of heads, {count}, is a whole number"
         checks.that(is_whole, "mup_base_dim", self.base, expected)
         checks.done()
 
     @property
     def ratio(self) -> float:
-        """m, the width over the base width."""
+        """m, the width divided by the base width."""
         return self.dim / self.base
 
     @property
@@ -73,7 +76,7 @@ def check_initialise(mup: MuP | None, initialise: Initialise | None) -> None:
     """Checks that an initialisation supports muP.
 
     Raises:
-        InvalidArguments: the initialisation does not.
+        InvalidArguments: the initialisation does not support muP.
     """
     checks = Checks()
     is_supported = mup is None or initialise is None or isinstance(initialise, WidthAware)
@@ -84,7 +87,9 @@ def check_initialise(mup: MuP | None, initialise: Initialise | None) -> None:
 
 
 def widths(module: Any) -> Widths | None:
-    """Returns the parameters' roles for the optimizer; None in the standard parametrisation."""
+    """Returns the role of each parameter for the optimizer; None in the standard
+    parametrisation.
+    """
     if module.mup is None:
         return None
     roles = {name: _role(module, name, p) for name, p in module.named_parameters()}
@@ -116,10 +121,11 @@ def _readouts(module: Any) -> tuple[str, ...]:
 
 @torch.no_grad()
 def fold_mup(module: Any) -> Any:
-    """Returns a copy that computes the same in the standard parametrisation, not for training.
+    """Returns a copy of a model in the standard parametrisation that has the same outputs.
 
     The factors of muP are multiplied into the weights, so that software without muP support can
-    load them. Factors that no weight can absorb, such as those of scaled embeddings, remain.
+    load them. Factors that no weight can absorb, such as those of scaled embeddings, remain. The
+    copy is not meant for training.
     """
     if getattr(module, "mup", None) is None:
         return module
@@ -135,8 +141,8 @@ def fold_mup(module: Any) -> Any:
 
 
 def _fold_readout(module: Any) -> None:
-    """Multiplies the logits' factor into the layers that return them, or into the norm before a
-    tied embedding.
+    """Multiplies the factor of the logits into the weights of the layers that return logits, or
+    into the norm before a tied embedding.
     """
     head: Any = getattr(module, "head", None)
     owner = head if hasattr(head, "logit_scale") else module
@@ -154,7 +160,7 @@ def _fold_readout(module: Any) -> None:
 
 
 def _last_norm(body: Any) -> nn.Module:
-    """Returns the norm of a body's output."""
+    """Returns the last norm of a body, whose output is the body's output."""
     last = body.blocks[-1]
     if last.final_norm:
         return body.norm

@@ -17,23 +17,22 @@ from etude.nn.parts import Part
 
 
 class Regressor(Body):
-    """Transformer for regression: a linear input layer, a decoder's position and blocks, and a
-    linear output layer that predicts one number per position.
+    """Transformer for regression: a linear input layer, a decoder's position module and blocks, and
+    a linear output layer that predicts one number per position.
 
-    With GPT-2's parts this is the model of Garg et al. 2022 (arXiv:2208.01066, section 2 and
+    With GPT-2's modules this is the model of Garg et al. 2022 (arXiv:2208.01066, section 2 and
     appendix A.1).
 
     Args:
-        inputs: I, numbers per position.
+        inputs: I, number of input values at each position.
         layers, heads, dim, max_length, attention, position, norm, feedforward, mask, block,
-        dropout,
-            initialise, pattern, kinds: see `Decoder`.
+            dropout, initialise, pattern, kinds: see `Decoder`.
         bias: whether projections, norms, and the input and output layer have a bias.
         head_dim, recompute, mup_base_dim: see `Body`. In muP the input layer is treated like an
-            embedding, and the output layer like one of logits.
+            embedding, and the output layer like an output projection to logits.
 
     Raises:
-        InvalidArguments: sizes that don't fit together, and errors of the parts.
+        InvalidArguments: the sizes are inconsistent, or a module rejects its arguments.
     """
 
     def __init__(
@@ -79,20 +78,20 @@ class Regressor(Body):
         """Maps numbers (B, T, I) to predictions (B, T).
 
         Raises:
-            InvalidArguments: a sequence longer than the position part supports.
+            InvalidArguments: the sequence is longer than the position module supports.
         """
         x = self.hidden(numbers.to(self.embedding.weight.dtype))
         return logits(x, self.head, scale=self.logit_scale).squeeze(-1)
 
 
 class NumberModel:
-    """A trained regressor: numbers in, numbers out.
+    """A trained regressor, which maps lists or tensors of numbers to predictions.
 
     Example:
         model([[0.3, -1.2, 0.5], [0.9, 0, 0], [1.1, 0.2, -0.4]])[-1]
 
     Args:
-        module: the model.
+        module: the regressor.
     """
 
     writes = False
@@ -108,7 +107,7 @@ class NumberModel:
     def __call__(
         self, numbers: Tensor | Sequence[Sequence[float]] | Sequence[Sequence[Sequence[float]]]
     ) -> Tensor:
-        """Maps numbers (B, T, I) to predictions (B, T); (T, I) to (T,)."""
+        """Maps numbers (B, T, I) to predictions (B, T), or numbers (T, I) to predictions (T,)."""
         inputs = torch.as_tensor(numbers, dtype=torch.float32, device=self.device)
         predictions: Tensor = self.module(inputs[None] if inputs.ndim == 2 else inputs)
         return predictions[0] if inputs.ndim == 2 else predictions

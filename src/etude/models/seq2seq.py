@@ -1,4 +1,4 @@
-"""An encoder-decoder with its tokenizer: source text in, target text out."""
+"""Generation of target texts from source texts with an encoder-decoder and its tokenizer."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from etude.models.text_generator import PromptBatch, TextGenerator, empty_prompt
 
 
 class Seq2Seq(TextGenerator):
-    """An encoder-decoder and its tokenizer.
+    """An encoder-decoder with its tokenizer, which maps source texts to target texts.
 
-    The input is the source and the tokenizer's end of text, as in T5 and Marian; the output is
-    the target only.
+    The input is the source and the tokenizer's end-of-text token, as in T5 and Marian; the output
+    is the target only.
 
     Example:
         model.generate("translate English to German: Good morning.", beams=4, length_penalty=0.6)
 
     Args:
         module: the encoder-decoder.
-        tokenizer: the tokenizer of its training, for source and target.
-        stop_tokens: ids that end a text, in addition to the tokenizer's end of text.
+        tokenizer: the tokenizer that the model was trained with, for source and target.
+        stop_tokens: ids that end a text, in addition to the tokenizer's end-of-text token.
     """
 
     continues = False
@@ -38,10 +38,10 @@ class Seq2Seq(TextGenerator):
         self.module = module
 
     def __call__(self, source: Tensor | Sequence[int], target: Tensor | Sequence[int]) -> Tensor:
-        """Maps source ids (B, M) and target ids (B, T) to logits (B, T, V); (M,) and (T,) to (T,
-        V).
+        """Maps source ids (B, M) and target ids (B, T) to logits (B, T, V).
 
-        The target begins with `module.start_token`.
+        Also maps one source (M,) and one target (T,) to logits (T, V). A target begins with
+        `module.start_token`.
         """
         ids = [torch.as_tensor(x, dtype=torch.long, device=self.device) for x in (source, target)]
         is_single = ids[0].ndim == 1

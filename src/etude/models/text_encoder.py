@@ -1,4 +1,4 @@
-"""An encoder with its tokenizer: text in, vectors or the head's output out."""
+"""Vectors or head outputs of texts, computed by an encoder with its tokenizer."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ class EncoderOutput(NamedTuple):
 
 
 class TextEncoder:
-    """An encoder and its tokenizer.
+    """An encoder with its tokenizer, which maps texts to vectors or to the outputs of its head.
 
     Example:
         output, keep = model.read(["A sentence.", "Another one."])
 
     Args:
         module: the encoder.
-        tokenizer: the tokenizer of its training.
+        tokenizer: the tokenizer that the encoder was trained with.
         labels: names of the head's classes or tags, by index.
     """
 
@@ -57,7 +57,7 @@ class TextEncoder:
         return next(self.module.parameters()).device
 
     def __call__(self, ids: Tensor | Sequence[int] | Sequence[Sequence[int]]) -> Tensor:
-        """Maps token ids (B, T) to the module's output; (T,) to the output for one text."""
+        """Maps token ids (B, T) to the module's output, or ids (T,) to the output for one text."""
         tokens = torch.as_tensor(ids, dtype=torch.long, device=self.device)
         output: Tensor = self.module(tokens[None] if tokens.ndim == 1 else tokens)
         return output[0] if tokens.ndim == 1 else output

@@ -32,7 +32,7 @@ class PromptBatch:
         model: the model that returns the logits.
         tokens: (B, T), ids to continue.
         keep: (B, T), false where a token is padding; None without padding.
-        shown: number of the last tokens of each row that belong to the text.
+        shown: for each row, the number of its last tokens that belong to the text.
     """
 
     model: CausalModel
@@ -42,12 +42,12 @@ class PromptBatch:
 
 
 class TextGenerator(ABC):
-    """A module that generates text, and its tokenizer.
+    """Base class of models that generate text with a module and its tokenizer.
 
     Args:
         module: the module that returns the logits.
-        tokenizer: the tokenizer of its training.
-        stop_tokens: ids that end a text, in addition to the tokenizer's end of text.
+        tokenizer: the tokenizer that the module was trained with.
+        stop_tokens: ids that end a text, in addition to the tokenizer's end-of-text token.
 
     Attributes:
         continues: whether the generated text begins with its prompt.
@@ -96,17 +96,17 @@ class TextGenerator(ABC):
         batch_size: int = 64,
         ready: Callable[[list[str]], None] | None = None,
     ) -> str | list[str]:
-        """Continues a prompt, or generates the target of a source.
+        """Returns texts that continue the prompts, or for an encoder-decoder, the target texts.
 
         A text that continues a prompt begins with the prompt exactly as it was typed, even where
         the tokenizer normalises it (lower case, unknown characters); the text of the new tokens
-        follows. The text ends before a stop token or a `stop` text, or after `max_new_tokens`. It
+        follows. A text ends before a stop token or a `stop` text, or after `max_new_tokens`. It
         does not depend on the other prompts of its batch, except for rounding: greedy texts and,
-        with a seed, sampled texts are those of a batch of one.
+        with a seed, sampled texts are the same as those of a batch with a single prompt.
 
         Args:
             prompt: one prompt, or several, which are continued as a batch.
-            samples: number of texts per prompt; with beam search, the best ones.
+            samples: number of texts per prompt; with beam search, the best texts.
             max_new_tokens: largest number of new tokens.
             min_new_tokens: number of new tokens before a stop token is allowed.
             temperature, top_k, top_p, min_p, greedy: see `etude.generation.sampling.choose`.
@@ -118,9 +118,9 @@ class TextGenerator(ABC):
             processors: additional logits processors; see `etude.generation.processors`.
             seed: random seed; each text is a function of the seed, the prompt and its index among
                 the prompt's samples. None uses torch's global generator.
-            stream: called with pieces of text as they are generated, beginning with the prompt;
-                each ends with a whole character, and joined they are the text. For one prompt and
-                one sample, without beam search.
+            stream: called with each piece of the text when it is generated, beginning with the
+                prompt. A piece ends with a whole character; all pieces together are the text. Only
+                for one prompt and one sample, without beam search.
             batch_size: largest number of texts, or beams, in a batch.
             ready: called with the texts of each batch when they are done, in order.
 
@@ -128,8 +128,8 @@ class TextGenerator(ABC):
             A string for one prompt and one sample; otherwise a list, ordered by prompt.
 
         Raises:
-            InvalidArguments: options that are invalid or don't fit together; an empty prompt where
-                the tokenizer has no end of text; a stream of several texts.
+            InvalidArguments: options are invalid or cannot be combined; a prompt is empty and the
+                tokenizer has no end-of-text token; `stream` is set for several texts.
         """
         prompts, stops, words = _as_list(prompt), _as_list(stop), _as_list(forbidden)
         is_single = isinstance(prompt, str) and samples == 1
@@ -142,9 +142,11 @@ class TextGenerator(ABC):
                 repetition_penalty=repetition_penalty, no_repeat_ngram=no_repeat_ngram,
             )  # fmt: skip
         is_allowed = stream is None or is_single
-        checks.that(is_allowed, "stream", stream, "one prompt and one sample for a stream")
+        expected = "a call with one prompt and one sample, which streaming requires"
+        checks.that(is_allowed, "stream", stream, expected)
         is_allowed = stream is None or beams == 1
-        checks.that(is_allowed, "stream", stream, "no stream with beam search", "set beams=1")
+        expected = "a call without beam search, which does not support streaming"
+        checks.that(is_allowed, "stream", stream, expected, "set beams=1")
         checks.positive(batch_size=batch_size)
         _check_texts(checks, prompts, stops, words)
         checks.done()
@@ -174,7 +176,7 @@ class TextGenerator(ABC):
         """Checks that the texts of a batch, their cache and the logits fit into memory.
 
         Raises:
-            InvalidArguments: they don't; the message states the required memory.
+            InvalidArguments: they don't fit; the message states the required memory.
         """
         available = memory_for(self.device)
         if available is None:
@@ -198,7 +200,8 @@ class TextGenerator(ABC):
             if rows == 1 or new > rows:
                 key, value = "max_new_tokens", new
             gib = f"{required / 2**30:,.1f} GiB"
-            expected = f"at most {available / 2**30:,.1f} GiB of memory for generation, not {gib}"
+            limit = f"{available / 2**30:,.1f} GiB of memory"
+            expected = f"a value with which generation needs at most {limit}, not {gib}"
             raise InvalidArguments(Problem(key, expected, value))
 
     def answer(
@@ -222,7 +225,7 @@ class TextGenerator(ABC):
 
     @cached_property
     def spelling(self) -> TokenTexts:
-        """The text of each of the tokenizer's tokens."""
+        """The text of each token of the tokenizer."""
         return TokenTexts(self.tokenizer)
 
     @abstractmethod
@@ -274,8 +277,8 @@ class TextGenerator(ABC):
         ]
 
     def _text(self, prompt: list[int], new: list[int], ending: StopText | None) -> str:
-        """Returns the text of the new tokens up to its end, identical to the joined pieces of a
-        stream.
+        """Returns the text of the new tokens up to the first stop token or stop text; streaming
+        produces the same text in pieces.
         """
         text, pieces = self._continuation(prompt, ending), []
         for end, token in enumerate(new, 1):
@@ -292,13 +295,13 @@ class TextGenerator(ABC):
 
 
 class _Stream:
-    """Passes a text on, token by token, without empty pieces."""
+    """Decodes a text token by token and passes each non-empty piece to `stream`."""
 
     def __init__(self, text: Continuation, stream: Callable[[str], None]) -> None:
         self.text, self.stream = text, stream
 
     def read(self, column: Tensor) -> None:
-        """Adds the next id, (1,)."""
+        """Decodes the next token, whose id is in `column`, (1,)."""
         self.show(self.text.push(int(column)))
 
     def show(self, piece: str) -> None:
@@ -319,7 +322,10 @@ def _check_texts(checks: Checks, prompts: list[str], stops: list[str], words: li
 
 
 def _is_unicode(text: str) -> bool:
-    """Returns whether a text can be encoded as UTF-8; command-line bytes may be lone surrogates."""
+    """Returns whether a text can be encoded as UTF-8.
+
+    Bytes of the command line that are not UTF-8 become lone surrogates, which cannot be encoded.
+    """
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""The parts of a Transformer in plain PyTorch: attention, position, norm, feed-forward, block.
+"""The modules of a Transformer in plain PyTorch: attention, position, norm, feed-forward, block.
 
 Shape letters, used in comments and docstrings throughout the package:
 
@@ -7,10 +7,10 @@ Shape letters, used in comments and docstrings throughout the package:
     S  key length         K  width of one head
     D  model width        (H * K = D)
 
-The T queries are the last T of the S positions: S = T without a cache, S > T with one.
+The T queries are the last T of the S positions: S = T without a cache, S > T with a cache.
 
-A config file selects a part by name, and the model builds it. In a part's constructor the
-keyword-only arguments without a default come from the model (`dim`, `heads`, ...); those with a
-default may be set in a config. An argument `layer` receives the index of the part's block from 0,
-`layers` the number of blocks (`etude.nn.parts`).
+A config file selects a module by name, and the model builds it. In the module's constructor, the
+keyword-only arguments without a default come from the model (`dim`, `heads`, ...); arguments with a
+default may be set in a config. An argument `layer` receives the index of the module's block, from
+0; an argument `layers` receives the number of blocks (`etude.nn.parts`).
 """

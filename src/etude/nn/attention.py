@@ -25,8 +25,9 @@ SCALES: dict[str, Callable[[float], float]] = {
     "inverse": lambda K: 1 / K,
     "one": lambda K: 1.0,
 }
-"""Factor of the scores, given the head width: Vaswani et al. 2017, equation 1; muP (Yang et al.
-2022, arXiv:2203.03466, definition 4.1); T5 (Raffel et al. 2019).
+"""Factor of the scores as a function of the head width K, by name: `inverse_sqrt` (Vaswani et al.
+2017, equation 1), `inverse` (muP; Yang et al. 2022, arXiv:2203.03466, definition 4.1) and `one`
+(T5; Raffel et al. 2019).
 """
 
 
@@ -51,9 +52,9 @@ def reference_attention(
         q: queries (B, H, T, K), the last T of the S positions.
         k, v: keys and values (B, G, S, K); G divides H.
         causal: whether to hide the keys after a query.
-        bias: added to the scores; broadcasts to (B, H, T, S). If boolean: true where a key is
-            visible.
-        scale: factor of the scores; None is 1 / sqrt(K).
+        bias: added to the scores; broadcasts to (B, H, T, S). A boolean bias is a mask that is true
+            where a key is visible.
+        scale: factor of the scores; None uses 1 / sqrt(K).
         dropout: dropout probability of the attention weights; always applied, so pass 0 in
             evaluation.
         softcap: c, limits the scores to (-c, c), by c tanh(score / c) before bias and mask (Gemma
@@ -87,10 +88,10 @@ def fused_attention(
     scale: float | None = None,
     dropout: float = 0.0,
 ) -> Tensor:
-    """Computes `reference_attention` with torch's fused kernels.
+    """Computes the same as `reference_attention`, with torch's fused kernels.
 
-    The kernels are fastest without an explicit mask, so one is created only where `is_causal`
-    (which counts the queries from position 0) is not sufficient.
+    The kernels are fastest without an explicit mask. A mask is created only where their argument
+    `is_causal`, which assumes that the first query is at position 0, is not sufficient.
     """
     T, S = q.shape[-2], k.shape[-2]
     mask = bias
@@ -120,37 +121,39 @@ class MultiHeadAttention(nn.Module):
 
     One projection `qkv` computes queries, keys and values, in this order along its output; `out`
     writes to the residual stream. Dropout acts on the attention weights and on the output, as in
-    GPT-2. Given a memory, it is cross-attention: queries from x, keys and values from the memory,
-    without positions.
+    GPT-2. If a memory is given, the module computes cross-attention: queries from x, keys and
+    values from the memory, without position information.
 
-    It has three steps, of which a variant overrides one or two: `project` computes queries, keys
-    and values, `attend` averages the values, `merge` joins the heads. Between the steps only the
-    number of positions is fixed: `project` may return keys and values of other widths and numbers
-    of heads, if `attend` supports them and `merge` supports the result.
+    The computation has three steps, and a subclass overrides one or two of them: `project` computes
+    queries, keys and values, `attend` averages the values, `merge` joins the heads. Between the
+    steps only the number of positions is fixed: `project` may return keys and values of other
+    widths and numbers of heads, if `attend` supports them and `merge` supports the result.
 
     Args:
         dim: D.
         heads: H, which divides D.
         bias: whether the projections have a bias.
         dropout: dropout probability of the attention weights and of the output.
-        kv_heads: G, which divides H; None is H. Fewer is grouped-query attention (Ainslie et al.
-            2023), one is multi-query attention (Shazeer 2019, arXiv:1911.02150).
-        head_dim: K; None is D / H.
-        qkv_bias, out_bias: whether the `qkv` and the `out` projection have a bias; None is `bias`.
+        kv_heads: G, which divides H; None uses H. With G < H, this is grouped-query attention
+            (Ainslie et al. 2023); with G = 1, multi-query attention (Shazeer 2019,
+            arXiv:1911.02150).
+        head_dim: K; None uses D / H.
+        qkv_bias, out_bias: whether the `qkv` and the `out` projection have a bias; None uses
+            `bias`.
         qk_norm: whether each head's query and key are RMS-normalised over their width, with a
             learned weight, before the position part rotates them (Henry et al. 2020,
             arXiv:2010.04245; the form of Qwen3, arXiv:2505.09388).
         qk_norm_eps: epsilon of these norms.
         qk_norm_offset: whether the gain of these norms is 1 + weight (`OffsetRMSNorm`; Gemma).
         scale: scale of the scores: `inverse_sqrt` is 1 / sqrt(K), `inverse` 1 / K, `one` 1.
-        scale_dim: replaces K in the scale (Gemma's `query_pre_attn_scalar`); None is K, at muP's
-            base width.
-        softcap: see `reference_attention`; there is no fused kernel with it.
-        attention_dropout: dropout probability of the attention weights; None is `dropout`. On a CPU
-            there is no fused kernel with dropout, and 0 is several times faster.
-        base_head_dim: K at muP's base width; None is K. The scale is that of the base width, times
-            base_head_dim / K: q . k of learned vectors grows with K, not with its root (Yang et al.
-            2022, arXiv:2203.03466, definition 4.1).
+        scale_dim: replaces K in the scale (Gemma's `query_pre_attn_scalar`); None uses K (in muP, K
+            at the base width).
+        softcap: see `reference_attention`. No fused kernel supports it, so it is slower.
+        attention_dropout: dropout probability of the attention weights; None uses `dropout`. On a
+            CPU there is no fused kernel with dropout, and 0 is several times faster.
+        base_head_dim: K at muP's base width; None uses K. The scale is that of the base width,
+            multiplied by base_head_dim / K, because q . k of learned vectors grows with K, not with
+            sqrt(K) (Yang et al. 2022, arXiv:2203.03466, definition 4.1).
 
     Attributes:
         fused: whether to use torch's fused kernels where possible.
@@ -158,7 +161,8 @@ class MultiHeadAttention(nn.Module):
         base_ratio: base_head_dim / K.
 
     Raises:
-        InvalidArguments: sizes that don't divide each other.
+        InvalidArguments: an argument is out of range, or the number of heads does not divide the
+            width.
     """
 
     fused: ClassVar[bool] = True
@@ -238,14 +242,15 @@ class MultiHeadAttention(nn.Module):
         Args:
             position: rotates queries and keys before the scores are computed (`Rotary`).
             causal: whether to hide later keys.
-            bias: added to the scores; broadcasts to (B, H, T, S). If boolean: true where a key is
-                visible.
-            cache: keys and values of the positions before x; those of x are appended to it.
-            positions: positions of x, (B, T), or the first one; None continues after the cache.
-            documents: the documents packed in x, which don't attend to each other; not with a
-                cache.
-            memory: (B, S, D), the sequence that x attends to instead of itself; may be None once a
-                cache has its keys and values.
+            bias: added to the scores; broadcasts to (B, H, T, S). A boolean bias is a mask that is
+                true where a key is visible.
+            cache: keys and values of the positions before x; those of x are appended to the cache.
+            positions: positions of x, (B, T), or the position of its first vector. If None, x
+                follows the positions in the cache, or starts at 0 without a cache.
+            documents: the documents packed in x, which don't attend to each other. They cannot be
+                combined with a cache.
+            memory: (B, S, D), the sequence that x attends to instead of itself. It may be None if
+                the cache already contains the keys and values of the memory.
         """
         q, k, v = self.project(x, memory, cache, position, positions)
         dropout = self.dropout if self.training else 0.0
@@ -289,10 +294,10 @@ class MultiHeadAttention(nn.Module):
         scale: float | None = None,
         dropout: float = 0.0,
     ) -> Tensor:
-        """Returns the average of the values for each query, (B, H, T, K); see
+        """Returns the weighted average of the values for each query, (B, H, T, K); see
         `reference_attention`.
 
-        For packed sequences it is called once per document.
+        For packed sequences, `forward` calls it once per document.
         """
         attention: Callable[..., Tensor] = fused_attention
         if not self.fused or self.softcap is not None:
@@ -300,9 +305,7 @@ class MultiHeadAttention(nn.Module):
         return attention(q, k, v, causal=causal, bias=bias, scale=scale, dropout=dropout)
 
     def merge(self, y: Tensor) -> Tensor:
-        """Maps the heads' outputs (B, H, T, K) to the vectors that are added to the stream, (B, T,
-        D).
-        """
+        """Maps the outputs of the heads (B, H, T, K) to the output of the module (B, T, D)."""
         B, _, T, _ = y.shape
         return self.residual_dropout(self.out(y.transpose(1, 2).reshape(B, T, -1)))
 
@@ -336,7 +339,7 @@ class MultiHeadAttention(nn.Module):
         return q, k, v
 
     def matrices(self) -> dict[str, Matrix]:
-        """Returns the purposes of its linear layers; see `etude.nn.matrices`."""
+        """Returns the purpose of each linear layer, by name; see `etude.nn.matrices`."""
         H, G, K = self.heads, self.kv_heads, self.head_dim
         return {
             "qkv": queries_keys_values(H * K, G * K, K * self.base_ratio),
@@ -345,10 +348,10 @@ class MultiHeadAttention(nn.Module):
 
     @torch.no_grad()
     def fold_scale(self) -> None:
-        """Multiplies the factor between muP's scale and the standard one into the queries, or into
-        the gain of their norm.
+        """Replaces muP's scale of the scores by the standard scale, without changing the output.
 
-        The scale is the standard one afterwards, and the output is unchanged.
+        The ratio of the two scales is multiplied into the weights of the queries, or into the gain
+        of their norm.
         """
         factor = self.scale / self.standard_scale
         if self.q_norm is not None:
@@ -370,7 +373,7 @@ class ReferenceAttention(MultiHeadAttention):
 
 
 def check_heads(checks: Checks, heads: int, head_dim: int | None, dim: int) -> None:
-    """Records a problem if the heads don't divide the width, unless `head_dim` is set."""
+    """Adds a problem if the number of heads doesn't divide the width, unless `head_dim` is set."""
     if head_dim is None:
         check_divides(checks, "heads", heads, "dim", dim)
     else:
@@ -378,7 +381,10 @@ def check_heads(checks: Checks, heads: int, head_dim: int | None, dim: int) -> N
 
 
 def check_divides(checks: Checks, key: str, value: int, of_key: str, of: int) -> None:
-    """Records a problem unless `value` is positive and divides `of`, which is checked elsewhere."""
+    """Adds a problem unless `value` is positive and divides `of`.
+
+    That `of` is positive is checked elsewhere.
+    """
     if not checks.that(value > 0, key, value, "a positive number") or of <= 0:
         return
     if of % value == 0:

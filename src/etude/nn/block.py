@@ -1,4 +1,4 @@
-"""Blocks: attention and feed-forward part, each with a residual connection and a norm."""
+"""Blocks: attention and feed-forward module, each with a residual connection and a norm."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ Context = dict[str, Any]
 
 
 class Block(nn.Module):
-    """Base class of blocks: two or three branches, and a norm for each.
+    """Base class of blocks, which consist of two or three residual branches with a norm each.
 
     Args:
         attention, norm, feedforward: factories without arguments; `norm` is called once per branch.
-            `NoFeedForward` omits that branch.
-        cross: factory of the cross-attention, a branch after the first (Vaswani et al. 2017,
+            If `feedforward` returns a `NoFeedForward`, the block has no feed-forward branch.
+        cross: factory of the cross-attention, the branch after the attention (Vaswani et al. 2017,
             section 3.1); None omits the branch.
 
     Attributes:
@@ -50,11 +50,11 @@ class Block(nn.Module):
         self.add_norms(norm)
 
     def add_norms(self, norm: Callable[[], nn.Module]) -> None:
-        """Builds additional norms of a subclass; by default, none."""
+        """Builds the additional norms of a subclass; the base class has none."""
 
 
 class PreNormBlock(Block):
-    """x + f(norm(x)) for each branch f.
+    """Pre-norm block: x + f(norm(x)) for each branch f.
 
     Radford et al. 2019, section 2.3; Xiong et al. 2020 (arXiv:2002.04745), section 3.
     """
@@ -77,8 +77,10 @@ class PreNormBlock(Block):
 
 
 class SandwichBlock(Block):
-    """x + norm'(f(norm(x))) for each branch f: a norm before it and one after (Ding et al. 2021,
-    arXiv:2105.13290, section 3.3; Gemma 2 and 3, Gemma Team 2024, arXiv:2408.00118).
+    """Block with a norm before and a second norm after each branch f: x + norm2(f(norm1(x))).
+
+    Ding et al. 2021, arXiv:2105.13290, section 3.3; Gemma 2 and 3 (Gemma Team 2024,
+    arXiv:2408.00118).
     """
 
     final_norm = True
@@ -101,7 +103,7 @@ class SandwichBlock(Block):
 
 
 class PostNormBlock(Block):
-    """norm(x + f(x)) for each branch f (Vaswani et al. 2017, section 3.1)."""
+    """Post-norm block: norm(x + f(x)) for each branch f (Vaswani et al. 2017, section 3.1)."""
 
     final_norm = False
 
@@ -116,7 +118,8 @@ class PostNormBlock(Block):
 
 
 class ParallelBlock(Block):
-    """x + attention(norm(x)) + feedforward(norm'(x)): all branches read the same x.
+    """Parallel block, in which all branches read the same x:
+    x + attention(norm1(x)) + feedforward(norm2(x)).
 
     GPT-NeoX (Black et al. 2022, arXiv:2204.06745, section 2.1, with a norm for each branch). The
     cross-attention also reads x.

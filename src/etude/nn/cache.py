@@ -11,8 +11,8 @@ class LayerCache:
     """Keys and values of one attention layer, in memory that is allocated once.
 
     The first `append` allocates the memory, with the dtype and the device of its arguments (under
-    autocast these are not the parameters'). For inference only: it is overwritten in place, so it
-    can't be differentiated.
+    autocast, these differ from those of the parameters). For inference only: the memory is
+    overwritten in place, so the cache can't be differentiated.
 
     Args:
         batch: B.
@@ -20,8 +20,8 @@ class LayerCache:
 
     Attributes:
         length: number of positions in the cache.
-        memory: keys and values (B, G, S, K) of the cross-attention's memory, once computed. The
-            cross-attention of a layer has a separate cache.
+        memory: keys and values (B, G, S, K) of the cross-attention's memory; None until they are
+            computed. The cross-attention of a layer has its own `LayerCache`.
     """
 
     def __init__(self, batch: int, capacity: int) -> None:
@@ -32,7 +32,8 @@ class LayerCache:
         self.memory: tuple[Tensor, Tensor] | None = None
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Adds keys and values (B, G, T, K); returns all S of them (B, G, S, K), as views.
+        """Appends keys and values (B, G, T, K), and returns views of those of all S positions,
+        (B, G, S, K).
 
         Raises:
             InvalidArguments: the capacity is exceeded.
@@ -58,14 +59,15 @@ class LayerCache:
             self.memory = (k.repeat_interleave(times, dim=0), v.repeat_interleave(times, dim=0))
 
     def select(self, rows: Tensor, since: int = 0) -> None:
-        """Keeps the sequences with the indices `rows` (B',), in this order; a step of beam search.
+        """Keeps only the sequences with the indices `rows` (N,), in this order, as each step of
+        beam search requires.
 
-        `memory` is unchanged if the number of sequences is: a beam is then replaced by another of
-        the same source.
+        If the number of sequences doesn't change, `memory` doesn't change either, because each beam
+        is then replaced by a beam of the same source.
 
         Args:
-            since: if the number of sequences is unchanged, the positions before it are too, where
-                the replaced and the replacing sequence are the same.
+            since: first position that is copied if the number of sequences doesn't change. At the
+                positions before it, the replaced and the replacing sequence must be the same.
         """
         same = len(rows) == self.batch
         since = since if same else 0
@@ -90,7 +92,7 @@ class LayerCache:
 
 
 class KVCache:
-    """A `LayerCache` for each layer of a model, and another for its cross-attention.
+    """A `LayerCache` for each layer of a model, and another for each layer's cross-attention.
 
     Args:
         layers: number of layers.
@@ -98,7 +100,8 @@ class KVCache:
         capacity: largest number of positions.
 
     Attributes:
-        memory_keep: (B, M), false where the cross-attention's memory is padding; or None.
+        memory_keep: (B, M), false where the cross-attention's memory is padding; None if there is
+            no padding.
     """
 
     def __init__(self, layers: int, batch: int, capacity: int) -> None:
@@ -119,14 +122,14 @@ class KVCache:
             self.memory_keep = self.memory_keep.repeat_interleave(times, dim=0)
 
     def select(self, rows: Tensor, since: int = 0) -> None:
-        """Keeps the sequences with the indices `rows` (B',); see `LayerCache.select`."""
+        """Keeps only the sequences with the indices `rows` (N,); see `LayerCache.select`."""
         if self.memory_keep is not None and len(rows) != len(self.memory_keep):
             self.memory_keep = self.memory_keep.index_select(0, rows)
         for layer in (*self.layers, *self.across):
             layer.select(rows, since)
 
     def nbytes(self) -> int:
-        """Returns the allocated bytes, over all layers."""
+        """Returns the number of allocated bytes in all layers."""
         tensors = [x for layer in self.layers for x in (layer._keys, layer._values)]
         tensors += [x for layer in self.across for x in layer.memory or ()]
         return sum(x.nbytes for x in tensors if x is not None)

@@ -10,15 +10,17 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 SHORT = 16
-"""Mean length below which documents are separated by a mask, because a call for each is slower."""
+"""Mean length in tokens below which documents are separated by a mask, because a call of the
+attention for each document is slower.
+"""
 
 
 class Documents:
     """Boundaries of the documents in packed sequences.
 
     Args:
-        first: (B, T), true at the first token of each document. A sequence's first token always
-            begins a document, such as the rest of one that was cut.
+        first: (B, T), true at the first token of each document. The first token of a sequence
+            always begins a document, which may be the rest of a document that was cut.
 
     Attributes:
         positions: (B, T), position of each token in its document, from 0.
@@ -46,7 +48,7 @@ class Documents:
 
     @property
     def lengths(self) -> Sequence[Sequence[int]]:
-        """The lengths of each sequence's documents, in order."""
+        """The lengths in tokens of each sequence's documents, in order."""
         if self._lengths is None:
             self._lengths = [row.bincount().tolist() for row in self.number]
         return self._lengths
@@ -62,15 +64,18 @@ class Documents:
         """Returns (B, 1, T, S), true where a query and a key belong to the same document.
 
         Args:
-            of: documents of the keys (B, S), matched by index; None is the documents of the
+            of: documents of the keys (B, S), matched by index; None uses the documents of the
                 queries.
         """
         keys = self if of is None else of
         return self.number[:, None, :, None] == keys.number[:, None, None, :]
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Splits vectors (B, T, D) of packed sequences into documents, (N, L, D), padded, and
-        returns them with a mask (N, L) that is false at padding.
+        """Returns the vectors of each of the N documents, (N, L, D), and a mask (N, L) that is
+        false at padding; L is the length of the longest document.
+
+        Args:
+            x: (B, T, D), vectors of the packed sequences.
         """
         lengths = [length for row in self.lengths for length in row]
         pieces = x.flatten(0, 1).split(lengths)
@@ -88,8 +93,8 @@ class Documents:
         bias: Tensor | None,
         **options: object,
     ) -> Tensor:
-        """Calls `attend` for each document, which is cheaper than masked attention over the
-        sequence.
+        """Returns the output of `attend`, called for each document separately, which is cheaper
+        than masked attention over the sequence.
 
         Args:
             bias: broadcasts to (B, H, T, T), or None.

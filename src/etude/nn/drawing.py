@@ -1,4 +1,6 @@
-"""Random numbers from a given generator, or none, in code that uses torch's global generator."""
+"""Context managers that replace or skip the random numbers of code that uses torch's global
+generator.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,8 @@ _FILLS = frozenset(
 
 
 class DrawingFrom(TorchFunctionMode):
-    """Context in which this thread's calls of `DRAWS` on the generator's device use `generator`.
+    """Context manager in which this thread's calls of the functions in `DRAWS` use `generator`, if
+    they draw on its device.
 
     Torch's global generator is shared by the whole process: loading a model must not draw from it
     while another thread trains. The numbers are those of torch's generator with the same seed. (A
@@ -53,7 +56,9 @@ class DrawingFrom(TorchFunctionMode):
 
 
 class _SkipRandomFills(TorchFunctionMode):
-    """Context in which random fills leave tensors unchanged."""
+    """Context manager in which functions that fill a tensor with random numbers leave it
+    unchanged.
+    """
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -65,17 +70,18 @@ class _SkipRandomFills(TorchFunctionMode):
 
 @contextmanager
 def shapes_only() -> Iterator[None]:
-    """Context in which modules are built without content: on torch's meta device, without random
-    fills.
+    """Context manager in which modules are built without values: on torch's meta device, without
+    random initialisation.
 
-    Random fills on that device would import torch's compiler: seconds, and 70 MB.
+    Filling a tensor with random numbers on the meta device would import torch's compiler, which
+    takes seconds and 70 MB.
     """
     with torch.device("meta"), _SkipRandomFills():
         yield
 
 
 def _device(args: Any, options: dict[str, Any]) -> torch.device:
-    """Returns the device on which a function draws."""
+    """Returns the device on which a function draws random numbers."""
     tensors = [value for value in (*args, *options.values()) if isinstance(value, torch.Tensor)]
     if tensors:
         return tensors[0].device

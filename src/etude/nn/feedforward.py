@@ -1,4 +1,4 @@
-"""Feed-forward parts: the branch of a block that transforms each position independently.
+"""Feed-forward modules: the branch of a block that transforms each position independently.
 
 Two forms: `down(activation(up(x)))`, and gated `down(activation(gate(x)) * up(x))`.
 """
@@ -16,7 +16,7 @@ from etude.nn.matrices import Matrix, whole
 
 
 class FeedForward(nn.Module, ABC):
-    """down(activation(up(x))); base class of feed-forward parts with two matrices.
+    """Base class of feed-forward modules with two matrices: down(activation(up(x))).
 
     Vaswani et al. 2017, section 3.3.
 
@@ -24,7 +24,7 @@ class FeedForward(nn.Module, ABC):
         dim: D.
         bias: whether the projections have a bias.
         dropout: dropout probability of the output.
-        hidden: F; None is 4 D.
+        hidden: F; None uses 4 D.
     """
 
     def __init__(self, *, dim: int, bias: bool, dropout: float, hidden: int | None = None) -> None:
@@ -44,20 +44,20 @@ class FeedForward(nn.Module, ABC):
         return self.dropout(self.down(self.activation(self.up(x))))
 
     def matrices(self) -> dict[str, Matrix]:
-        """Returns the purposes of its linear layers; see `etude.nn.matrices`."""
+        """Returns the purpose of each linear layer, by name; see `etude.nn.matrices`."""
         return {"up": whole("up", self.up), "down": whole("down", self.down, writes=True)}
 
 
 class ReLU(FeedForward):
-    """max(0, x), as in the original Transformer."""
+    """Feed-forward module with the activation max(0, x), as in the original Transformer."""
 
     def activation(self, x: Tensor) -> Tensor:
         return F.relu(x)
 
 
 class GELU(FeedForward):
-    """x times the standard normal distribution function of x (Hendrycks & Gimpel 2016,
-    arXiv:1606.08415).
+    """Feed-forward module with the activation GELU: x times the standard normal distribution
+    function of x (Hendrycks & Gimpel 2016, arXiv:1606.08415).
     """
 
     def activation(self, x: Tensor) -> Tensor:
@@ -65,15 +65,17 @@ class GELU(FeedForward):
 
 
 class GELUTanh(FeedForward):
-    """GELU in its tanh approximation (the same paper, section 2), as in GPT-2."""
+    """Feed-forward module with the tanh approximation of GELU (Hendrycks & Gimpel 2016,
+    arXiv:1606.08415, section 2), as in GPT-2.
+    """
 
     def activation(self, x: Tensor) -> Tensor:
         return F.gelu(x, approximate="tanh")
 
 
 class SiLU(FeedForward):
-    """x * sigmoid(x) (Hendrycks & Gimpel 2016; Ramachandran et al. 2017, arXiv:1710.05941: Swish),
-    as in Marian's models.
+    """Feed-forward module with the activation x * sigmoid(x), as in Marian's models (Hendrycks &
+    Gimpel 2016; Ramachandran et al. 2017, arXiv:1710.05941, under the name Swish).
     """
 
     def activation(self, x: Tensor) -> Tensor:
@@ -81,7 +83,9 @@ class SiLU(FeedForward):
 
 
 class SquaredReLU(FeedForward):
-    """max(0, x)^2 (So et al. 2021, arXiv:2109.08668, Primer)."""
+    """Feed-forward module with the activation max(0, x)^2, as in Primer (So et al. 2021,
+    arXiv:2109.08668).
+    """
 
     def activation(self, x: Tensor) -> Tensor:
         positive = F.relu(x)
@@ -89,7 +93,7 @@ class SquaredReLU(FeedForward):
 
 
 class GatedFeedForward(nn.Module, ABC):
-    """down(activation(gate(x)) * up(x)); base class of gated feed-forward parts.
+    """Base class of gated feed-forward modules: down(activation(gate(x)) * up(x)).
 
     Shazeer 2020 (arXiv:2002.05202), section 2.
 
@@ -97,8 +101,8 @@ class GatedFeedForward(nn.Module, ABC):
         dim: D.
         bias: whether the projections have a bias; Shazeer's have none.
         dropout: dropout probability of the output.
-        hidden: F; None is 8/3 D rounded up to a multiple of 8, so that three matrices have about
-            the size of two of 4 D.
+        hidden: F; None uses 8/3 D rounded up to a multiple of 8, so that the three matrices have
+            about as many weights as two matrices with F = 4 D.
     """
 
     def __init__(self, *, dim: int, bias: bool, dropout: float, hidden: int | None = None) -> None:
@@ -119,35 +123,37 @@ class GatedFeedForward(nn.Module, ABC):
         return self.dropout(self.down(self.activation(self.gate(x)) * self.up(x)))
 
     def matrices(self) -> dict[str, Matrix]:
-        """Returns the purposes of its linear layers; see `etude.nn.matrices`."""
+        """Returns the purpose of each linear layer, by name; see `etude.nn.matrices`."""
         gate, up = whole("gate", self.gate), whole("up", self.up)
         return {"gate": gate, "up": up, "down": whole("down", self.down, writes=True)}
 
 
 class SwiGLU(GatedFeedForward):
-    """Gated by x * sigmoid(x) (Shazeer 2020, equation 6)."""
+    """Feed-forward module gated by x * sigmoid(x) (Shazeer 2020, equation 6)."""
 
     def activation(self, x: Tensor) -> Tensor:
         return F.silu(x)
 
 
 class GEGLU(GatedFeedForward):
-    """Gated by GELU (Shazeer 2020, equation 6)."""
+    """Feed-forward module gated by GELU (Shazeer 2020, equation 6)."""
 
     def activation(self, x: Tensor) -> Tensor:
         return F.gelu(x)
 
 
 class GEGLUTanh(GatedFeedForward):
-    """Gated by GELU in its tanh approximation, as in T5 v1.1."""
+    """Feed-forward module gated by the tanh approximation of GELU, as in T5 v1.1."""
 
     def activation(self, x: Tensor) -> Tensor:
         return F.gelu(x, approximate="tanh")
 
 
 class NoFeedForward(nn.Module):
-    """No feed-forward branch, for attention-only blocks (Elhage et al. 2021, "A Mathematical
-    Framework for Transformer Circuits"). A block omits the branch and its norm.
+    """Marks a block without a feed-forward branch: the block omits the branch and its norm.
+
+    For attention-only models (Elhage et al. 2021, "A Mathematical Framework for Transformer
+    Circuits").
     """
 
     def __init__(self, *, dim: int, bias: bool, dropout: float) -> None:

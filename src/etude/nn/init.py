@@ -1,12 +1,14 @@
-"""Weight initialisations: each class fills a model in place, given its number of layers.
+"""Weight initialisations: each class fills the weights of a model in place, given the number of
+layers.
 
-All of them set biases to 0 and don't change norms (weight 1, bias 0) or the weights of position
-parts. The modules declare which layers write to the residual stream, and where queries, keys and
-values are (`etude.nn.matrices`).
+All classes set biases to 0 and leave norms (weight 1, bias 0) and the weights of position modules
+unchanged. The modules of a model declare which of their layers write to the residual stream, and
+which rows compute queries, keys and values (`etude.nn.matrices`).
 
-In muP (`etude.optim.widths`) each weight has the standard deviation of the base width, and a hidden
-matrix that times (width / base width)^(-1/2), so that it falls with the root of the number of
-inputs (Yang et al. 2022, arXiv:2203.03466, table 8). At the base width both are the same.
+In muP (`etude.optim.widths`), each weight has the standard deviation that it has at the base width.
+For hidden matrices this is multiplied by (width / base width)^(-1/2), so that it decreases with the
+square root of the number of inputs (Yang et al. 2022, arXiv:2203.03466, table 8). At the base width
+there is no difference to the standard parametrisation.
 """
 
 from __future__ import annotations
@@ -34,15 +36,15 @@ class WidthAware:
 
 @dataclass(frozen=True)
 class Weight:
-    """A weight of a linear layer or an embedding, with its initialisation sizes.
+    """A weight of a linear layer or an embedding, with the sizes that determine its initial values.
 
     Attributes:
         name: name of the layer.
-        embeds: whether it is an embedding.
-        inputs: number of columns; for an embedding, D. In muP, that of the base width.
-        outputs: number of rows; in muP, that of the base width.
+        embeds: whether the layer is an embedding.
+        inputs: number of columns; for an embedding, D. In muP, the number at the base width.
+        outputs: number of rows. In muP, the number at the base width.
         factor: factor of the standard deviation; 1 except in muP.
-        purpose: declared purpose of the layer; None if undeclared.
+        purpose: declared purpose of the layer; None if its module does not declare one.
     """
 
     name: str
@@ -59,7 +61,7 @@ class Weight:
         return self.purpose is not None and self.purpose.writes
 
     def pieces(self) -> dict[str, Tensor]:
-        """Returns the matrices in the weight, by name, which are filled separately."""
+        """Returns the matrices that the weight contains, by name; they are filled separately."""
         if self.purpose is None or self.embeds:
             return {"": self.weight}
         weight = self.weight.detach()
@@ -67,7 +69,8 @@ class Weight:
 
 
 class Normal(WidthAware):
-    """BERT's initialisation: N(0, std) for all weights (Devlin et al. 2018, arXiv:1810.04805).
+    """BERT's initialisation: all weights are normal with standard deviation `std` (Devlin et al.
+    2018, arXiv:1810.04805).
 
     The authors' code (`initializer_range`) truncates at two standard deviations; this class
     doesn't, and neither does `transformers`.
@@ -85,11 +88,11 @@ class Normal(WidthAware):
 
 
 class GPT2(Normal):
-    """GPT-2's initialisation: N(0, std), and N(0, std / sqrt(2 layers)) for the projections that
-    write to the residual stream, so that its variance does not grow with depth (Radford et al.
-    2019, section 2.3).
+    """GPT-2's initialisation: weights are normal with standard deviation `std`, or `std / sqrt(2
+    layers)` if the layer writes to the residual stream (Radford et al. 2019, section 2.3).
 
-    Each block writes to the stream twice.
+    The factor keeps the variance of the residual stream from growing with depth, as each block
+    writes to the stream twice.
     """
 
     def __call__(self, module: nn.Module, layers: int) -> None:
@@ -99,9 +102,11 @@ class GPT2(Normal):
 
 
 class Xavier(WidthAware):
-    """Glorot & Bengio 2010, equation 16: uniform with variance 2 / (fan_in + fan_out), for queries,
-    keys and values as separate matrices; embeddings N(0, 1 / sqrt(D)), as the original
-    Transformer's code multiplies them by sqrt(D).
+    """Xavier initialisation: weights are uniform with variance 2 / (fan_in + fan_out) (Glorot &
+    Bengio 2010, equation 16), where queries, keys and values are separate matrices.
+
+    Embeddings are normal with standard deviation 1 / sqrt(D), because the code of the original
+    Transformer multiplies them by sqrt(D).
     """
 
     def __call__(self, module: nn.Module, layers: int) -> None:
@@ -116,9 +121,11 @@ class Xavier(WidthAware):
 
 
 class Small(WidthAware):
-    """GPT-NeoX's initialisation (Black et al. 2022, arXiv:2204.06745, section 2.1): N(0, sqrt(2 /
-    (5 D))) ("SmallInit", Nguyen & Salazar 2019, arXiv:1910.05895), and N(0, 2 / (layers sqrt(D)))
-    for layers that write to the residual stream (Wang & Komatsuzaki 2021, the code of GPT-J).
+    """GPT-NeoX's initialisation (Black et al. 2022, arXiv:2204.06745, section 2.1).
+
+    Weights are normal with standard deviation sqrt(2 / (5 D)) ("SmallInit", Nguyen & Salazar 2019,
+    arXiv:1910.05895), or 2 / (layers sqrt(D)) if the layer writes to the residual stream (Wang &
+    Komatsuzaki 2021, the code of GPT-J).
     """
 
     def __call__(self, module: nn.Module, layers: int) -> None:
@@ -133,8 +140,8 @@ class Small(WidthAware):
 class T5(WidthAware):
     """T5's initialisation (Raffel et al. 2019, arXiv:1910.10683, and the authors' code).
 
-    Embeddings are N(0, 1); queries N(0, 1 / sqrt(D K)), which replaces the scale of the scores;
-    each other weight N(0, 1 / sqrt(fan_in)).
+    All weights are normal. The standard deviation is 1 for embeddings; 1 / sqrt(D K) for queries,
+    which replaces the scale of the scores; and 1 / sqrt(fan_in) for all others.
     """
 
     def __call__(self, module: nn.Module, layers: int) -> None:
@@ -154,7 +161,8 @@ class ZeroOutput(WidthAware):
     initially the identity (Zhang et al. 2019, arXiv:1901.09321; Jordan et al. 2024,
     modded-nanogpt).
 
-    Embeddings are N(0, embedding_std), all other matrices N(0, 1 / sqrt(fan_in)).
+    All other weights are normal, with standard deviation `embedding_std` for embeddings and
+    1 / sqrt(fan_in) for matrices.
     """
 
     def __init__(self, *, embedding_std: float = 1.0) -> None:
@@ -173,7 +181,7 @@ class ZeroOutput(WidthAware):
 
 
 def _matrices(module: nn.Module) -> Iterator[Weight]:
-    """Yields each linear layer and embedding once, by name, and sets biases to 0."""
+    """Yields the weight of each linear layer and embedding once, and sets biases to 0."""
     widths = widths_of(module)
     ratio = 1 if widths is None else widths.ratio
     known = declared(module)

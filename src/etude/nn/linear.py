@@ -1,4 +1,6 @@
-"""Linear layer x W^T + b, with the fastest kernel for the number of rows in generation on a CPU."""
+"""Linear layer x W^T + b. In generation on a CPU, it uses the kernel that is fastest for the number
+of rows of x.
+"""
 
 from __future__ import annotations
 
@@ -13,22 +15,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 SMALL = 2**18
-"""Number of weights below which torch's kernel is as fast as any: 512 x 512 is not below."""
+"""Number of weights below which no kernel is faster than torch's; 512 x 512 is not below."""
 LARGE = 3 * 2**19
-"""Number of weights from which oneDNN's kernel is faster for several rows: 768 x 2304, but not 576
-x 1536 (measured for 4, 8 and 12 rows on two cores).
+"""Number of weights from which oneDNN's kernel is faster for several rows; 768 x 2304 reaches it,
+576 x 1536 does not (measured for 4, 8 and 12 rows on two cores).
 """
 MAX_TRANSPOSED_ROWS = 5
-"""Number of rows up to which the transposed product is faster, on an AMD CPU."""
+"""Number of rows of x up to which the transposed product is faster on an AMD CPU."""
 
 Kernel = Literal["turned", "onednn", "torch"]
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Computes `F.linear`: x (..., D), weight (F, D), bias (F,) to (..., F).
+    """Returns x W^T + b, (..., F), as `F.linear` does, for x (..., D), weight (F, D), bias (F,).
 
-    In inference mode, on a CPU, in float32 and for 2 to 15 rows of x, a product that is not small
-    uses the fastest kernel for its shape; see `kernel_for`. The rounding of the sums differs.
+    In inference mode, on a CPU, in float32, for 2 to 15 rows of x and at least `SMALL` weights, the
+    fastest kernel for the shape is used; see `kernel_for`. Its sums may be rounded differently.
     """
     if weight.numel() < SMALL or not _generating(x, weight):
         return F.linear(x, weight, bias)
@@ -42,20 +44,22 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def transposed_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Computes `linear` as (W x^T)^T, so that MKL reads the weights in their memory order."""
+    """Returns x W^T + b, computed as (W x^T)^T + b, so that MKL reads the weights in memory
+    order.
+    """
     columns = x.reshape(-1, x.shape[-1]).contiguous().t()  # (D, R)
     y = torch.mm(weight, columns) if bias is None else torch.addmm(bias[:, None], weight, columns)
     return y.t().contiguous().view(*x.shape[:-1], -1)
 
 
 def kernel_for(rows: int, weights: int, vendor: str) -> Kernel:
-    """Returns the fastest kernel of a product, according to measurements.
+    """Returns the fastest kernel for a product, according to measurements.
 
     MKL, which computes torch's float32 products, needs up to three times as long for a few rows as
-    for one. On AMD CPUs it has other kernels: there, up to `MAX_TRANSPOSED_ROWS` rows are faster in
-    the transposed product, by 25 % to 40 % (a Zen 3, the shapes of GPT-2, SmolLM2-135M and
-    T5-small; not measured on Intel CPUs). oneDNN, which reads the weights once, is faster for large
-    matrices on both.
+    for one row. On AMD CPUs MKL uses different kernels: there, the transposed product is 25 % to
+    40 % faster for up to `MAX_TRANSPOSED_ROWS` rows (measured on a Zen 3 with the shapes of GPT-2,
+    SmolLM2-135M and T5-small; not measured on Intel CPUs). oneDNN, which reads the weights only
+    once, is faster for large matrices on AMD and Intel CPUs.
 
     Args:
         rows: number of rows of x.

@@ -16,9 +16,9 @@ from etude.nn.matrices import declared
 
 QUERIES = ("q", "k", "v")
 TARGETS = (*QUERIES, "qkv", "out", "gate", "up", "down")
-"""Possible targets: an attention's queries, keys, values or all three as one matrix, and its
-output; the matrices of a feed-forward part. The modules declare which layers these are
-(`etude.nn.matrices`).
+"""Matrices that can be adapted: an attention's queries, keys and values, separately or as one
+matrix (`qkv`), and its output; the matrices of a feed-forward module. The modules declare which of
+their layers these are (`etude.nn.matrices`).
 """
 
 
@@ -30,7 +30,7 @@ class LoRA:
         rank: r, rank of each adapter.
         alpha: the scale of an adapter is alpha / r.
         dropout: dropout probability of an adapter's input.
-        targets: some of `TARGETS`.
+        targets: names of the matrices to adapt, from `TARGETS`.
     """
 
     rank: int = 8
@@ -52,11 +52,13 @@ class LoRA:
 
 
 class LowRank(nn.Module):
-    """Adapter B A x of some rows of a matrix: A (r, in) is random, B (rows, r) initially zero.
+    """Low-rank adapter of some rows of a matrix, which adds B A x to their outputs.
+
+    A (r, in) is initially random, B (rows, r) initially zero.
 
     Args:
         rows: the first row, and the row after the last.
-        inputs: number of the matrix's inputs.
+        inputs: number of columns of the matrix.
         rank: r.
         like: tensor with the adapter's dtype and device.
     """
@@ -76,7 +78,7 @@ class LoRALinear(nn.Linear):
     (alpha / r) B A dropout(x) (Hu et al. 2021, equation 3).
 
     Args:
-        whole: the layer, whose parameters are shared.
+        whole: the layer to adapt; its weight and bias are shared, not copied.
         slots: rows of each adapter, by name.
         options: options of the adapters.
     """
@@ -118,7 +120,9 @@ class LoRALinear(nn.Linear):
 
     @torch.no_grad()
     def merged(self) -> nn.Linear:
-        """Returns an equivalent `nn.Linear`; it shares the weight, which is changed in place."""
+        """Returns an equivalent `nn.Linear`, which shares this layer's weight; the adapters are
+        added to the weight in place.
+        """
         for change in self.changes.values():
             first, last = change.rows
             self.weight[first:last] += self.scale * (change.b @ change.a)
@@ -136,7 +140,7 @@ def adapt(module: nn.Module, options: LoRA) -> list[str]:
         The names of the adapted layers.
 
     Raises:
-        InvalidArguments: the model lacks one of the targets.
+        InvalidArguments: the model does not contain one of the targets.
     """
     targets = list(_targets(module, options.targets))
     checks = Checks()
@@ -164,7 +168,7 @@ def merge(module: nn.Module) -> nn.Module:
 
 
 def adapted(module: nn.Module) -> dict[str, LoRALinear]:
-    """Returns the adapted layers by name."""
+    """Returns the layers with low-rank adapters, by name."""
     return {name: part for name, part in module.named_modules() if isinstance(part, LoRALinear)}
 
 

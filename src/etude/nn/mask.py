@@ -1,4 +1,4 @@
-"""Masks: the visibility of keys to queries."""
+"""Masks: which keys each query attends to."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from etude.errors import Checks
 
 
 class Mask:
-    """Base class of masks.
+    """Base class of masks, which determine the keys that each query attends to.
 
     Attributes:
-        causal: whether no query sees a later key.
-        cacheable: whether a position's output is independent of the tokens that follow.
-        everywhere: whether the mask is the same at any starting position of a text in a sequence.
+        causal: whether later keys are hidden from every query.
+        cacheable: whether the output at a position is independent of the tokens that follow.
+        everywhere: whether the mask of a text is the same wherever the text starts in a sequence.
     """
 
     causal: bool = False
@@ -22,30 +22,32 @@ class Mask:
     everywhere: bool = True
 
     def seen(self, T: int, S: int, device: torch.device | None = None) -> Tensor | None:
-        """Returns a mask (T, S), true where one of the last T of S positions may see key j.
-
-        None means that `causal` alone describes the mask.
+        """Returns the mask (T, S) of the queries at the last T of S positions, true where a query
+        may attend to a key; None if `causal` alone describes the mask.
         """
         return None
 
 
 class Causal(Mask):
-    """Query i sees the keys j <= i: a decoder's mask (Vaswani et al. 2017, section 3.2.3)."""
+    """Causal mask of a decoder: query i attends to the keys j <= i (Vaswani et al. 2017, section
+    3.2.3).
+    """
 
     causal = True
     cacheable = True
 
 
 class Bidirectional(Mask):
-    """Every query sees every key: an encoder's mask."""
+    """Mask of an encoder: every query attends to every key."""
 
 
 class SlidingWindow(Mask):
-    """Query i sees the last `window` keys j <= i, including itself (Beltagy et al. 2020,
-    arXiv:2004.05150, section 3.1; as Mistral 7B, Jiang et al. 2023, arXiv:2310.06825).
+    """Causal mask with a sliding window: query i attends to the last `window` keys j <= i,
+    including its own (Beltagy et al. 2020, arXiv:2004.05150, section 3.1; Mistral 7B, Jiang et al.
+    2023, arXiv:2310.06825).
 
     Args:
-        window: number of visible keys.
+        window: number of keys that a query attends to.
     """
 
     causal = True
@@ -64,8 +66,9 @@ class SlidingWindow(Mask):
 
 
 class Prefix(Mask):
-    """The first `length` tokens see each other, the others the tokens before them (Raffel et al.
-    2019, arXiv:1910.10683, section 3.2.1, "prefix LM").
+    """Prefix mask: the first `length` tokens attend to each other, every later token attends to
+    itself and the tokens before it (Raffel et al. 2019, arXiv:1910.10683, section 3.2.1, "prefix
+    LM").
 
     With a cache, the first call must contain the whole prefix. Packed documents are not supported,
     because each would need its own prefix.
@@ -90,7 +93,7 @@ class Prefix(Mask):
 
 
 def causal_mask(T: int, S: int, device: torch.device | None = None) -> Tensor:
-    """Returns (T, S), true where query i, at position S - T + i, may see key j."""
+    """Returns the causal mask (T, S), true where key j is not after query i, at S - T + i."""
     return torch.ones(T, S, dtype=torch.bool, device=device).tril(S - T)
 
 
@@ -100,5 +103,5 @@ def hide_later(bias: Tensor, T: int, S: int) -> Tensor:
 
 
 def own_key(T: int, S: int, device: torch.device | None = None) -> Tensor:
-    """Returns (T, S), true where key j is at the query's own position."""
+    """Returns a mask (T, S), true where a key is at the query's own position."""
     return torch.ones(T, S, dtype=torch.bool, device=device).tril(S - T).triu(S - T)

@@ -1,11 +1,11 @@
-"""Purposes of a model's linear layers, as declared by the modules that own them.
+"""Purposes of a model's linear layers, as declared by the modules that contain the layers.
 
-An attention or a feed-forward part has a method `matrices()` that returns a `Matrix` for each of
+An attention or feed-forward module has a method `matrices()` that returns a `Matrix` for each of
 its linear layers, by the layer's name. Low-rank adaptation (`etude.nn.lora`), initialisation
-(`etude.nn.init`) and muP use it, so layers may have any name.
+(`etude.nn.init`) and muP use these declarations, so layers may have any name.
 
-In a module without the method, five names are recognised: `out` and `down` write to the residual
-stream, `gate` and `up` don't, `qkv` computes queries, keys and values.
+In a module without the method, five names of layers are recognised: `out` and `down` write to the
+residual stream, `gate` and `up` don't, and `qkv` computes queries, keys and values.
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ Rows = tuple[int, int]
 
 @dataclass(frozen=True)
 class Matrix:
-    """Purpose of a linear layer.
+    """Purpose of a linear layer: the matrices that it contains, and where its output goes.
 
     Attributes:
-        pieces: row ranges of the matrices in the layer, in order: the first row, and the row after
-            the last, by name. They cover the layer. Targets of low-rank adaptation are `q`, `k`,
-            `v` and `out` of an attention, `gate`, `up` and `down` of a feed-forward part.
-        writes: whether its output is added to the residual stream.
-        head_dim: K, if a piece `q` computes queries; at muP's base width.
+        pieces: row range of each matrix in the layer by the matrix's name: the first row, and the
+            row after the last. The ranges are in order and cover the layer. Low-rank adaptation
+            uses the names `q`, `k`, `v` and `out` of an attention, and `gate`, `up` and `down` of a
+            feed-forward module.
+        writes: whether the layer's output is added to the residual stream.
+        head_dim: K (in muP, at the base width) if a piece `q` computes queries; otherwise None.
     """
 
     pieces: Mapping[str, Rows]
@@ -60,7 +61,7 @@ def declared(module: nn.Module) -> dict[str, Matrix]:
     """Returns the purposes of a model's linear layers, by name; layers without one are omitted.
 
     Raises:
-        InvalidArguments: a declaration that does not match its layer.
+        InvalidArguments: a declaration does not match its layer.
     """
     purposes: dict[str, Matrix] = {}
     checks = Checks()
@@ -75,6 +76,7 @@ def declared(module: nn.Module) -> dict[str, Matrix]:
             expected = "a linear layer, as declared by matrices()"
             if checks.that(isinstance(layer, nn.Linear), full, layer, expected):
                 rows, expected = layer.out_features, f"pieces that cover {layer.out_features} rows"
+                expected += " without gaps"
                 checks.that(_cover(matrix, rows), full, dict(matrix.pieces), expected)
             purposes[full] = matrix
     checks.done()
@@ -82,7 +84,7 @@ def declared(module: nn.Module) -> dict[str, Matrix]:
 
 
 def declares(module: Any) -> bool:
-    """Returns whether a module declares the purposes of its layers."""
+    """Returns whether a module declares the purposes of its layers, by a method `matrices`."""
     return callable(getattr(type(module), "matrices", None))
 
 

@@ -1,4 +1,4 @@
-"""Available memory of the machine, within the limits of this process, or of a GPU."""
+"""Memory of the machine that this process may use, and memory of a GPU."""
 
 from __future__ import annotations
 

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 
 class LayerNorm(nn.LayerNorm):
-    """weight * (x - mean) / sqrt(variance + eps) + bias, over the last dimension (Ba et al. 2016,
-    arXiv:1607.06450).
+    """Layer normalisation over the last dimension: weight * (x - mean) / sqrt(variance + eps) +
+    bias (Ba et al. 2016, arXiv:1607.06450).
 
     Args:
         dim: D.
@@ -21,8 +21,8 @@ class LayerNorm(nn.LayerNorm):
 
 
 class RMSNorm(nn.RMSNorm):
-    """weight * x / sqrt(mean(x^2) + eps), over the last dimension (Zhang & Sennrich 2019,
-    arXiv:1910.07467, equation 4).
+    """RMS normalisation over the last dimension: weight * x / sqrt(mean(x^2) + eps) (Zhang &
+    Sennrich 2019, arXiv:1910.07467, equation 4).
 
     Args:
         dim: D.
@@ -34,9 +34,10 @@ class RMSNorm(nn.RMSNorm):
 
 
 class OffsetRMSNorm(nn.RMSNorm):
-    """(1 + weight) * x / sqrt(mean(x^2) + eps): an `RMSNorm` with gain 1 + weight, where the weight
-    is initially 0 (Gemma Team 2024, arXiv:2403.08295, and the authors' code). Computed in float32
-    or higher.
+    """RMS normalisation with the gain 1 + weight: (1 + weight) * x / sqrt(mean(x^2) + eps).
+
+    The weight is initially 0 (Gemma Team 2024, arXiv:2403.08295, and the authors' code). Computed
+    in float32 or higher.
 
     Args:
         dim: D.
@@ -57,7 +58,7 @@ class OffsetRMSNorm(nn.RMSNorm):
 
 
 class NoNorm(nn.Module):
-    """The identity."""
+    """The identity, for models without normalisation."""
 
     def __init__(self, *, dim: int, bias: bool) -> None:
         super().__init__()
@@ -68,7 +69,7 @@ class NoNorm(nn.Module):
 
 @torch.no_grad()
 def multiply(norm: nn.Module, factor: float) -> None:
-    """Multiplies a norm's output by a factor, in place."""
+    """Changes the parameters of a norm in place, so that its output is multiplied by a factor."""
     for parameter in norm.parameters():
         if isinstance(norm, OffsetRMSNorm):
             parameter.copy_((1 + parameter) * factor - 1)

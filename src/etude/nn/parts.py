@@ -1,7 +1,7 @@
-"""Optional arguments of a part's factory.
+"""Optional arguments of the factories that build a model's modules.
 
-A constructor that names `layer` (the index of its block, from 0) or `layers` (the number of blocks)
-receives it.
+A factory with a parameter `layer` receives the index of its block, from 0; a factory with a
+parameter `layers` receives the number of blocks.
 """
 
 from __future__ import annotations
@@ -12,19 +12,22 @@ from functools import partial
 from typing import Any
 
 Part = Callable[..., Any]
-"""A class, a function, a `functools.partial` of one, or an object with `unset_arguments`."""
+"""Factory of a module: a class, a function, a `functools.partial` of a class or function, or an
+object with a method `unset_arguments`.
+"""
 
 
 def accepted_arguments(part: Part, **offered: Any) -> dict[str, Any]:
-    """Returns the offered arguments that the part names and that are not set already."""
+    """Returns those of the offered arguments that the factory accepts and that are not set yet."""
     names = unset_arguments(part)
     return {name: value for name, value in offered.items() if name in names}
 
 
 def unset_arguments(part: Part) -> frozenset[str]:
-    """Returns the names of a part's arguments that are not set yet.
+    """Returns the names of a factory's arguments that are not set yet.
 
-    A factory of another kind has a method of this name (`etude.config.nodes.Factory`).
+    If the factory has a method `unset_arguments` (`etude.config.nodes.Factory`), the method returns
+    the names.
     """
     if isinstance(part, partial):
         return unset_arguments(part.func) - part.keywords.keys()

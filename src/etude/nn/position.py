@@ -1,7 +1,7 @@
-"""Position parts: encodings of the order of tokens.
+"""Position modules: encodings of the order of tokens.
 
-A position part may act on the embeddings (`embed`), on queries and keys (`rotate`), and on the
-attention scores (`bias`). By default, each of these changes nothing.
+A position module may act on the embeddings (`embed`), on queries and keys (`rotate`), and on the
+attention scores (`bias`). By default, none of these methods changes anything.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from etude.errors import Checks, InvalidArguments, Problem
 
 
 class Position(nn.Module):
-    """Base class of position parts, without any position information.
+    """Base class of position modules; it adds no position information itself.
 
     The model passes the arguments below to each part. The base class ignores them, so a custom
     constructor need not pass them on.
@@ -31,7 +31,7 @@ class Position(nn.Module):
         head_dim: K; None is D / H.
 
     Attributes:
-        given: names of the model's arguments; see `etude.config.constructors`.
+        given: names of the arguments that the model passes; see `etude.config.constructors`.
         limit: length of the longest supported sequence; None for any length.
         bounded: whether each position has its own row of weights, which limits the length.
         causal: whether queries don't see later keys; set by the model.
@@ -77,11 +77,11 @@ class Position(nn.Module):
         """Rescales the initial weights to those of muP's base width.
 
         Args:
-            ratio: the width over the base width.
+            ratio: the width divided by the base width.
         """
 
     def bias(self, T: int, S: int, like: Tensor) -> Tensor | None:
-        """Returns the bias (H, T, S) of the scores of the last T of S positions, or None.
+        """Returns the bias (H, T, S) of the scores of the last T of S positions; None for no bias.
 
         Args:
             like: a tensor with the device and the dtype of the bias.
@@ -90,13 +90,13 @@ class Position(nn.Module):
 
 
 def embeds(position: Position) -> bool:
-    """Returns whether a part acts on the embeddings."""
+    """Returns whether a position module acts on the embeddings."""
     return type(position).embed is not Position.embed
 
 
 class NoPosition(Position):
-    """No position information: a causal model can still count (Haviv et al. 2022,
-    arXiv:2203.16634).
+    """Position module that adds no position information; a causal model can still infer positions
+    (Haviv et al. 2022, arXiv:2203.16634).
     """
 
     def __init__(
@@ -108,16 +108,16 @@ class NoPosition(Position):
 class Learned(Position):
     """A learned vector for each position, added to the embedding (Radford et al. 2019).
 
-    Initialised with N(0, std).
+    The vectors are initially normal with standard deviation `std`.
 
     Args:
-        offset: row of the first position; earlier rows are not used. 2 in RoBERTa, whose positions
-            begin after the padding's.
+        offset: row of the weight for the first position; earlier rows are not used. It is 2 in
+            RoBERTa, which numbers positions from the padding token's id + 1.
         std: initial standard deviation; 0.02 as in GPT-2. With much larger embeddings, positions
             initially have little effect.
 
     Raises:
-        InvalidArguments: in `embed`, for a sequence longer than `max_length`.
+        InvalidArguments: in `embed`, if the sequence is longer than `max_length`.
     """
 
     bounded = True
@@ -156,9 +156,10 @@ class Learned(Position):
 
 
 class Sinusoidal(Position):
-    """Sines and cosines of geometric frequencies, added to the embedding; any length.
+    """Sines and cosines of the position, at geometrically spaced frequencies, added to the
+    embedding.
 
-    Vaswani et al. 2017, section 3.5:
+    Supports sequences of any length. Vaswani et al. 2017, section 3.5:
     PE[t, 2i] = sin(t / 10000^(2i/D)), PE[t, 2i+1] = cos(t / 10000^(2i/D)).
 
     Args:
@@ -186,11 +187,12 @@ class Sinusoidal(Position):
 
 
 class Rotary(Position):
-    """Rotates queries and keys by angles proportional to the position, so that a score depends on
-    the distance only; any length.
+    """Rotary position embedding (RoPE): rotates queries and keys by angles proportional to the
+    position, so that a score depends only on the distance between query and key.
 
-    Su et al. 2021 (arXiv:2104.09864), equation 34, with Llama's layout: plane i is spanned by the
-    coordinates i and i + K/2 of a head, and rotated at position t by t * base^(-2i/K).
+    Supports sequences of any length. Su et al. 2021 (arXiv:2104.09864), equation 34, with Llama's
+    layout: plane i is spanned by the coordinates i and i + K/2 of a head, and rotated at position t
+    by t * base^(-2i/K).
 
     Args:
         base: determines the slowest frequency; larger for longer contexts.
@@ -198,7 +200,7 @@ class Rotary(Position):
             GPT-NeoX (Black et al. 2022, arXiv:2204.06745, section 2.1).
 
     Raises:
-        InvalidArguments: an odd width.
+        InvalidArguments: the rotated width is odd, or an argument is out of range.
     """
 
     def __init__(
@@ -222,7 +224,7 @@ class Rotary(Position):
             checks.that(K % 2 == 0, key, value, f"an even width for each of {heads} heads, not {K}")
         else:
             is_even = width > 0 and width % 2 == 0
-            expected = f"a fraction of the head width {K} that is even, not {width}"
+            expected = f"a fraction that rotates an even number of a head's {K} values, not {width}"
             checks.that(is_even, "fraction", fraction, expected)
         checks.done()
         self.width, self.base = width, base
@@ -260,7 +262,7 @@ class LinearRotary(Rotary):
     Chen et al. 2023, arXiv:2306.15595, equation 5).
 
     Args:
-        factor: the new length over the length of the previous training.
+        factor: the new sequence length divided by the sequence length of the previous training.
     """
 
     def __init__(
@@ -295,7 +297,7 @@ class Llama3Rotary(Rotary):
         factor: divisor of slow frequencies.
         low, high: a frequency with fewer than `low` turns in `original_length` positions is slow,
             one with more than `high` is fast.
-        original_length: length of the previous training.
+        original_length: sequence length of the previous training, in tokens.
     """
 
     def __init__(
@@ -331,16 +333,17 @@ class Llama3Rotary(Rotary):
 
 
 class RelativeBias(Position):
-    """A learned bias of the scores for each head and bucket of distances; any length.
+    """A learned bias of the scores for each head and each bucket of distances, as in T5.
 
-    Raffel et al. 2019 (arXiv:1910.10683), section 2.1. Half of a direction's buckets contain one
-    distance each, the others ranges that grow logarithmically up to `max_distance`; the last one
-    contains all larger distances. In a bidirectional model half of the buckets are for keys after
-    the query. All layers share the biases.
+    Raffel et al. 2019 (arXiv:1910.10683), section 2.1. In each direction, half of the buckets
+    contain one distance each; the others contain ranges that grow logarithmically up to
+    `max_distance`, and the last bucket also contains all larger distances. In a bidirectional
+    model, half of the buckets are for keys after the query. All layers share the biases. Supports
+    sequences of any length.
 
     Args:
         buckets: number of buckets.
-        max_distance: start of the last bucket.
+        max_distance: distance from which all distances are in the last bucket.
     """
 
     def __init__(
@@ -377,7 +380,7 @@ class RelativeBias(Position):
         return rows[distance + S - 1].permute(2, 0, 1)
 
     def bucket(self, distance: Tensor) -> Tensor:
-        """Returns the bucket of each distance key - query (any shape), an integer."""
+        """Returns the index of the bucket of each distance, key position minus query position."""
         n, first = self.buckets, torch.zeros_like(distance)
         if not self.causal:
             n //= 2
@@ -396,12 +399,13 @@ _MOST_HEADS = 2**20
 
 
 class ALiBi(Position):
-    """Lowers the score of a key in proportion to its distance (Press et al. 2021, arXiv:2108.12409,
-    section 3); any length.
+    """Attention with linear biases: lowers the score of a key in proportion to its distance from
+    the query (Press et al. 2021, arXiv:2108.12409, section 3).
 
-    The slopes of H heads are 2^(-8/H), 2^(-16/H), ...; where H is not a power of two, those of the
-    power n below, then every other one of 2n, as in the authors' code. In a bidirectional model the
-    distance counts in both directions.
+    The slopes of H heads are 2^(-8/H), 2^(-16/H), ... If H is not a power of two, the slopes are
+    those of n heads, where n is the next lower power of two, followed by every second slope of 2n
+    heads, as in the authors' code. In a bidirectional model the distance counts in both directions.
+    Supports sequences of any length.
     """
 
     def __init__(
@@ -409,7 +413,7 @@ class ALiBi(Position):
     ) -> None:
         super().__init__()
         checks = Checks()
-        checks.that(0 < heads <= _MOST_HEADS, "heads", heads, f"1 to {_MOST_HEADS:,}")
+        checks.that(0 < heads <= _MOST_HEADS, "heads", heads, f"1 to {_MOST_HEADS:,} heads")
         checks.done()
         self.slopes = alibi_slopes(heads)
 
@@ -423,7 +427,7 @@ class ALiBi(Position):
 
 
 def alibi_slopes(heads: int) -> list[float]:
-    """Returns the slope of each head, the steepest first within a power of two."""
+    """Returns the slope of each head; see `ALiBi`."""
     n = 2 ** int(math.log2(heads))
     slopes = [2 ** (-8 * (h + 1) / n) for h in range(n)]
     return slopes + [2 ** (-4 * (h + 1) / n) for h in range(0, 2 * (heads - n), 2)]
@@ -457,9 +461,9 @@ _FIRST_ROWS = 2**16
 class _Table:
     """A function of the position, tabulated in float64 and cached in the caller's dtype.
 
-    Not a buffer of the module: `model.bfloat16()` would round it, `to_empty()` would leave it
-    undefined. It has the device and the dtype of its caller's tensors, and doubles for a longer
-    sequence.
+    The table is not a buffer of the module, because `model.bfloat16()` would round it and
+    `to_empty()` would leave it undefined. It is on the device of the caller's tensors, and its
+    length at least doubles when a longer sequence is needed.
     """
 
     def __init__(self, rows: Callable[[Tensor], Tensor], size: int) -> None:
@@ -472,8 +476,10 @@ class _Table:
         self.size = max(self.size, length)
 
     def __call__(self, start: int | Tensor, T: int, like: Tensor) -> Tensor:
-        """Returns the rows start to start + T - 1, or those of positions (B, T) as (B, T, ...); on
-        `like`'s device, in its dtype or float32.
+        """Returns the rows from `start` to `start + T - 1`; if `start` contains positions (B, T),
+        their rows, (B, T, ...).
+
+        The rows are on the device of `like`, in its dtype or in float32 if that is more precise.
         """
         dtype = torch.promote_types(like.dtype, torch.float32)
         stop = self.size if isinstance(start, Tensor) else start + T

@@ -1,4 +1,6 @@
-"""Builds the parts of a run from its config and reports all errors at once."""
+"""Builds the objects of a run (data, optimizer, ...) from its config, and reports all errors at
+once.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ from etude.training.trainer import Trainer
 
 @dataclass
 class Parts:
-    """Parts of a run before the data is prepared, without the model."""
+    """Objects that a run's config describes, except the model, before the data is prepared."""
 
     data: Any
     optimizer: Any
@@ -36,7 +38,7 @@ def check_all(config: DictConfig) -> CheckedConfig:
     """Checks a config like `etude.config.checks.check`, and adds the errors of the constructors.
 
     Raises:
-        RequestError: Contains every error in keys, types and values.
+        RequestError: The config has errors; contains all errors in keys, types and values.
     """
     try:
         return check(config)
@@ -58,12 +60,14 @@ def check_all(config: DictConfig) -> CheckedConfig:
 
 
 def build_parts(checked: CheckedConfig) -> Parts:
-    """Builds the parts of a run and checks that they fit together.
+    """Builds the objects of a run, except the model, and checks that they are compatible.
 
-    Of the model, one layer, or one of each kind, is built on the meta device for the checks.
+    For these checks, a model with one layer, or one period of the pattern of layer kinds, is built
+    on the meta device.
 
     Raises:
-        RequestError: Contains the errors of all constructors and all incompatibilities.
+        RequestError: The config has errors; contains the errors of all constructors and all
+            incompatibilities.
     """
     problems: list[Problem] = []
 

@@ -44,7 +44,7 @@ class FolderCheckpointIO(CheckpointIO):
             checkpoint: Lightning's checkpoint.
             path: Folder of the checkpoint.
             storage_options: `metrics`: result of `MetricsFile.sync`, which describes the rows that
-                are on the disk before the checkpoint is.
+                were written to the disk before the checkpoint.
         """
         weights = {
             name.removeprefix(_PREFIX): tensor.contiguous()
@@ -110,7 +110,8 @@ def _is_full_disk(error: Exception) -> bool:
 
 
 def must_be_stored(file: IO[bytes], path: Path) -> None:
-    """Checks that a `state.pt` is not compressed: its content could be far larger than the file.
+    """Checks that a `state.pt` is not compressed, because compressed content could be far larger
+    than the file.
 
     Raises:
         RequestError: The file is compressed, or is not an archive written by `torch.save`.
@@ -140,7 +141,7 @@ def load_mean(folders: Sequence[Path]) -> dict[str, torch.Tensor]:
 
     Vaswani et al. 2017, section 6.1, average the last checkpoints of a run. Sums are computed in
     double precision, and the mean has the dtype of the weights. Tensors that are not floating-point
-    are those of the last checkpoint. The two matrices of a low-rank adapter are averaged
+    are copied from the last checkpoint. The two matrices of a low-rank adapter are averaged
     separately.
 
     Raises:
@@ -165,7 +166,9 @@ _TIED = "same as: "
 def _deduplicate(
     weights: dict[str, torch.Tensor],
 ) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Returns the weights without duplicate names of tied ones, and the metadata of the latter."""
+    """Returns each distinct weight under one of its names, and metadata with the other names of
+    tied weights.
+    """
     first: dict[tuple[int, int, tuple[int, ...]], str] = {}
     unique, tied = {}, {}
     for name, tensor in weights.items():
@@ -179,7 +182,7 @@ def _deduplicate(
 
 
 def _read(file: Path) -> dict[str, torch.Tensor]:
-    """Reads all weights by name, with tied ones under each of their names."""
+    """Returns all weights by name; a tied weight is under each of its names."""
     with opening.open_file(file, opening.WEIGHTS) as held:
         descriptor = f"/dev/fd/{held.fileno()}"  # the library opens only paths
         weights = load_file(descriptor)

@@ -2,7 +2,7 @@
 
 The layers of a model are alike, so each layer is compiled separately and the compiled code is
 shared; a model without a list of layers is compiled as a whole. Modules are compiled in place,
-which keeps the names of weights. Validation, generation and loaded records don't use the compiled
+which keeps the names of weights. Validation, generation and loaded runs don't use the compiled
 code, so that `evaluate` reproduces the metrics of the validation.
 """
 
@@ -29,7 +29,7 @@ def compiled(model: nn.Module, wanted: bool = True) -> Iterator[None]:
 
     Args:
         model: Model to compile in place.
-        wanted: Whether to compile; false does not load the compiler.
+        wanted: Whether to compile; if false, the compiler is not loaded.
     """
     if not wanted:
         yield
@@ -60,10 +60,11 @@ def eager(model: nn.Module) -> Iterator[None]:
 
 
 class FirstBatch(pl.Callback):
-    """Runs the first batch without compilation, so that the model builds its cached tables.
+    """Callback that runs the first batch without compilation, so that the model builds its cached
+    tables.
 
-    Otherwise the first layer would be compiled with the code that builds them, and the second layer
-    would be compiled again.
+    Otherwise the first layer would be compiled with the code that builds the tables, and the second
+    layer would be compiled again.
     """
 
     def __init__(self) -> None:

@@ -1,9 +1,9 @@
-"""Counts the parameters, operations and memory of a config's model on models of a few layers.
+"""Counts the parameters, FLOPs and memory of a config's model, from models with a few layers.
 
 Layers are alike or repeat a pattern, so parameters, operations and bytes grow by the same amount
-with each period, and two depths determine those of any depth. A model of a billion layers is
-counted as fast as one of four. If a module receives the index of its layer, layers may differ: such
-a model is counted as a whole, up to `_MAX_COUNTED` layers.
+with each period of the pattern, and the counts at two depths determine those at any depth. A model
+of a billion layers is counted as fast as a model of four layers. If a module receives the index of
+its layer, layers may differ: such a model is counted as a whole, up to `_MAX_COUNTED` layers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _LINEAR_FROM = 3
 _MAX_COUNTED = 256
 
 Build = Callable[[Node], Any]
-"""Builds a model from its node, with the sizes of the data."""
+"""Builds a model from its config node, with the sizes of the data."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class ParameterCounts:
     Attributes:
         total: Number of all parameters.
         trained: Number of trainable parameters.
-        per_layer: Number of parameters that one more of `model.layers` adds, averaged over a
-            pattern; 0 for a model without that argument.
+        per_layer: Number of parameters that one more layer adds, averaged over the pattern of layer
+            kinds; 0 for a model without the argument `layers`.
     """
 
     total: int
@@ -44,11 +44,12 @@ class ParameterCounts:
 
 
 def with_layers(node: Node, layers: int) -> Node:
-    """Limits the layers of a model's node; the node of a custom class is returned unchanged.
+    """Returns a model's node with at most `layers` layers; a custom class's node is unchanged.
 
     Args:
-        node: Node of the model.
-        layers: Maximum number of layers, or of periods of its pattern, in encoder and decoder each.
+        node: Config node of the model.
+        layers: Maximum number of layers in the encoder and in the decoder; with a pattern of layer
+            kinds, the maximum number of its periods.
     """
     most = layers * _period(node)
     return _replace_layers(
@@ -57,12 +58,12 @@ def with_layers(node: Node, layers: int) -> Node:
 
 
 def count_parameters(node: Node, build: Build, lora: LoRA | None = None) -> ParameterCounts:
-    """Counts the parameters of a model without building it.
+    """Returns the numbers of parameters of a model, without allocating memory for them.
 
     Args:
-        node: Node of the model.
+        node: Config node of the model.
         build: Builds a model from a node.
-        lora: Options of a low-rank adaptation.
+        lora: Options of a low-rank adaptation; None for a model without adapters.
 
     Raises:
         RequestError: A tensor is larger than 2**63 bytes.
@@ -87,10 +88,10 @@ def count_parameters(node: Node, build: Build, lora: LoRA | None = None) -> Para
 
 
 def count_cost(node: Node, build: Build, **options: Any) -> Cost:
-    """Returns the cost of a model as counted by `etude.models.cost.cost`.
+    """Returns the FLOPs and memory of a training step of a model, as `etude.models.cost.cost` does.
 
     Args:
-        node: Node of the model.
+        node: Config node of the model.
         build: Builds a model from a node.
         **options: Arguments of `etude.models.cost.cost`.
 
@@ -110,7 +111,7 @@ def count_cost(node: Node, build: Build, **options: Any) -> Cost:
 
 
 def build_addressable(build: Build, node: Node) -> Any:
-    """Builds the model of a node.
+    """Builds the model of a config node.
 
     Raises:
         RequestError: A tensor is larger than 2**63 bytes.
@@ -138,7 +139,7 @@ def _layer_counts(node: Node) -> dict[str, int]:
 
 
 def _period(node: Node) -> int:
-    """Returns the number of layers after which their pattern repeats."""
+    """Returns the number of layers after which the pattern of layer kinds repeats."""
     pattern = node.arguments.get("pattern")
     return len(pattern) if isinstance(pattern, list) and pattern else 1
 
@@ -167,9 +168,9 @@ def _extrapolate(
     """Returns `count(node)`, extrapolated from models of few layers.
 
     Args:
-        node: Node of the model.
-        count: Counts a model; grows linearly from `first` layers on.
-        first: Minimum number of layers of the smaller model; the larger has one period more.
+        node: Config node of the model.
+        count: Function that counts a model; its results grow linearly from `first` layers on.
+        first: Minimum number of layers of the smaller model; the larger model has one period more.
     """
     layer_counts, period = _layer_counts(node), _period(node)
     first = max(first, period)

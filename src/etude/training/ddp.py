@@ -55,7 +55,8 @@ class _OneMachine(ClusterEnvironment):
 
 
 class SharedSteps(DDPStrategy):
-    """DDP strategy for ranks that have already joined; rank 0 can save alone.
+    """Lightning's DDP strategy for ranks that have already joined the process group; rank 0 can
+    save alone.
 
     Args:
         rank: Rank of this process.
@@ -77,15 +78,18 @@ class SharedSteps(DDPStrategy):
         self.set_world_ranks()
 
     def barrier(self, *args: Any, **kwargs: Any) -> None:
-        """Waits for all ranks, except after a save, as only rank 0 saves after a signal."""
+        """Waits for all ranks; does not wait after a checkpoint, because after a signal only rank 0
+        saves one.
+        """
         name = args[0] if args else kwargs.get("name")
         if name != "Trainer.save_checkpoint":
             super().barrier(*args, **kwargs)
 
     def validation_step(self, *args: Any, **kwargs: Any) -> Any:
-        """Validates without DDP's `forward`.
+        """Runs the module's validation step without DDP's `forward`.
 
-        DDP may synchronise buffers in it, but ranks validate different numbers of batches.
+        DDP's `forward` may synchronise buffers of all ranks, but the ranks validate different
+        numbers of batches.
         """
         module: Any = self.lightning_module
         with self.precision_plugin.val_step_context():
@@ -93,12 +97,13 @@ class SharedSteps(DDPStrategy):
 
 
 class SettledBuckets(pl.Callback):
-    """Makes DDP rebuild its buckets before the first step instead of after it.
+    """Callback that makes DDP rebuild its gradient buckets before the first step, not after it.
 
     DDP sums gradients in buckets, which it rebuilds after the first backward pass. The position of
-    a gradient in its bucket determines the order in which three or more ranks are summed, so the
-    first step of a continued run would be rounded differently from that of an uninterrupted one.
-    Therefore each process starts with a backward pass whose gradients are discarded.
+    a gradient in its bucket determines the order in which the gradients of three or more ranks are
+    summed, so the first step of a continued run would be rounded differently from the same step of
+    an uninterrupted run. Therefore each process starts with a backward pass whose gradients are
+    discarded.
     """
 
     def __init__(self) -> None:
@@ -120,7 +125,7 @@ def disable_sigterm_handling(trainer: pl.Trainer) -> None:
     """Disables Lightning's handling of SIGTERM.
 
     Lightning would broadcast and read a tensor at every step to detect the signal. Rank 0 has its
-    own handlers, and the other ranks end with it.
+    own signal handlers, and the other ranks end when rank 0 ends.
     """
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
@@ -176,7 +181,7 @@ def leave(*, broken: bool = False) -> None:
     """Leaves the process group.
 
     Args:
-        broken: Whether other ranks may have failed; then none is waited for.
+        broken: Whether other ranks may have failed; if so, this process does not wait for them.
     """
     if not dist.is_initialized():
         return

@@ -57,10 +57,11 @@ class Devices:
             self.stated != 0,
             "devices",
             self.devices,
-            "auto, a number of devices of at least 1, or a list of different GPUs such as [0,1]",
+            "auto, a number of devices (1 or more), or a list of different GPU indices, such as "
+            "[0,1]",
         )
         if isinstance(self.devices, list):
-            expected = "a number with trainer.accelerator=cpu"
+            expected = "a number of devices, not a list, with trainer.accelerator=cpu"
             checks.that(self.accelerator != "cpu", "devices", self.devices, expected)
         if self.stated is None or self.stated <= 1:
             expected = "auto, or ddp for several devices"
@@ -72,14 +73,14 @@ class Devices:
                 "strategy",
                 self.strategy,
                 f"ddp or auto with devices = {self.devices}",
-                "each device holds the whole model",
+                "Étude supports only strategies in which each device holds the whole model",
             )
         checks.that(
             num_nodes == 1,
             "num_nodes",
             num_nodes,
             "1, as a run uses one machine",
-            "set trainer=ddp trainer.devices=N to use several of its devices",
+            "set trainer=ddp trainer.devices=N to use several devices of the machine",
         )
 
     def check(self) -> None:
@@ -96,7 +97,8 @@ class Devices:
             return  # the processes run on the CPU
         highest = max(self.devices) if isinstance(self.devices, list) else self.processes - 1
         if highest >= gpus:
-            expected = f"devices of this machine, which has {gpus or 'no'} GPUs that torch can use"
+            count = f"{gpus or 'no'} GPU{'' if gpus == 1 else 's'}"
+            expected = f"devices of this machine, which has {count} that torch can use"
             hint = "set trainer.accelerator=cpu to run the processes on the CPU"
             raise RequestError(Problem("trainer.devices", expected, self.devices, hint))
 

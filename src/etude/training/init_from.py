@@ -35,14 +35,14 @@ MAX_SHOWN = 4
 
 @dataclass
 class WeightSource:
-    """Location of the source's weights.
+    """Location of the weights from which a run is initialised.
 
     Attributes:
-        record: Record of the source run; None for pretrained weights.
-        checkpoints: Folders of the run's weights, of which the mean is used; empty for pretrained
+        record: Saved run that contains the weights; None for pretrained weights.
+        checkpoints: Checkpoint folders of that run, whose mean is used; empty for pretrained
             weights.
         path: Path of pretrained weights.
-        repository: Hub repository of pretrained weights.
+        repository: Hugging Face Hub repository of pretrained weights.
         commit: Commit of the repository.
     """
 
@@ -108,7 +108,7 @@ class InitFromSource:
         Args:
             module: Model of the run.
             options: The config's `init_from`.
-            root: Folder with the records of runs.
+            root: Folder that contains the saved runs.
 
         Raises:
             RequestError: The source is missing or has changed, or its weights don't fit the model.
@@ -116,8 +116,8 @@ class InitFromSource:
         source = _locate(options, root)
         current = _identity(source)
         if dict(options.found) != current:
-            hint = "the source has changed; set run.on_existing=again to start a run from it"
-            expected = f"the source as recorded, {dict(options.found)}"
+            hint = "the source has changed; set run.on_existing=again to train a new run from it"
+            expected = f"the source in the run's config, {dict(options.found)}"
             raise RequestError(Problem("init_from", expected, current, hint))
         weights = _load_weights(source, options, module)
         _load(module, weights, new_head=options.head == "new", grow=bool(options.grow_positions))
@@ -126,11 +126,12 @@ class InitFromSource:
 def _locate(options: Any, root: Path) -> WeightSource:
     typed = str(options.source)
     if not typed.strip():
-        raise RequestError(Problem("init_from", "a run, a folder of weights, or a hub id", typed))
+        expected = "a run, a folder of weights, or a Hugging Face Hub id"
+        raise RequestError(Problem("init_from", expected, typed))
     path = Path(typed).expanduser()
     if path.exists() and not is_record(path):
         if options.revision is not None:
-            expected = "null, as the source is a local path"
+            expected = "null, because init_from.source is a local path"
             raise RequestError(Problem("init_from.revision", expected, options.revision))
         return WeightSource(path=path)
     try:
@@ -145,9 +146,9 @@ def _locate(options: Any, root: Path) -> WeightSource:
         try:
             location = locate_weights(typed, options.revision)
         except RequestError as error:
-            expected = "a run, a folder of pretrained weights, or an accessible hub id"
+            expected = "a run, a folder of pretrained weights, or an accessible Hugging Face Hub id"
             hints = [problem.hint or problem.expected for problem in error.problems]
-            hint = f"no run of this name in {root}; hub: {'; '.join(hints)}"
+            hint = f"{root} contains no run named {typed}; Hugging Face Hub: {'; '.join(hints)}"
             raise RequestError(Problem("init_from", expected, typed, hint)) from error
         return WeightSource(
             path=location.path, repository=location.repository, commit=location.commit
@@ -166,7 +167,7 @@ _HEADS = {
 
 
 def _default_head(config: DictConfig) -> dict[str, Any] | None:
-    """Returns the default head of the task, if it needs one."""
+    """Returns the config of the task's default head; None if the task needs no head."""
     task: Any = resolve_class(str(config.task.get("_target_")), "task", config.extensions)
     target = _HEADS.get(getattr(task, "head", None) or "")
     return None if target is None else {"_target_": target, "_partial_": True}
@@ -260,7 +261,9 @@ def _check_overrides(config: DictConfig) -> None:
 
 
 def _load_weights(source: WeightSource, options: Any, module: nn.Module) -> dict[str, Tensor]:
-    """Returns the source's weights by Étude's names, without a head of another class."""
+    """Returns the source's weights by their names in Étude, without those of the head if its class
+    is not that of the model's head.
+    """
     head = head_class_name(module)
     if source.record is not None:
         weights = load_mean(source.checkpoints)
@@ -305,7 +308,7 @@ def _load(module: nn.Module, weights: dict[str, Tensor], *, new_head: bool, grow
         elif grow and (rows := extend_positions(module, name, weights[name])) is not None:
             loaded[name] = rows
             added = len(rows) - len(weights[name])
-            log.warning("%s: added %d untrained rows to those of the source", name, added)
+            log.warning("%s: added %d untrained rows to the source's rows", name, added)
         elif weights[name].shape != tensor.shape:
             have, want = (" x ".join(map(str, x.shape)) for x in (weights[name], tensor))
             hint = "set init_from.head=new for a new head" if is_in_head(name) else None
@@ -313,7 +316,7 @@ def _load(module: nn.Module, weights: dict[str, Tensor], *, new_head: bool, grow
         else:
             loaded[name] = weights[name]
     problems += [
-        Problem(f"init_from, {name}", "a tensor of the model")
+        Problem(f"init_from, {name}", "a tensor that the model also contains")
         for name in weights
         if name not in own and not name.startswith("head.")
     ]

@@ -32,7 +32,7 @@ log = logging.getLogger("etude")
 
 
 class Diverged(EtudeError):
-    """A metric became NaN or infinite.
+    """Raised when a metric or a weight becomes NaN or infinite.
 
     Args:
         metric: Name of the metric.
@@ -46,32 +46,32 @@ class Diverged(EtudeError):
 
 
 class Paused(EtudeError):
-    """`run.stop_at_step` was reached; the state is saved."""
+    """Raised when `run.stop_at_step` is reached or a sweep prunes the run; the state is saved."""
 
 
 class _ValidationInterrupted(Exception):
-    """A signal interrupted the validation."""
+    """Raised when a signal interrupts the validation."""
 
 
 class RunLoop(pl.Callback):
-    """Logs, validates, saves and stops at step boundaries.
+    """Lightning callback that logs, validates, saves and stops between optimizer steps.
 
     Args:
-        record: Record of the run, locked by this process.
+        record: The run's `Record`, locked by this process.
         total_steps: Optimizer steps of the run.
         val_interval: Optimizer steps between validations.
         log_interval: Optimizer steps between rows of metrics.
         save_interval: Optimizer steps between checkpoints; None saves at improved validations and
             at the end.
         keep_every: Interval, in optimizer steps, of checkpoints that are never deleted.
-        keep_last: Number of latest checkpoints to keep. Those saved because of a stop are not
+        keep_last: Number of latest checkpoints to keep. Checkpoints saved because of a stop are not
             counted, so that a finished run has the same checkpoints with or without stops. None
-            keeps the last two.
+            keeps the last two checkpoints.
         stop_at_step: Optimizer step at which to pause.
-        tokens_per_step: Targets in one optimizer step; if steps differ, each batch contains its own
-            number as `step_tokens`.
-        watch_gradients: Whether a gradient norm that is not finite means divergence; false with
-            loss scaling, where such norms are normal.
+        tokens_per_step: Number of target tokens in one optimizer step. If the number differs
+            between steps, each batch contains it as `step_tokens`.
+        watch_gradients: Whether training counts as diverged if a gradient norm is not finite; false
+            with loss scaling, where non-finite norms are normal.
     """
 
     def __init__(
@@ -121,7 +121,9 @@ class RunLoop(pl.Callback):
     # -- state in checkpoints, in addition to Lightning's own -------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns losses since the last row, time so far, and the state of validation and saves."""
+        """Returns the losses since the last row of metrics, the training time, and the state of
+        validation and checkpoints.
+        """
         return {
             "losses": [float(value) for value in self._losses],
             "norms": [float(value) for value in self._norms],
@@ -151,7 +153,9 @@ class RunLoop(pl.Callback):
 
     @property
     def seconds(self) -> float:
-        """Seconds of training over all starts, without steps that were lost in a kill."""
+        """Seconds of training over all starts, without steps that were lost because a process was
+        killed.
+        """
         return self._seconds + time.monotonic() - self._clock
 
     def close(self) -> None:
@@ -296,7 +300,7 @@ class RunLoop(pl.Callback):
             self._save(trainer, step)
 
     def _warn_of_unlisted_metrics(self, task: Any, metrics: dict[str, float]) -> None:
-        """Warns once of metrics that the task computes but doesn't list."""
+        """Warns once of metrics that the task computes but doesn't list in `metric_names`."""
         if self._reported or not task.metric_names:
             return
         self._reported = True
@@ -307,7 +311,7 @@ class RunLoop(pl.Callback):
             log.warning("%s.metric_names does not contain %s", kind, ", ".join(new))
 
     def _save(self, trainer: pl.Trainer, step: int, *, for_stop: bool = False) -> None:
-        """Saves the state.
+        """Saves a checkpoint of the state; only rank 0 writes it.
 
         Args:
             trainer: Lightning's trainer.
@@ -351,9 +355,9 @@ class RunLoop(pl.Callback):
 
 
 def _numbers(values: list[Tensor | float]) -> list[float]:
-    """Returns scalars as floats, copying those on a device in one transfer.
+    """Returns `values` as floats; the tensors among them are copied in one transfer.
 
-    The values restored from a checkpoint are floats already and come first.
+    Values restored from a checkpoint are already floats; they precede all tensors in `values`.
     """
     floats = [value for value in values if not isinstance(value, Tensor)]
     tensors = [value for value in values if isinstance(value, Tensor)]
@@ -363,8 +367,8 @@ def _numbers(values: list[Tensor | float]) -> list[float]:
 def _check_weights(module: torch.nn.Module, step: int) -> None:
     """Raises `Diverged` if a weight is not finite.
 
-    Without clipping, gradients are not checked. Their NaN must not be saved in a checkpoint before
-    it appears in a loss.
+    Without clipping, gradients are not checked, so a weight may become NaN before a loss does. Such
+    weights must not be saved in a checkpoint.
     """
     finite = [parameter.detach().isfinite().all() for parameter in module.parameters()]
     if not bool(torch.stack(finite).all()):

@@ -8,7 +8,9 @@ from etude.errors import Problem
 
 
 def accelerators() -> list[str]:
-    """Returns the accelerators that torch can use here, by Lightning's names; `cpu` comes first."""
+    """Returns Lightning's names of the accelerators that torch can use on this machine, `cpu`
+    first.
+    """
     import torch
 
     names = ["cpu"]
@@ -30,7 +32,7 @@ def select_accelerator(accelerator: str) -> str | None:
 
 
 def missing_accelerator(accelerator: str) -> Problem | None:
-    """Returns the problem that the accelerator is missing; None if it is available."""
+    """Returns a problem if the accelerator is missing on this machine, otherwise None."""
     import torch
 
     if select_accelerator(accelerator) is not None:
@@ -38,7 +40,7 @@ def missing_accelerator(accelerator: str) -> Problem | None:
     available = accelerators()
     hints = [f"set trainer.accelerator={available[-1]}"]
     if accelerator in ("gpu", "cuda") and not torch.backends.cuda.is_built():
-        hints.append("this torch is built without CUDA")
+        hints.append("the installed torch is built without CUDA")
     expected = f"an accelerator of this machine: {', '.join(available)}"
     return Problem("trainer.accelerator", expected, accelerator, "; ".join(hints))
 
@@ -58,5 +60,5 @@ def missing_compiler(kind: str) -> str | None:
     try:
         get_cpp_compiler()
     except Exception:  # its type depends on the version of torch and on the system
-        return "a C++ compiler (g++ or clang++ in PATH, or set by the variable CXX)"
-    return "the package triton" if kind == "cuda" and not has_triton() else None
+        return "a C++ compiler (g++ or clang++ in PATH, or the environment variable CXX)"
+    return "the Python package triton" if kind == "cuda" and not has_triton() else None

@@ -43,11 +43,12 @@ def check_memory(checked: CheckedConfig, parts: Parts, vocabulary: int | None = 
 
     Args:
         checked: Checked config of the run.
-        parts: Parts of the run.
+        parts: Objects of the run.
         vocabulary: Size of the tokenizer; None before the data is prepared.
 
     Raises:
-        RequestError: The run needs more memory; states the keys, the need and what fits.
+        RequestError: The run needs more memory; the message states the config keys, the required
+            memory and a value that fits.
     """
     machine = memory_of_machine()
     if machine is None:
@@ -73,7 +74,8 @@ def check_memory(checked: CheckedConfig, parts: Parts, vocabulary: int | None = 
                 f"at most {fits:,} examples of {length:,} tokens "
                 f"in {format_bytes(machine)} of memory",
                 data.examples_per_step,
-                f"their token ids alone need {format_bytes(share * length * 8 * processes)}",
+                "the token ids of the batch alone need "
+                f"{format_bytes(share * length * 8 * processes)}",
             )
         )
     if problems:
@@ -132,17 +134,18 @@ def check_memory(checked: CheckedConfig, parts: Parts, vocabulary: int | None = 
 def check_model_size(
     checked: CheckedConfig, vocabulary: int, labels: int, elements: int | None
 ) -> None:
-    """Checks that the model of a record is not larger than its weights, before it is built.
+    """Checks, before the model of a saved run is built, that it is not larger than the saved
+    weights.
 
     Args:
-        checked: Checked config of the record.
+        checked: Checked config of the saved run.
         vocabulary: Size of the tokenizer.
         labels: Number of labels of the data; 0 for none.
         elements: Number of elements of all weights; None if the weights are not complete. The
             model must then only fit into the machine's memory.
 
     Raises:
-        RequestError: The model is larger.
+        RequestError: The model is larger than its weights or than the memory.
     """
     vocabulary_size = configured_vocabulary(checked) or vocabulary
     node = checked.nodes["model"]
@@ -154,7 +157,7 @@ def check_model_size(
     )
     machine = memory_of_machine()
     if elements is not None and counts.total > elements:
-        expected = f"a model of at most {elements:,} parameters, the number in its weights"
+        expected = f"a model of at most {elements:,} parameters, as many as the saved weights have"
         raise RequestError(Problem("model", expected, f"{counts.total:,} parameters"))
     if machine is not None and 4 * counts.total > machine:
         raise RequestError(
@@ -183,15 +186,16 @@ def _number(node: Node, key: str) -> int:
 
 def _too_many(key: str, count: int, bytes_each: int, machine: int, what: str) -> Problem:
     expected = f"at most {machine // bytes_each:,} {what} in {format_bytes(machine)} of memory"
-    return Problem(
-        key, expected, count, f"{count:,} need at least {format_bytes(count * bytes_each)}"
-    )
+    hint = f"{count:,} {what} need at least {format_bytes(count * bytes_each)}"
+    return Problem(key, expected, count, hint)
 
 
 def _model_too_large(
     checked: CheckedConfig, counts: ParameterCounts, vocabulary: int, device: int, needed: int
 ) -> Problem:
-    """Returns the problem for the key that causes most of the parameters, and a value that fits.
+    """Returns a problem that names the config key responsible for most of the parameters.
+
+    Its hint suggests a value of this key with which the model fits, if there is one.
 
     Args:
         checked: Checked config of the run.
@@ -215,7 +219,7 @@ def _model_too_large(
         hint += f"; {fits:,} layers fit"
     elif key in ("vocab_size", "max_length"):
         fits = int((device / bytes_each - (total - by_key[key])) / max(1, dim))
-        hint += f"; {fits:,} fit" if fits > 0 else ""
+        hint += f"; a value of {fits:,} fits" if fits > 0 else ""
     value = vocabulary if key == "vocab_size" else node.arguments.get(key)
     expected = f"a model that fits into {format_bytes(device)} of memory with its gradients"
     length = OmegaConf.select(checked.config, "data.sequence_length")
@@ -224,13 +228,13 @@ def _model_too_large(
 
 
 def _micro_too_large(micro: int, bytes_each: int, length: int, left: int, device: int) -> Problem:
-    """Returns the problem that the activations of a micro-batch don't fit into memory.
+    """Returns a problem for a micro-batch whose activations don't fit into memory.
 
     Args:
-        micro: Examples in a micro-batch.
-        bytes_each: Memory in bytes for one example.
-        length: Tokens in an example.
-        left: Memory in bytes next to the model.
+        micro: Number of examples in a micro-batch.
+        bytes_each: Memory in bytes that one example needs.
+        length: Number of tokens in an example.
+        left: Memory in bytes that the model leaves free.
         device: Memory in bytes of the device.
     """
     memory = f"that fits into {format_bytes(device)} of memory with the model"

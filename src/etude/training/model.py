@@ -49,7 +49,7 @@ def unused_vocabulary_warning(checked: CheckedConfig, tokens: int) -> str | None
 def build_model_from_config(
     checked: CheckedConfig, vocabulary: int, labels: int = PLACEHOLDER_LABELS
 ) -> Any:
-    """Builds the model of a config, with the sizes that the config leaves to the data."""
+    """Builds the model of a config; sizes that are null in the config are those of the data."""
     return build_with_sizes(
         checked.nodes["model"], configured_vocabulary(checked) or vocabulary, labels
     )
@@ -64,7 +64,7 @@ def build_with_sizes(model: Node, vocabulary: int, labels: int = PLACEHOLDER_LAB
 
 
 def _with_labels(model: Node, labels: int) -> Node:
-    """Sets the number of labels of the model's head if the config leaves it to the data."""
+    """Returns the model's node, with the number of labels of its head set if it was null."""
     head = model.arguments.get("head")
     if not isinstance(head, Node) or "labels" in head.arguments:
         return model
@@ -108,7 +108,7 @@ def build_model(
     labels_of_head = head.arguments.get("labels", labels) if isinstance(head, Node) else labels
     if labels and labels_of_head != labels:
         expected = f"the number of labels in the data, {labels}"
-        hint = "null uses the number in the data"
+        hint = "set model.head.labels=null to use the number in the data"
         raise RequestError(Problem("model.head.labels", expected, labels_of_head, hint))
     seed = seed_for(checked.seed, INITIALISATION)
     if generator is not None:
@@ -153,10 +153,10 @@ def lora_options(checked: CheckedConfig) -> LoRA | None:
         return None
     problems = []
     if start.source is None:
-        expected = "a source whose matrices LoRA adapts"
+        expected = "a source of the weights that LoRA adapts"
         problems.append(Problem("init_from.source", expected, None))
     if start.freeze:
-        expected, hint = "[] with init_from.lora", "LoRA freezes all other parameters"
+        expected, hint = "[] with init_from.lora", "LoRA already freezes all other parameters"
         problems.append(Problem("init_from.freeze", expected, list(start.freeze), hint))
     if problems:
         raise RequestError(problems)
@@ -172,7 +172,7 @@ def freeze(model: Any, patterns: Sequence[str]) -> None:
 
     Args:
         model: The model.
-        patterns: Shell patterns of parameter names; `body` matches all outside the head.
+        patterns: Shell patterns of parameter names; `body` matches all parameters outside the head.
 
     Raises:
         RequestError: A pattern matches no parameter, or no parameter is left to train.

@@ -1,4 +1,4 @@
-"""Observers of a run in training, such as a sweep's table or a search that prunes runs."""
+"""Observers of a training run, such as the table of a sweep or a search that prunes runs."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _watchers: list[RunObserver] = [RunObserver()]
 
 
 def current_observer() -> RunObserver:
-    """Returns the current observer."""
+    """Returns the observer of the runs that this process trains; by default one without effect."""
     return _watchers[-1]
 
 
 @contextmanager
 def observing(watcher: RunObserver) -> Iterator[None]:
-    """Context manager in which `current_observer` observes the runs that this process trains."""
+    """Context manager in which `watcher` observes the runs that this process trains."""
     _watchers.append(watcher)
     try:
         yield

@@ -1,7 +1,7 @@
-"""Extends the learned positions of a run's source (`init_from.grow_positions`).
+"""Extends learned positions in a run that starts from other weights (`init_from.grow_positions`).
 
-A position module with a learned row per position (`Position.bounded`) has as many as its source.
-`init_from.grow_positions=true` adds rows with a new model's initialisation.
+A position module with one learned row per position (`Position.bounded`) has as many rows as the
+source of its weights. `init_from.grow_positions=true` adds rows, initialised as in a new model.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def resolve_max_length(node: Mapping[str, Any], config: Any, stated: int | None)
         return source if stated is None else stated
     if stated is not None and stated < source:
         hint = "data.sequence_length may be shorter than model.max_length"
-        expected = f"at least the source's {source}"
+        expected = f"at least the source's {source} positions"
         raise RequestError(Problem("model.max_length", expected, stated, hint))
     if not options.grow_positions:
         if stated is not None and stated > source:
@@ -70,7 +70,7 @@ def resolve_max_length(node: Mapping[str, Any], config: Any, stated: int | None)
 
 
 def sequence_length_problem(model: Any, length: int, *, from_source: bool) -> Problem:
-    """Returns the problem that `data.sequence_length` exceeds the model's `max_length`.
+    """Returns a problem for a `data.sequence_length` that exceeds the model's `max_length`.
 
     Args:
         model: Model of the run.
@@ -89,14 +89,14 @@ def sequence_length_problem(model: Any, length: int, *, from_source: bool) -> Pr
 
 
 def extend_positions(module: nn.Module, name: str, tensor: Tensor) -> Tensor | None:
-    """Returns the source's learned positions, extended with the further rows of `module`.
+    """Returns the source's learned positions, followed by the additional rows of `module`.
 
-    Returns None if the tensor contains no learned positions, or `module` has no further rows.
+    Returns None if the tensor contains no learned positions, or `module` has no additional rows.
 
     Args:
         module: Model of the run.
         name: Name of the tensor.
-        tensor: Tensor of the source.
+        tensor: Tensor of this name in the source's weights.
     """
     owner, _, leaf = name.rpartition(".")
     part = _positions(module).get(owner)

@@ -14,10 +14,10 @@ from etude.training.devices import cores
 
 @contextmanager
 def exclusive_fresh_settings(what: str) -> Iterator[None]:
-    """Context manager like `fresh_settings` that only one thread at a time can enter.
+    """Context manager like `fresh_settings`, but only one thread at a time can enter it.
 
     Args:
-        what: Name of the operation, for the error message of a second call.
+        what: Name of the operation, for the error message if another thread enters.
 
     Raises:
         RequestError: Another operation is in progress, in any thread.

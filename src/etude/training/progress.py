@@ -49,14 +49,14 @@ class Progress:
             self._open_bar()
 
     def advance(self, step: int) -> None:
-        """Updates the optimizer step; cheap enough to be called at each."""
+        """Updates the optimizer step; cheap enough to be called at every step."""
         self.step = step
         self._watcher.progress(step, self.total, self._latest)
         if self._bar is not None:
             self._bar.update(self._task, completed=step)
 
     def row(self, row: Mapping[str, Any], best: Mapping[str, Any] | None = None) -> None:
-        """Updates the metrics; without a bar, logs every ten seconds and after validations.
+        """Updates the metrics; without a bar, logs a line every ten seconds and after validations.
 
         Args:
             row: The row of metrics.
@@ -100,13 +100,13 @@ class Progress:
         )
 
     def close(self) -> None:
-        """Removes the bar."""
+        """Removes the progress bar."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
 
     def _best_so_far(self) -> str:
-        """Formats the best validation, in lines with a validation."""
+        """Formats the best validation so far; empty in a line without a validation."""
         if self._best is None or self.monitor not in self._unlogged:
             return ""
         return "best so far" if self._best["step"] == self.step else format_best(self._best)

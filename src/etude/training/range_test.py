@@ -1,7 +1,7 @@
-"""Learning rate range test: records the loss while the rate rises, on a temporary model.
+"""Learning rate range test: measures the loss of a temporary model while the learning rate rises.
 
-Smith 2015, arXiv:1506.01186, section 3.3, with a rate that rises by the same factor each step, as
-in fast.ai.
+Smith 2015, arXiv:1506.01186, section 3.3, with a learning rate that rises by a constant ratio per
+step, as in fast.ai.
 """
 
 from __future__ import annotations
@@ -47,11 +47,12 @@ class RangeTestResult:
     """Result of a range test.
 
     Attributes:
-        base: Learning rate in the config; `rates` are values of this setting.
+        base: Learning rate in the config; `rates` are values for the same key.
         folder: Folder for the results of the test.
-        rates: Learning rate of each step; other parameter groups' are in proportion.
-        losses: Loss of each step, before its update.
-        ended: Reason for an end before the last step; None if there was none.
+        rates: Learning rate of each step. Parameter groups with another rate are scaled in
+            proportion.
+        losses: Loss of each step, before the weights are updated.
+        ended: Reason why the test ended before the last step; None if it didn't.
     """
 
     base: float
@@ -62,12 +63,12 @@ class RangeTestResult:
 
 
 class RisingSchedule(Schedule):
-    """Schedule that rises from `lowest` to `highest` by the same factor each step.
+    """Schedule whose learning rate rises from `lowest` to `highest` by a constant ratio per step.
 
     Args:
         lowest: Learning rate of the first step.
         highest: Learning rate of the last step.
-        base: Learning rate that the schedule's factor multiplies.
+        base: Learning rate of the optimizer; the schedule returns multiples of it.
     """
 
     def __init__(self, lowest: float, highest: float, base: float = 1.0) -> None:
@@ -86,17 +87,18 @@ class RisingSchedule(Schedule):
 def range_test(
     checked: CheckedConfig, *, lowest: float, highest: float, steps: int
 ) -> RangeTestResult:
-    """Trains a temporary model as in the config, except for its learning rate and its length.
+    """Runs a learning rate range test: trains a temporary model as in the config, but with a rising
+    learning rate and for `steps` steps.
 
     Runs in one process, without validation, callbacks, loggers and `torch.compile`. Doesn't change
-    the process's random number generators or any record.
+    the process's random number generators or any saved run.
 
     Args:
         checked: Checked config of the run.
         lowest: Learning rate of the first step.
         highest: Learning rate of the last step.
         steps: Maximum number of steps. The test ends early if the loss is not finite, or if the
-            smoothed loss exceeds `TOO_MUCH` times its minimum.
+            smoothed loss exceeds `MAX_RISE` times its minimum.
 
     Raises:
         InvalidArguments: The range is invalid.
@@ -165,12 +167,15 @@ def _run_test(checked: CheckedConfig, lowest: float, highest: float, steps: int)
     if len(recorder.sweep.losses) < MIN_STEPS:
         reason = recorder.sweep.ended or "the test was stopped"
         count = len(recorder.sweep.losses)
-        raise EtudeError(f"too few losses ({count}, at least {MIN_STEPS} are needed): {reason}")
+        losses = f"{count} finite loss{'' if count == 1 else 'es'}"
+        raise EtudeError(f"the test has only {losses}, but needs at least {MIN_STEPS}: {reason}")
     return recorder.sweep
 
 
 def _base_rate(recipe: Any, model: Any) -> float:
-    """Returns `optimizer.lr`, or the highest rate of an optimizer's groups if it has none."""
+    """Returns `optimizer.lr`; if it is missing, the highest learning rate of the optimizer's
+    parameter groups.
+    """
     stated = getattr(recipe, "lr", None)
     if isinstance(stated, int | float):
         return float(stated)
@@ -178,7 +183,8 @@ def _base_rate(recipe: Any, model: Any) -> float:
 
 
 class LossRecorder(pl.Callback):
-    """Records the loss of each step, and ends the test when it rises too far.
+    """Lightning callback that stores the loss of each step, and ends the test when the loss rises
+    too far.
 
     Args:
         rising: Schedule of the learning rate.

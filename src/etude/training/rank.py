@@ -1,4 +1,6 @@
-"""Main program of the ranks from 1 on, which train with rank 0 and don't write to the record."""
+"""Main program of all ranks except rank 0; they train together with rank 0 and don't write to the
+run's folder.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +69,9 @@ class RankRequest(TypedDict):
 
 
 def main(request: RankRequest) -> None:
-    """Trains with rank 0, then waits for it, as it may still be receiving the last tensors."""
+    """Entry point of every rank except rank 0: trains together with rank 0, then waits until rank 0
+    ends, because rank 0 may still be receiving the last tensors.
+    """
     send, ending = _connect_to_rank_0(request["parent"])
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
     try:
@@ -96,7 +100,7 @@ def _train(request: RankRequest, send: Callable[[dict[str, Any]], None]) -> None
     parts.data.prepare(cache_folder(checked))
     fingerprint = parts.data.fingerprint()
     if fingerprint != request["content"]:
-        expected = f"the fingerprint on rank 0, {request['content']}"
+        expected = f"the fingerprint of the data on rank 0, {request['content']}"
         raise RequestError(Problem("data", expected, fingerprint))
     model = build_model(checked, parts.data.tokenizer_.vocab_size, len(parts.data.labels))
     start = checked.config.init_from
@@ -114,13 +118,15 @@ def _train(request: RankRequest, send: Callable[[dict[str, Any]], None]) -> None
 def _connect_to_rank_0(parent: int) -> tuple[Callable[[dict[str, Any]], None], Thread]:
     """Reserves standard input and output for the connection to rank 0.
 
-    Anything else printed to standard output is logged, and reading standard input returns nothing.
+    Text that other code prints to standard output is logged, and reading standard input returns
+    nothing.
 
     Args:
         parent: Process id of rank 0.
 
     Returns:
-        A function that sends a message to rank 0, and the thread that ends this process with it.
+        A function that sends a message to rank 0, and the thread that ends this process when rank 0
+        ends.
     """
     output = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
@@ -140,7 +146,8 @@ def _connect_to_rank_0(parent: int) -> tuple[Callable[[dict[str, Any]], None], T
 def _end_with(source: int, parent: int) -> None:
     """Ends this process when rank 0 closes its end of `source` or has ended.
 
-    After a killed rank 0, workers of its data loader may hold the other end open for seconds.
+    Both are checked, because after rank 0 is killed, workers of its data loader may keep the other
+    end of `source` open for seconds.
     """
     while True:
         readable, _, _ = select.select([source], [], [], 1.0)
@@ -149,7 +156,9 @@ def _end_with(source: int, parent: int) -> None:
 
 
 class _NoSignals(StopSignals):
-    """Ignores signals: Ctrl-C reaches every process of a terminal, but only rank 0 handles it."""
+    """Signal handling that ignores stop signals, for all ranks except rank 0: Ctrl-C reaches every
+    process of a terminal, but only rank 0 handles it.
+    """
 
     def install(self) -> None:
         for number in STOP_SIGNALS:
@@ -157,7 +166,7 @@ class _NoSignals(StopSignals):
 
 
 class _ReadOnlyRecord(Record):
-    """Record that is not written to, for ranks from 1 on."""
+    """`Record` of the run whose methods write nothing, for all ranks except rank 0."""
 
     def update(self, **changes: Any) -> None:
         self.info.update(changes)
@@ -168,7 +177,7 @@ class _ReadOnlyRecord(Record):
 
 
 class _ReadOnlyMetrics(MetricsFile):
-    """Metrics file that is not written to."""
+    """Metrics file whose methods write nothing."""
 
     def append(self, row: Mapping[str, Any]) -> None:
         pass

@@ -1,9 +1,9 @@
 """Starts, monitors and ends the other ranks of a run in several processes, from rank 0.
 
-Rank 0 is the process that the user started: it locks the run, writes the record and handles
+Rank 0 is the process that the user started: it locks the run, writes the run's folder and handles
 signals. The other ranks (`rank.py`) receive their request on standard input, which stays open: when
-rank 0 ends for any reason, they end too. They report their state on standard output; their standard
-error goes to the run's log.
+rank 0 ends for any reason, the other ranks end too. They report their state on standard output;
+their standard error goes to the run's log.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ _EXPLAIN_TIMEOUT = 5.0  # seconds to find the rank that broke a connection
 
 
 class RankFailed(EtudeError):
-    """Another rank failed, which ends the run.
+    """Raised when another rank fails, which ends the run.
 
     Args:
         rank: Rank of the process.
-        reason: Error that it reported, or how it ended.
-        out_of_memory: Whether it ran out of memory.
+        reason: Error that the process reported, or how it ended.
+        out_of_memory: Whether the process ran out of memory.
     """
 
     def __init__(self, rank: int, reason: str, out_of_memory: bool = False) -> None:
@@ -79,13 +79,14 @@ def running_ranks(
 
     Args:
         checked: Checked config of the run.
-        assembly: Objects that train in this process, rank 0.
+        session: Objects that train in this process, rank 0.
         step: Number of optimizer steps that are already trained.
         checkpoint: Checkpoint from which the run continues.
         data: Prepared data.
 
     Raises:
-        RankFailed: Another rank failed; replaces the error that this caused in this process.
+        RankFailed: Another rank failed; raised instead of the error that the failure caused in this
+            process.
         Interrupted: A signal came before all ranks were ready.
         RequestError: This process already belongs to another process group.
     """
@@ -96,7 +97,7 @@ def running_ranks(
         return
     if dist.is_initialized():
         expected = "1, as this process already belongs to a process group"
-        hint = "torch.distributed.destroy_process_group() leaves it"
+        hint = "leave the group with torch.distributed.destroy_process_group()"
         raise RequestError(Problem("trainer.devices", expected, world, hint))
     device: torch.device = trainer.strategy.root_device
     if device.type == "cpu" and world > cores():
@@ -135,11 +136,11 @@ def running_ranks(
 
 
 class RankProcesses:
-    """Processes of the ranks from 1 on.
+    """Processes of all ranks except rank 0.
 
     Args:
-        world: Number of processes of the run, including this one.
-        common: Part of the request that all ranks share; see `rank.RankRequest`.
+        world: Number of processes of the run, including rank 0.
+        common: Fields of the request that are the same for all ranks; see `rank.RankRequest`.
     """
 
     def __init__(self, world: int, common: dict[str, Any]) -> None:
@@ -178,7 +179,9 @@ class RankProcesses:
             raise self._failures[0]
 
     def explain(self, error: Exception) -> Exception:
-        """Returns the failure of another rank that caused `error` in this one, or `error`."""
+        """Returns the failure of another rank that caused `error` in this process; `error` itself
+        if no rank failed.
+        """
         if not isinstance(error, RankFailed) and not is_lost_connection(error):
             return error
         until = time.monotonic() + _EXPLAIN_TIMEOUT
@@ -250,7 +253,7 @@ class _RankProcess:
         return self._process.poll() is None
 
     def failure(self) -> RankFailed:
-        """Returns why the process ended before it was done."""
+        """Returns the error that describes why the process ended before it was done."""
         if self._failed:
             return RankFailed(self.rank, self._failed["error"], self._failed["out_of_memory"])
         code = self._process.returncode
@@ -267,7 +270,9 @@ class _RankProcess:
             self._process.stdin.close()
 
     def wait(self, seconds: float) -> None:
-        """Waits for the end of the process and of its log."""
+        """Waits until the process has ended and its output is read, for at most `seconds` and one
+        second per stream.
+        """
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(seconds)
         for thread in self._readers:
@@ -304,7 +309,9 @@ class _RankProcess:
 
 
 class _FailureCheck(pl.Callback):
-    """Ends the run at the step after another rank failed, if rank 0 doesn't wait for that rank."""
+    """Callback that raises the failure of another rank after a step, which ends the run even if
+    rank 0 never waits for that rank.
+    """
 
     def __init__(self, ranks: RankProcesses) -> None:
         self._ranks = ranks

@@ -1,4 +1,6 @@
-"""Compatibility checks between the parts of a run, one function per rule."""
+"""Compatibility checks between the objects of a run (data, model, optimizer, ...), one function per
+rule.
+"""
 
 from __future__ import annotations
 
@@ -28,17 +30,18 @@ from etude.training.model import (
 from etude.training.position_growth import sequence_length_problem
 
 _ASSUMED_STEPS = 1000
-"""Length assumed for a run whose length depends on the data."""
+"""Number of steps assumed for a run whose number of steps depends on the data."""
 _MAX_NAMED_LAYERS = 10_000
 """Number of layers whose parameter names are compared with the patterns of `init_from.freeze`."""
 
 
 @dataclass
 class BuiltParts:
-    """Parts of a run; None for those whose constructor raised an error.
+    """Objects that a run's config describes; an object whose constructor raised an error is None.
 
     Attributes:
-        model: Model with one layer, or one of each kind, on the meta device.
+        model: Model with one layer, or one period of the pattern of layer kinds, on the meta
+            device.
     """
 
     checked: CheckedConfig
@@ -68,7 +71,7 @@ Requirement = Callable[[BuiltParts], Iterator[Problem]]
 
 
 def find_problems(built: BuiltParts) -> list[Problem]:
-    """Returns all incompatibilities between the parts."""
+    """Returns a problem for each incompatibility between the objects of a run."""
     problems: list[Problem] = []
     for requirement in REQUIREMENTS:
         try:
@@ -156,11 +159,13 @@ def _model_fits_the_task(built: BuiltParts) -> Iterator[Problem]:
     task, model = built.task_class, built.model
     if is_of_other_family(model, task.models):
         names, choices = family_names(task.models)
-        yield Problem("model", f"{names} for {task.__name__}", type(model).__name__, choices)
+        hint = f"set {choices}" if choices else None
+        yield Problem("model", f"{names} for {task.__name__}", type(model).__name__, hint)
     elif lacks_head(model, task.head):
         have = None if model.head is None else type(model.head).__name__
-        expected = f"a head that outputs {task.head}, for {task.__name__}"
-        yield Problem("model.head", expected, have, _HEADS[task.head])
+        outputs = "the vocabulary" if task.head == "vocabulary" else task.head
+        expected = f"a head that returns logits over {outputs}, for {task.__name__}"
+        yield Problem("model.head", expected, have, f"set {_HEADS[task.head]}")
     elif model is not None and task.needs_causal_model and not model.mask.causal:
         expected = f"a causal mask, as the targets of {task.__name__} are the next tokens"
         hint = "set model/mask=causal"
@@ -171,8 +176,8 @@ def _packed_texts_begin_anywhere(built: BuiltParts) -> Iterator[Problem]:
     if built.data is not None and built.data.pack and built.model is not None:
         for key, mask in getattr(built.model, "masks", {"mask": built.model.mask}).items():
             if not mask.everywhere:
-                expected = "a mask that doesn't depend on the absolute position, as data.pack puts "
-                expected += "texts at any position"
+                expected = "a mask that doesn't depend on the absolute position, because "
+                expected += "data.pack=true places texts at any position"
                 name = type(mask).__name__
                 yield Problem(f"model.{key}", expected, name, "set data.pack=false")
 
@@ -201,7 +206,7 @@ def _schedule_gives_numbers(built: BuiltParts) -> Iterator[Problem]:
         is_number = isinstance(factor, Real) and not isinstance(factor, bool)
         if not is_number or not math.isfinite(factor):
             shown = str(factor) if is_number else type(factor).__name__
-            hint = f"{shown} at step {step} of {total}"
+            hint = f"it returns {shown} at step {step} of {total}"
             yield _contract_problem(built, "schedule", expected, hint)
             return
 
@@ -251,7 +256,7 @@ REQUIREMENTS: tuple[Requirement, ...] = (
 
 
 def _contract_problem(built: BuiltParts, slot: str, expected: str, hint: str) -> Problem:
-    """Returns the problem that a custom class doesn't follow its contract."""
+    """Returns a problem for a custom class that doesn't follow the contract of its config key."""
     hint += f"; see {CONTRACTS[slot].page}"
     return Problem(f"{slot}._target_", expected, built.checked.nodes[slot].target, hint)
 

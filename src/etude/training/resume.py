@@ -1,4 +1,4 @@
-"""Selects the checkpoint from which a run continues, and checks a record before it is used."""
+"""Selects the checkpoint from which a run continues, and checks its files before they are used."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class ResumePoint:
 
 
 def resume_point(record: Record) -> ResumePoint:
-    """Returns the latest valid checkpoint, whose metric rows must also be complete.
+    """Returns the latest checkpoint that is valid and whose rows of metrics are complete.
 
-    If rows were lost in a power cut, the run continues from an earlier checkpoint and writes them
-    again.
+    If rows were lost in a power cut, the run continues from an earlier checkpoint and writes the
+    lost rows again.
     """
     passed_over: list[tuple[Path, str]] = []
     for step, folder in reversed(record.checkpoints()):
@@ -66,7 +66,9 @@ def _unusable(record: Record, step: int, folder: Path) -> str | None:
 
 
 def _validation_due(folder: Path) -> bool:
-    """Returns whether a checkpoint was saved before the validation and the row of its step."""
+    """Returns whether a checkpoint was saved before its step was validated and its row of metrics
+    written.
+    """
     import torch
 
     state: dict[str, Any] = torch.load(folder / STATE, map_location="cpu", weights_only=True)
@@ -75,7 +77,7 @@ def _validation_due(folder: Path) -> bool:
 
 
 def check_before_use(record: Record) -> None:
-    """Checks that a record has not been modified, before it is reused or continued.
+    """Checks that the files of a run have not been modified, before the run is reused or continued.
 
     Files that are missing from an unfinished run are written again.
 

@@ -1,4 +1,4 @@
-"""Trains one run: checks the config, prepares the data, locks the record, trains, finishes."""
+"""Trains one run: checks the config, prepares the data, locks the run's folder, and trains."""
 
 from __future__ import annotations
 
@@ -81,15 +81,15 @@ def train(
 
     Args:
         config: Composed config; see `etude.compose`.
-        epilogue: Called after training with the record (still locked), the trained task and the
-            data, to write samples and figures.
+        epilogue: Called after training with the run's `Record` (still locked), the trained task and
+            the data, to write samples and figures.
         checked: The checked config, if available.
 
     Raises:
         RequestError: The config, the data or a path is invalid, or this process already trains. No
             files are left behind.
         RunHeld: Another process trains this run.
-        RunFailed: Training failed or diverged; the record contains the error.
+        RunFailed: Training failed or diverged; `run.json` contains the reason.
         Interrupted: A signal stopped training; the state is saved.
     """
     with exclusive_fresh_settings("etude.train"), retain_memory():
@@ -249,7 +249,7 @@ def _train_claimed(
             masked = checked.mask.text(f"{type(error).__name__}: {error}")
             record.update(status=status, error=masked, traceback=trace)
         except OSError as reason:  # the folder is gone, or the disk is full
-            message += f"; the record could not be updated: {reason}"
+            message += f"; run.json could not be updated: {reason}"
         raise RunFailed(message, status, record.path) from error
     last = deque(iter_rows(record.metrics.path), maxlen=1)
     synced = record.metrics.sync()
@@ -268,7 +268,7 @@ def _train_claimed(
 
 @contextmanager
 def _raising_interrupted(signals: StopSignals) -> Iterator[None]:
-    """Context manager that raises `Interrupted` if a library replaced or swallowed it."""
+    """Context manager that raises `Interrupted` if a library replaced or suppressed it."""
     try:
         yield
     except Interrupted:
@@ -293,14 +293,16 @@ def _run_epilogue(epilogue: AfterTraining, record: Record, task: Task, data: Any
 
 
 def _is_model_metric(key: str) -> bool:
-    """Returns whether a key of a row is a metric of the model rather than of the machine."""
+    """Returns whether a key of a metrics row is a metric of the model, not of the machine."""
     return "/" in key and not key.startswith("perf/")
 
 
 def _measure_throughput(
     checked: CheckedConfig, parts: Parts, session: TrainingSession
 ) -> dict[str, Any]:
-    """Sets the FLOPs per token and the machine's peak; returns both for `run.json`."""
+    """Determines the FLOPs per token and the machine's peak speed for the metrics `perf/*`; returns
+    them with the devices, for `run.json`.
+    """
     precision = parts.trainer.lightning["precision"]
     device = session.trainer.strategy.root_device
     vocabulary = configured_vocabulary(checked) or parts.data.tokenizer_.vocab_size
@@ -376,10 +378,10 @@ def _update_record(
 
 
 def _write_fixed_files(record: Record, checked: CheckedConfig, data: Any) -> None:
-    """Writes and hashes the files of a record that don't change after its first start.
+    """Writes and hashes the files of a run that don't change after the run's first start.
 
-    Files left by a start that didn't get as far as `run.json` are written again: the data may have
-    changed since.
+    Files of a start that ended before `run.json` was written are written again, because the data
+    may have changed.
     """
     present = [name for name in IMMUTABLE_FILES if record.info and (record.path / name).exists()]
     if TOKENIZER not in present:
@@ -422,7 +424,7 @@ def _parameter_counts(model: Any) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Returns whether `error` reports missing memory, in this process or in another rank."""
+    """Returns whether `error` means that this process or another rank ran out of memory."""
     return (
         isinstance(error, MemoryError | torch.OutOfMemoryError)
         or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))

@@ -30,12 +30,15 @@ from etude.secrets import Mask, MaskingFormatter
 from etude.stopping import cleanup_on_kill
 
 WRITTEN_WITHOUT_LOCK = ("evaluations", "predictions", "samples", "figures")
-"""Folders of a record to which commands write without holding the run's lock."""
+"""Subfolders of a run's folder to which commands write without holding the run's lock."""
 _STALE = 3600.0  # seconds after which a temporary file in them is one of a killed process
 
 
 def current_folder(base: Path, checked: CheckedConfig) -> Path:
-    """Returns the run's folder: `base`, its latest `~n`, or a new `~n` for `on_existing=again`."""
+    """Returns the run's folder: `base`, or the latest folder with a suffix `~2`, `~3`, ...
+
+    With `run.on_existing=again`, if that run has ended, returns a folder with the next suffix.
+    """
     count = 1
     while path_exists(_numbered(base, count + 1) / "run.json"):
         count += 1
@@ -57,8 +60,8 @@ def room_for_checkpoints(folder: Path, weights: int) -> None:
 
     Args:
         folder: The run's folder, which may not exist.
-        weights: Size of the weights in bytes. An optimizer with two moments needs twice as much in
-            addition.
+        weights: Size of the weights in bytes. The state of an optimizer with two moments, which is
+            twice as large, is added.
 
     Raises:
         RequestError: There is too little space.
@@ -71,7 +74,8 @@ def room_for_checkpoints(folder: Path, weights: int) -> None:
         expected = f"a disk with {-(-needed // 2**20)} MiB free for " + (
             "a checkpoint" if has_checkpoint else "two checkpoints"
         )
-        raise RequestError(Problem("run.root", expected, f"{existing}: {free / 2**20:.0f} MiB"))
+        value = f"{existing}: {free / 2**20:.0f} MiB free"
+        raise RequestError(Problem("run.root", expected, value))
 
 
 def cache_folder(checked: CheckedConfig) -> Path:
@@ -82,9 +86,9 @@ def cache_folder(checked: CheckedConfig) -> Path:
 
 @contextmanager
 def locked_record(folder: Path, *, wait: bool, force: bool = False) -> Iterator[Record]:
-    """Context manager that locks the run's folder and yields its record.
+    """Context manager that locks the run's folder and yields its `Record`.
 
-    Deletes the folder on exit if it contains no record.
+    Deletes the folder on exit if it contains no `run.json`.
 
     Raises:
         RequestError: The folder exists and contains links or special files.
@@ -107,13 +111,14 @@ def locked_record(folder: Path, *, wait: bool, force: bool = False) -> Iterator[
 
 
 def check_no_links(folder: Path) -> None:
-    """Checks that a record contains no links or special files, which could lead outside of it.
+    """Checks that a run's folder contains no links, which could lead outside of the folder, and no
+    special files.
 
-    Libraries that write to the record with their own functions (Lightning's profiler, matplotlib,
+    Libraries that write to the folder with their own functions (Lightning's profiler, matplotlib,
     loggers) follow links.
 
     Raises:
-        RequestError: The record contains links or special files.
+        RequestError: The folder contains links or special files.
     """
     problems = list(islice(special_entries(folder, apart=FOREIGN_FOLDERS), 8))
     if problems:
@@ -121,7 +126,7 @@ def check_no_links(folder: Path) -> None:
 
 
 def _delete_if_empty(folder: Path, new: list[Path]) -> None:
-    """Deletes a folder without a record, and the parent folders that were created for it."""
+    """Deletes a folder without a `run.json`, and the parent folders that were created for it."""
     if not path_exists(folder / "run.json"):
         shutil.rmtree(folder, ignore_errors=True)
         with suppress(OSError):  # another run is in it by now
@@ -130,7 +135,9 @@ def _delete_if_empty(folder: Path, new: list[Path]) -> None:
 
 
 def _clean_up(folder: Path, new: list[Path]) -> None:
-    """Cleans up the run of a process that is being killed."""
+    """Cleans up the run of a process that is being killed: deletes a folder without a `run.json`,
+    or sets the status `interrupted`.
+    """
     _delete_if_empty(folder, new)
     if path_exists(folder / "run.json"):
         record = Record.read(folder)

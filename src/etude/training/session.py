@@ -56,9 +56,9 @@ def build_session(
 
     Args:
         checked: Checked config of the run.
-        parts: Parts of the run, with prepared data.
+        parts: Objects of the run, with prepared data.
         model: Model, initialised from the run's seed.
-        record: Record to which the loop writes.
+        record: The run's `Record`, to which the loop writes.
         step: Number of optimizer steps that are already trained.
         rank: Rank of this process, below `parts.trainer.processes`.
 
@@ -114,8 +114,8 @@ def build_task(
 
     Args:
         checked: Checked config of the run.
-        parts: Parts of the run.
-        model: Model; converted to double precision if the config says so.
+        parts: Objects of the run.
+        model: Model; converted to double precision if the config sets `precision` to `64-true`.
         total_steps: Optimizer steps of the run.
         schedule: Schedule of the learning rate.
     """

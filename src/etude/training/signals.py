@@ -25,8 +25,8 @@ class StopSignals:
     Attributes:
         begun: Whether a step has been trained that an immediate stop would lose.
         requested: Signal that requested a stop, or None.
-        stopped: Signal that stopped immediately, or None. The exception that it raises may be
-            replaced by another one.
+        stopped: Signal that stopped training immediately, or None. A library may replace the
+            exception that the signal raises.
     """
 
     def __init__(self, notice: str = "saving after this step, then stopping") -> None:
@@ -59,7 +59,7 @@ class StopSignals:
         self._before.clear()
 
     def saves(self) -> bool:
-        """Returns whether the first signal saves; see `etude.stopping.Saving`."""
+        """Returns whether the first signal saves the state; see `etude.stopping.Saving`."""
         return self.begun
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:

@@ -45,14 +45,14 @@ def extension_hashes(checked: CheckedConfig) -> dict[str, str | None]:
 
 
 def source_changes(checked: CheckedConfig, starts: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Returns the packages whose source now differs from that of any of these starts."""
+    """Returns the names of the packages whose source code differs from that of any given start."""
     now = {"étude": sources.source_hash(), **extension_hashes(checked)}
     then = [{"étude": start.get("source"), **start.get("extensions", {})} for start in starts]
     return [name for name in now if any(now[name] != each.get(name) for each in then)]
 
 
 def report_source(checked: CheckedConfig, starts: Sequence[Mapping[str, Any]]) -> None:
-    """Warns if the source differs from that of the run's first start."""
+    """Warns if the source code differs from that of the run's first start."""
     if changed := source_changes(checked, starts[:1]):
         began = {"étude": starts[0].get("source"), **starts[0].get("extensions", {})}
         now = {"étude": sources.source_hash(), **extension_hashes(checked)}
@@ -69,11 +69,11 @@ def report_source(checked: CheckedConfig, starts: Sequence[Mapping[str, Any]]) -
 
 
 def report_machine(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Warns if the hardware differs from that of the start before, which can change results.
+    """Warns if the hardware differs from that of the previous start, which can change results.
 
     Args:
-        before: The last start of the run, as in `run.json`.
-        now: The current start.
+        before: Entry of the run's previous start in `run.json`.
+        now: Entry of the current start.
     """
     device, processes = before.get("device", now["device"]), before.get("processes", 1)
     on_cpu = all(each.startswith("cpu") for each in now["devices"])
@@ -91,7 +91,7 @@ def report_machine(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
 def report_other_runs(folder: Path, checked: CheckedConfig) -> None:
     """Logs how a new run differs from the most similar other run of the same name.
 
-    Logs nothing if the two differ only in the seed.
+    Logs nothing if the two runs differ only in the seed.
 
     Args:
         folder: Folder of the new run.
@@ -122,7 +122,7 @@ def report_other_runs(folder: Path, checked: CheckedConfig) -> None:
     more = f" and {len(changes) - MAX_SHOWN} more" if len(changes) > MAX_SHOWN else ""
     count = f"{MAX_LISTED} or more" if len(others) >= MAX_LISTED else str(len(others))
     log.info(
-        "new run: %s other run%s with this name; differences from the most similar, %s: %s",
+        "new run: %s other run%s with the same name; differences from the most similar run, %s: %s",
         count,
         "" if len(others) == 1 else "s",
         record.path.name,
@@ -145,7 +145,7 @@ def _other_runs(folder: Path) -> list[Path]:
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the settings in the signature by key path, as in `run.json`."""
+    """Returns the settings that determine the signature, by key path, as in `run.json`."""
     outside = tuple(f"{key}." for key in OUT_OF_SIGNATURE)
     inside = {key: value for key, value in config.items() if not f"{key}.".startswith(outside)}
     settings: dict[str, Any] = json.loads(json.dumps(mask_passwords(inside)))

@@ -1,4 +1,4 @@
-"""State of a run, determined from its config and the files of its record.
+"""State of a run, determined from its config and the files in its folder.
 
 Used by `train`, `plan`, sweeps and papers. Heavy libraries are not imported, so that a finished run
 is recognised quickly.
@@ -42,15 +42,15 @@ _NOTES = ("overrides", "choices", "tags", "notes")
 
 @dataclass(frozen=True)
 class RunState:
-    """State of a run.
+    """State of a run: whether it would start, continue or be reused, or cannot be trained.
 
     Attributes:
-        kind: Kind of state.
-        description: Description of the state.
+        kind: State; see `Kind`.
+        description: Description of the state, for the user.
         step: Number of optimizer steps that are already trained.
         path: The run's folder, which may not exist.
-        problems: Reasons for a refusal.
-        record: The run's record, if it exists.
+        problems: Reasons why the run cannot be trained.
+        record: The run's `Record`, if it exists.
     """
 
     kind: Kind
@@ -72,7 +72,7 @@ class Outcome:
 
     Attributes:
         status: `finished` or `paused`.
-        record: The run's record.
+        record: The run's `Record`.
         reused: Whether nothing was trained because the run was already finished or paused.
     """
 
@@ -96,7 +96,7 @@ def run_folder_of(checked: CheckedConfig) -> Path:
     """Returns the run's folder, which may not exist.
 
     Raises:
-        RequestError: The folder exists and is no record.
+        RequestError: The folder exists and is not the folder of a run.
     """
     return current_folder(_base_of(checked), checked)
 
@@ -104,8 +104,8 @@ def run_folder_of(checked: CheckedConfig) -> Path:
 def request_key(checked: CheckedConfig) -> tuple[Path, str]:
     """Returns a key that identifies a request to train.
 
-    The key consists of the run's folder and, as JSON, of the settings outside the signature that
-    affect how the run is carried out. Two requests with equal keys are the same.
+    The key consists of the run's folder and, as JSON, of the settings that affect how the run is
+    carried out but not its signature. Two requests with equal keys are the same.
     """
     run = {key: value for key, value in checked.shown["run"].items() if key not in _NOTES}
     others = [_value_at(checked.shown, key) for key in OUT_OF_SIGNATURE if key not in _WHOLE]
@@ -119,7 +119,7 @@ def _value_at(tree: Any, path: str) -> Any:
 
 
 def _base_of(checked: CheckedConfig) -> Path:
-    """Returns the folder of the run's first record, without the suffix `~2` of a later one."""
+    """Returns the folder of the first run of a config, without the suffix `~2` of a repetition."""
     return run_folder(Path(checked.run.root), checked.name, signature(checked.identity))
 
 
@@ -129,8 +129,8 @@ def ended(checked: CheckedConfig, folder: Path, fingerprint: Callable[[], str]) 
     Args:
         checked: Checked config of the run.
         folder: The run's folder.
-        fingerprint: Returns the fingerprint of the current data; called only if the run has a
-            record.
+        fingerprint: Returns the fingerprint of the current data; called only if the run's folder
+            contains a `run.json`.
 
     Raises:
         RequestError: The data cannot be used.
@@ -148,7 +148,9 @@ def ended(checked: CheckedConfig, folder: Path, fingerprint: Callable[[], str]) 
         return refusal(error.problems, folder)
     trained_on, current = record.info.get("data", {}).get("fingerprint"), fingerprint()
     if trained_on != current:
-        expected = f"the fingerprint of the data that {folder} was trained on ({trained_on})"
+        expected = (
+            f"the fingerprint of the data that the run in {folder} was trained on, {trained_on}"
+        )
         over = record.status in FINAL_STATUSES
         way_out = (
             "set run.on_existing=again to train again"
@@ -198,7 +200,7 @@ def determine_state(
         return RunState("paused", f"already paused at step {step}", step, folder, record=record)
     description = f"continues from step {step}"
     if point.passed_over:
-        description += f" ({point.passed_over[0][0].name} cannot be used)"
+        description += f" (checkpoint {point.passed_over[0][0].name} cannot be used)"
     return RunState("continues", f"{description} ({record.status})", step, folder, record=record)
 
 
@@ -235,10 +237,10 @@ def outcome_of(checked: CheckedConfig, state: RunState | None) -> Outcome | None
 
 
 def reuse_finished(checked: CheckedConfig) -> Outcome | None:
-    """Returns the outcome of a finished run without building any of its parts.
+    """Returns the outcome of a finished run without building its data, model or optimizer.
 
-    Returns None if that needs the full checks: the config differs from the recorded one, or a file
-    of the data has changed since the data's fingerprint was cached.
+    Returns None if the full checks are needed, because the config differs from the saved config, or
+    a file of the data has changed since the data's fingerprint was cached.
     """
     try:
         folder = run_folder_of(checked)

@@ -47,7 +47,7 @@ class Throughput:
     slower (memory, compilation), are included.
 
     Args:
-        tokens_per_step: Targets in one optimizer step, over all ranks.
+        tokens_per_step: Number of target tokens in one optimizer step, over all ranks.
 
     Attributes:
         flops_per_token: FLOPs of the forward and backward pass per token.
@@ -73,14 +73,14 @@ class Throughput:
             self._running_since = None
 
     def resume(self) -> None:
-        """Counts time again; cheap enough to be called at each step."""
+        """Counts time again after `pause`; cheap enough to be called at every step."""
         if self._running_since is None:
             self._running_since = time.perf_counter()
 
     def since_last_row(self, step: int, tokens: int | None = None) -> dict[str, float]:
         """Returns the metrics `perf/*` since the last row and starts the next measurement.
 
-        Must be called after the losses are read, as only then a GPU has finished its steps.
+        Must be called after the losses are read, because only then a GPU has finished its steps.
 
         Args:
             step: Current optimizer step.
@@ -114,8 +114,8 @@ def flops_per_token(
     Args:
         build: Builds the model, which maps tokens (B, T) to logits (B, T, V).
         length: Length T of the sequences.
-        identity: Plain data that identifies the model; each model is counted once.
-        memory: Cache folder; None for a model with custom code, which is not cached.
+        identity: JSON data that identifies the model; each model is counted once.
+        memory: Cache folder; None for a model with custom code, whose result is not cached.
 
     Returns:
         The FLOPs per token; None, with a warning, for a model that cannot be counted.
@@ -158,8 +158,8 @@ def compute_dtype(precision: str) -> torch.dtype:
 def machine_peak(device: torch.device, dtype: torch.dtype, memory: Path) -> float:
     """Returns the peak speed of matrix products on this machine, in FLOPs per second.
 
-    As other processes can slow a measurement down, the maximum of up to five is used. They are
-    cached by host, device, threads, torch version and dtype.
+    Because other processes can slow a measurement down, the maximum of up to five measurements is
+    used. The measurements are cached by host, device, threads, torch version and dtype.
 
     Args:
         device: Device of the run.
@@ -191,8 +191,9 @@ def machine_peak(device: torch.device, dtype: torch.dtype, memory: Path) -> floa
 def matmul_peak(device: str, dtype: torch.dtype, threads: int) -> float:
     """Measures the peak speed of products of square matrices, once per process.
 
-    Doubles the size from 256 for about 0.3 s and uses the best of three products of each size. The
-    first product is not counted: on a GPU it loads the library, which takes longer.
+    Doubles the size of the matrices, from 256, for about 0.3 s and uses the fastest of three
+    products of each size. The first product of a size is not counted, because on a GPU it also
+    loads the library.
 
     Args:
         device: Device of the matrices.

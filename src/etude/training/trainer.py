@@ -21,11 +21,12 @@ _FULL = {"32": "32-true", "64": "64-true"}
 
 _LENGTH_HINT = "set the other to null: trainer.max_steps=null or trainer.max_epochs=null"
 
-_ELSEWHERE = "set by another part of the config: "
+_ELSEWHERE = "set by another key of the config: "
 
 
 class Trainer:
-    """Length of training, intervals of validation and logging, and devices.
+    """Config of the training loop: its length, the intervals of validation and logging, and the
+    devices.
 
     Args:
         max_steps: Length of the run in optimizer steps; set exactly one of `max_steps` and
@@ -54,7 +55,7 @@ class Trainer:
     aliases = {"precision": _FULL}  # noqa: RUF012 (used by the config's checks, before hashing)
 
     refused = {  # noqa: RUF012 (used by the config's checks)
-        "logger": "Étude writes the records; choose loggers with logger=...",
+        "logger": "Étude writes the metrics itself; choose further loggers with logger=...",
         "callbacks": _ELSEWHERE + "callbacks=...",
         "enable_checkpointing": "set run.save_every and run.keep_every",
         "default_root_dir": "set run.root",
@@ -67,14 +68,14 @@ class Trainer:
         "min_epochs": "set trainer.max_epochs",
         "max_time": "the length of a run must not depend on time; pause it with run.stop_at_step",
         "check_val_every_n_epoch": "set trainer.val_check_interval",
-        "num_sanity_val_steps": "the config is checked before training",
+        "num_sanity_val_steps": "not needed: Étude checks the config before training",
         "reload_dataloaders_every_n_epochs": "the data order depends only on seed and step",
         "use_distributed_sampler": "the data order depends only on seed and step",
         "gradient_clip_algorithm": "gradients are always clipped by their global norm",
-        "enable_progress_bar": "Étude shows the progress",
+        "enable_progress_bar": "Étude shows its own progress bar",
         "enable_model_summary": "run.json contains the number of parameters",
-        "plugins": "Étude writes the checkpoints",
-        "barebones": "Étude writes the records",
+        "plugins": "Étude writes the checkpoints itself",
+        "barebones": "Étude always writes metrics and checkpoints",
     }
 
     def __init__(
@@ -209,7 +210,7 @@ class Trainer:
         return validation_interval(self.val_check_interval, total_steps)
 
     def build(self, *, total_steps: int, callbacks: list[Any], folder: Path, rank: int = 0) -> Any:
-        """Builds the `pytorch_lightning.Trainer`, without its own output, logs and checkpoints.
+        """Builds the `pytorch_lightning.Trainer`, without Lightning's output, logs and checkpoints.
 
         Args:
             total_steps: Optimizer step at which Lightning stops.
@@ -274,7 +275,7 @@ _UNSUPPORTED = {
 
 
 def _profiler(name: str | None, folder: Path) -> Any:
-    """Returns Lightning's profiler of this name; it writes its report to the run's folder."""
+    """Returns the Lightning profiler with a given name; its report is written to `folder`."""
     if name is None:
         return None
     from pytorch_lightning import profilers
@@ -288,7 +289,7 @@ def _profiler(name: str | None, folder: Path) -> Any:
 
 
 def _silence() -> None:
-    """Silences Lightning's banners and advice about settings that Étude makes, not the user."""
+    """Suppresses Lightning's banners, and its advice about settings that only Étude can change."""
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     for message in (
