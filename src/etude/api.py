@@ -227,8 +227,8 @@ def load_pretrained(
 ) -> LanguageModel | Seq2Seq | TextEncoder:
     """Loads released weights into Étude's modules, with their tokenizer.
 
-    GPT-2, GPT-NeoX, Llama and Qwen3 are loaded as `LanguageModel`; T5 and Marian as `Seq2Seq`; BERT
-    and RoBERTa as `TextEncoder`. No code in the files is executed.
+    GPT-2, GPT-NeoX, Llama, Qwen3 and Gemma 3 are loaded as `LanguageModel`; T5 and Marian as
+    `Seq2Seq`; BERT and RoBERTa as `TextEncoder`. No code in the files is executed.
 
     Args:
         source: a folder with `config.json`, a `.safetensors` file next to a `config.json`, a

@@ -141,5 +141,5 @@ def _load_run(args: argparse.Namespace) -> Any:
 
 
 def _check_examples(args: argparse.Namespace) -> None:
-    if args.examples < 1:
-        raise RequestError(Problem("--examples", "a positive number", args.examples))
+    if args.examples < 0:
+        raise RequestError(Problem("--examples", "a non-negative number", args.examples))

@@ -156,8 +156,8 @@ def _as_typed_option(problem: Problem) -> Problem:
     """Returns the problem under the name of the command's option."""
     if problem.where == "forbidden":
         return replace(problem, where="--forbid")
-    if problem.hint == "beams=4 searches":
-        problem = replace(problem, hint="--beams 4 searches")
+    if problem.hint and problem.hint.startswith("beams="):
+        problem = replace(problem, hint=f"--{problem.hint.replace('=', ' ', 1)}")
     return as_option(problem)
 
 

@@ -121,7 +121,7 @@ def _problems_of_scalar(node: yaml.ScalarNode, where: str, key: str) -> Iterator
     elif node.tag == f"{_TAG}float" and not _FLOAT.fullmatch(value):
         yield _ambiguous(position, "a number without stray underscores", value)
     elif node.tag == f"{_TAG}bool" and not _BOOLEAN.fullmatch(value):
-        yield _ambiguous(position, "true or false", value)
+        yield _ambiguous(position, "true or false, or a string in quotes", value)
     elif node.tag == _STRING and _OCTAL.fullmatch(value):
         yield _ambiguous(position, "a decimal number", value)
 

@@ -489,7 +489,7 @@ def check_readings(name: str, paper: Paper, readings: Any, *, complete: bool) ->
             expected = f"a `Reading` with two lists of numbers, returned by {kind}"
             problems.append(Problem(where, expected, str(reading)[:80]))
         elif max(map(len, lists)) > seeds or (complete and not lists[0]):  # type: ignore[arg-type]
-            expected = f"a `Reading` with a value and a control for each of the {seeds} seeds"
+            expected = f"a `Reading` with a value and a control for each seed ({seeds})"
             expected += f", returned by {kind}"
             problems.append(Problem(where, expected, str(reading)[:80]))
     if problems:

@@ -57,12 +57,12 @@ def check_memory(checked: CheckedConfig, parts: Parts, vocabulary: int | None = 
     processes = settings.processes
     on_gpu = _on_gpu(settings)
     problems = [
-        _too_many(key, count, bytes_each, machine, what)
-        for key, count, bytes_each, what in (
-            ("trainer.devices", processes - 1, _PROCESS_BYTES, "processes"),
-            ("data.workers", data.workers, _WORKER_BYTES, "processes"),
+        _too_many(key, count, bytes_each, machine)
+        for key, count, bytes_each in (
+            ("trainer.devices", processes, _PROCESS_BYTES),
+            ("data.workers", data.workers, _WORKER_BYTES),
         )
-        if count * bytes_each > machine
+        if count > 1 and count * bytes_each > machine
     ]
     share = max(1, data.examples_per_step // processes)
     length = data.sequence_length
@@ -184,9 +184,9 @@ def _number(node: Node, key: str) -> int:
     return value if isinstance(value, int) else 0
 
 
-def _too_many(key: str, count: int, bytes_each: int, machine: int, what: str) -> Problem:
-    expected = f"at most {machine // bytes_each:,} {what} in {format_bytes(machine)} of memory"
-    hint = f"{count:,} {what} need at least {format_bytes(count * bytes_each)}"
+def _too_many(key: str, count: int, bytes_each: int, machine: int) -> Problem:
+    expected = f"at most {machine // bytes_each:,} processes in {format_bytes(machine)} of memory"
+    hint = f"{count:,} processes need at least {format_bytes(count * bytes_each)}"
     return Problem(key, expected, count, hint)
 
 
