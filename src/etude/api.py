@@ -94,8 +94,10 @@ def train_record(config: DictConfig, checked: CheckedConfig | None = None) -> An
         outcome = reuse_finished(checked)
         if outcome is not None:
             return outcome
-    except InvalidConfig:
-        if "torch" not in sys.modules:  # further checks would import torch, which takes seconds
+    except InvalidConfig as error:
+        # Further checks import torch, which takes seconds: they are worth it for the user's files.
+        data = error.sound.get("data")
+        if "torch" not in sys.modules and (data is None or not data.names_files()):
             raise
     from etude.analysis.run_outputs import write_outputs
     from etude.training.run import train as train_run

@@ -58,8 +58,7 @@ def _show(arguments: list[str]) -> int:
     from etude.training.run_folder import cache_folder
 
     checked = check_all(compose(args.overrides, config_dir=args.config_dir))
-    parts = build_parts(checked)
-    parts.data.check()
+    parts = build_parts(checked, check_data=True)
     parts.data.prepare(cache_folder(checked))
     print()
     for line in show_lines(parts.data, examples=args.examples, seed=checked.seed):

@@ -35,10 +35,11 @@ class Parts:
 
 
 def check_all(config: DictConfig) -> CheckedConfig:
-    """Checks a config like `etude.config.checks.check`, and adds the errors of the constructors.
+    """Checks a config like `etude.config.checks.check`, and adds errors of constructors and data.
 
     Raises:
-        RequestError: The config has errors; contains all errors in keys, types and values.
+        RequestError: The config has errors; contains all errors in keys, types and values, and in
+            the data's files.
     """
     try:
         return check(config)
@@ -53,21 +54,27 @@ def check_all(config: DictConfig) -> CheckedConfig:
                             with_layers(node, 1),
                         )
                     else:
-                        node.build()
+                        built = node.build()
+                        if key == "data" and node.is_ours:  # others may rely on `for_task`
+                            built.check()
             except RequestError as refused:
                 problems += refused.problems
         raise RequestError(problems) from error
 
 
-def build_parts(checked: CheckedConfig) -> Parts:
+def build_parts(checked: CheckedConfig, *, check_data: bool = False) -> Parts:
     """Builds the objects of a run, except the model, and checks that they are compatible.
 
     For these checks, a model with one layer, or one period of the pattern of layer kinds, is built
     on the meta device.
 
+    Args:
+        checked: Checked config of the run.
+        check_data: Whether to check that the data exists, too.
+
     Raises:
-        RequestError: The config has errors; contains the errors of all constructors and all
-            incompatibilities.
+        RequestError: The config has errors; contains the errors of all constructors, all
+            incompatibilities and, if requested, the errors in the data's files.
     """
     problems: list[Problem] = []
 
@@ -93,6 +100,8 @@ def build_parts(checked: CheckedConfig) -> Parts:
         parts["data"].model_vocabulary = configured_vocabulary(checked) or 0
     built = BuiltParts(checked, **parts, callbacks=callbacks, model=model)
     problems += find_problems(built)
+    if check_data and built.data is not None:
+        attempt(built.data.check)
     if problems:
         raise RequestError(problems)
     return Parts(**parts, callbacks=list(callbacks.values()), loggers=loggers)

@@ -131,10 +131,9 @@ def check_range(lowest: float, highest: float, steps: int) -> None:
 
 
 def _run_test(checked: CheckedConfig, lowest: float, highest: float, steps: int) -> RangeTestResult:
-    parts = build_parts(checked)
+    parts = build_parts(checked, check_data=True)
     parts.trainer = parts.trainer.alone()
     folder = Path(checked.run.root) / "_lr" / signature(checked.identity)[:DIGITS]
-    parts.data.check()
     parts.trainer.check_machine()
     check_memory(checked, parts)
     check_root(folder, unsafe=checked.run.unsafe_storage)

@@ -97,10 +97,9 @@ def train(
 
 
 def _train(checked: CheckedConfig, epilogue: AfterTraining | None) -> Outcome:
-    parts = build_parts(checked)
+    parts = build_parts(checked, check_data=True)
     full_signature = signature(checked.identity)
     folder = run_folder_of(checked)
-    parts.data.check()
     fingerprint = partial(_fingerprint, checked, parts.data)
     done = outcome_of(checked, ended(checked, folder, fingerprint))
     if done is not None:
