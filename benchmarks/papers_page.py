@@ -27,21 +27,23 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 INTRODUCTION = """\
 # Papers
 
-What papers claim, measured here. Written by `make papers` from the evidence in `docs/papers/`: a
-report with every value, its tolerance and the reason for it, the figures, and the numbers in
+Claims of papers, measured with Étude. `make papers` writes this page and `docs/papers/`, which
+has, for each paper, a report with all values and tolerances, figures, and the numbers as
 `result.json`.
 
-*Matches the paper* compares with the published number; where the paper has only words, the
-threshold is ours, and a match supports the words. *Matches the protocol* compares with what these
-settings, or the nearest to them, have given elsewhere; they are seldom the paper's to the last:
-smaller models, fewer steps, other text. Each cell has a negative control, a case in which the claim
-must not be found. Tolerances stand in `conf/paper/` and were committed before the runs. With fewer
-than three seeds a match says so; *not run* is what nobody has run yet.
+- *Matches the paper*: compared with the published number. Where the paper states a claim in words
+  only, the threshold is ours.
+- *Matches the protocol*: compared with results that others got with these or similar settings:
+  smaller models, fewer steps or other text than in the paper.
+- *Negative control*: each comparison also has a case in which the claim must not hold.
+- Tolerances are in `conf/paper/`. They were committed before the runs.
+- A match with fewer than three seeds is marked. *Not run* means that there is no result yet.
 
-`etude reproduce` lists what stands on your own machine, `etude reproduce PAPER` runs or reuses what
-a paper needs. The tiers: `cpu` takes minutes on two cores, `gpu` hours on a GPU of a data centre,
-`weights` needs released weights from a hub. A cost is that of all runs of a paper with nothing else
-on the machine; most of the evidence was made on a busy one, where runs took several times as long.
+`etude reproduce` lists the papers and your own results; `etude reproduce PAPER` trains what is
+missing and compares. Tiers: `cpu` needs minutes on two cores, `gpu` hours on a data-centre GPU,
+`weights` released weights from the Hugging Face Hub. The cost is that of all runs of a paper on an
+otherwise idle machine; most of these results come from a busy machine, where runs took several
+times as long.
 """
 COLUMNS = ("paper", "claim", "cost", "matches the paper", "the protocol", "")
 

@@ -124,7 +124,8 @@ def write_api_pages() -> None:
                     lines += [""]
             lines += ["```", ""]
         (folder / f"{name}.md").write_text("\n".join(lines), encoding="utf-8")
-    index = ["# API reference", "", "Generated from docstrings.", "", "```{toctree}", *API_PAGES]
+    index = ["# API reference", "", "Generated from docstrings.", ""]
+    index += ["```{toctree}", ":maxdepth: 2", *API_PAGES]
     (folder / "index.md").write_text("\n".join([*index, "```", ""]), encoding="utf-8")
 
 
@@ -144,6 +145,13 @@ def join_names(
             index += 1
 
 
+def mark_reports(app: Sphinx, name: str, source: list[str]) -> None:
+    """Keeps the reports of papers, which docs/papers.md links to, out of the sidebar."""
+    if name.startswith("papers/"):
+        source[0] = f"---\norphan: true\n---\n\n{source[0]}"
+
+
 def setup(app: Sphinx) -> None:
-    """Connects `join_names` before napoleon."""
+    """Connects `join_names`, before napoleon, and `mark_reports`."""
     app.connect("autodoc-process-docstring", join_names, priority=400)
+    app.connect("source-read", mark_reports)
