@@ -122,7 +122,7 @@ class Position(Protocol):
         ...
 
     def at_base_width(self, ratio: float, /) -> None:
-        """Rescales the initial weights to those of muP's base width.
+        """Rescales the initial weights to the size that they have at muP's base width.
 
         Args:
             ratio: the width D divided by the base width.
