@@ -105,9 +105,9 @@ class Position(Protocol):
         ...
 
     def bias(self, T: int, S: int, /, *, like: Tensor) -> Tensor | None:
-        """Returns the bias (H, T, S) that is added to the scores of the last T of S positions.
+        """Returns the bias (H, T, S) of the attention scores: T queries, the last of S positions.
 
-        None means no bias.
+        The bias is added to the scores. None means no bias.
 
         Args:
             like: a tensor with the device and the dtype of the bias.

@@ -254,7 +254,11 @@ class Task(Protocol):
         ...
 
     def metrics(self, evaluated: Any, /) -> Any:
-        """Returns a new `etude.tasks.metrics.Metrics` object for an `Evaluated` object."""
+        """Returns a new `etude.tasks.metrics.Metrics` object, which computes metrics of a split.
+
+        Args:
+            evaluated: the split, an `etude.data.evaluation_data.Evaluated`.
+        """
         ...
 
 

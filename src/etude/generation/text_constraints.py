@@ -87,7 +87,7 @@ class TokenTexts:
         return [i for i, text in enumerate(self.tokens) if REPLACEMENT in text]
 
     def tokens_with_prefix(self, prefix: str) -> Iterator[tuple[int, str]]:
-        """Yields the tokens whose text begins with `prefix`, and the rest of their text."""
+        """Yields the id of each token whose text begins with `prefix`, and the rest of the text."""
         texts, order = self.sorted
         for i in range(bisect_left(texts, prefix), len(texts)):
             if not texts[i].startswith(prefix):
@@ -111,7 +111,7 @@ class ForbiddenWords:
     punctuation).
 
     Args:
-        spelling: the texts of the tokenizer's tokens.
+        spelling: a `TokenTexts` with the texts of the tokenizer's tokens.
         words: the forbidden words.
 
     Raises:
@@ -190,9 +190,9 @@ class StopText:
     The rule only ends the row; `etude.generation.streaming.StopTextFilter` removes the stop text.
 
     Args:
-        spelling: the texts of the tokenizer's tokens.
+        spelling: a `TokenTexts` with the texts of the tokenizer's tokens.
         texts: the stop texts.
-        begins: whether some rows are at the start of a text, where tokens may be decoded
+        begins: whether the new tokens of some rows start a text; tokens at the start may be decoded
             differently.
 
     Raises:

@@ -75,7 +75,7 @@ class WandB(Logger):
         self._summary = ""
 
     def start(self, run: RunInfo, rows: Sequence[Row]) -> None:
-        """Starts the W&B process and logs the rows so far."""
+        """Starts the W&B process and, for a resumed run, logs the rows so far."""
         if self.mode == "disabled":
             return
         folder = make_subfolder(run.path, FOLDER)

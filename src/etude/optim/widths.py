@@ -2,7 +2,7 @@
 
 Yang et al. 2022 (arXiv:2203.03466), table 8: with the right power of the width in each learning
 rate, the best learning rate of a narrow model is also the best of a wide model. A model declares
-the roles of its parameters (`widths`); an optimizer declares the powers for its steps (a `Rule`).
+the roles of its parameters (`widths`); an optimizer declares the powers for its updates (a `Rule`).
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ the columns grow, and the output is not divided. `fixed`: the size is constant.
 """
 
 Rule = Mapping[Role, float]
-"""muP's rule for an optimizer: for each role, the exponent e in the factor m^e of the learning rate,
+"""muP's rule for an optimizer: the exponent e of each role. The learning rate has the factor m^e,
 where m is the width divided by the base width.
 """
 
 BY_ENTRY: Rule = {"hidden": -1, "vector": 0, "readout": 0, "inward": -1, "fixed": 0}
-"""Rule for steps whose entries have a fixed size, independent of the gradient's: Adam (Yang et al.
-2022, table 8) and sign updates (appendix B.3).
+"""Rule for updates whose entries have a fixed size, independent of the gradient's size: Adam (Yang
+et al. 2022, table 8) and signs of a momentum (appendix B.3).
 """
 
 BY_GRADIENT: Rule = {"hidden": 0, "vector": 1, "readout": 1, "inward": -1, "fixed": 0}
-"""Rule for steps in proportion to the gradient: SGD (Yang et al. 2022, table 8)."""
+"""Rule for updates in proportion to the gradient: SGD (Yang et al. 2022, table 8)."""
 
 BY_SPECTRUM: Rule = {"hidden": 0, "vector": 0, "readout": 0, "inward": -0.5, "fixed": 0}
-"""Rule for matrix steps whose largest singular value is sqrt(max(1, rows / columns)), which keeps
-the size of features constant (Yang et al. 2023, arXiv:2310.17813, equation 5).
+"""Rule for updates of matrices whose largest singular value is sqrt(max(1, rows / columns)). Such
+updates keep the size of features constant (Yang et al. 2023, arXiv:2310.17813, equation 5).
 """
 
 BY_RMS: Rule = {"hidden": -0.5, "vector": 0, "readout": 0, "inward": -1, "fixed": 0}
-"""Rule for matrix steps whose largest singular value grows as sqrt(max(rows, columns)), from the
-same equation as `BY_SPECTRUM`.
+"""Rule for updates of matrices whose largest singular value grows as sqrt(max(rows, columns)), from
+the same equation as `BY_SPECTRUM`.
 """
 
 _SUPPORTED = "AdamW, Lion, Muon or SGD"

@@ -84,7 +84,8 @@ class TestColumns:
 
     def test_columns_the_other_way_round_have_to_be_stated(self, tmp_path: Path) -> None:
         content = "N cat\nV runs\nN dog\nV sits\n"
-        assert "(data.words, data.tags)" in refused(tmp_path / "a.conll", content)
+        told = refused(tmp_path / "a.conll", content)
+        assert "expected explicit values of data.words and data.tags" in told
         found = sentences(tmp_path / "a.conll", content, words=1, tags=0)
         assert found == [(["cat", "runs", "dog", "sits"], ["N", "V", "N", "V"])]
 

@@ -104,7 +104,7 @@ class ExampleData(Stored, ExampleSource):
         sizes = [size for size in (batch.tokens, batch.examples) if size is not None]
         hint = "set data.batch.examples"
         if sizes:
-            hint = "set the other to null, as in data.batch.examples=null"
+            hint = "set one of the two to null, as in data.batch.examples=null"
         expected = "exactly one of tokens and examples"
         checks.that(len(sizes) == 1, "batch", batch, expected, hint)
         if batch.examples is not None:

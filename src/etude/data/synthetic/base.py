@@ -380,7 +380,8 @@ class RuleSteps:
 class _EvaluationBatches(IterableDataset[dict[str, Any]]):
     """Batches of whole splits.
 
-    The key `part` of a batch is `val` for the validation split and `seen` for the training split.
+    The value of a batch's key `part` is `val` for the validation split and `seen` for the training
+    split.
     """
 
     def __init__(self, data: SyntheticData, splits: tuple[Split, ...]) -> None:
