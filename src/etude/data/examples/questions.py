@@ -217,7 +217,7 @@ def parse_answers(row: Row, column: str, context: str) -> list[Answer]:
     for text, start in pairs:
         is_position = isinstance(start, int) and not isinstance(start, bool) and start >= 0
         if not isinstance(text, str) or not text or not is_position:
-            expected = "a non-empty text and a whole number answer_start of at least 0"
+            expected = "a non-empty text, and an answer_start that is a whole number of at least 0"
             raise RequestError(Problem(where, expected, {"text": text, "answer_start": start}))
         if context[start : start + len(text)] != text:
             actual = context[start : start + len(text)]
