@@ -128,7 +128,7 @@ def test_what_a_base_class_leaves_open() -> None:
     class Mine(Base): ...
 
     assert lacking(Mine) == [
-        "a class that defines the abstract method other",
+        "a class that implements the abstract method other",
         "a class with a method turn(x, *, left, far=False)",
     ]
 

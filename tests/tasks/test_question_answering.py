@@ -229,9 +229,9 @@ def predictions(run: Any) -> list[str]:
     ("answers", "told"),
     [
         ([{"text": "Rome", "answer_start": 0}], "expected 'Rome' at character 0 of the context"),
-        ([{"text": "Ann", "answer_start": -4}], "an object with lists text and answer_start"),
-        ([{"text": "Ann", "answer_start": 0.0}], "an object with lists text and answer_start"),
-        ([{"text": "", "answer_start": 0}], "an object with lists text and answer_start"),
+        ([{"text": "Ann", "answer_start": -4}], "a non-empty text, and an answer_start"),
+        ([{"text": "Ann", "answer_start": 0.0}], "a non-empty text, and an answer_start"),
+        ([{"text": "", "answer_start": 0}], "a non-empty text, and an answer_start"),
         ({"text": ["Ann"], "answer_start": []}, "an object with lists text and answer_start"),
         ("Ann", "an object with lists text and answer_start"),
         (None, "an object with lists text and answer_start"),

@@ -1,1 +1,1 @@
-"""Contracts of the classes that a config can name: one `typing.Protocol` for each kind of part."""
+"""Contracts of the classes that a config can name: a `typing.Protocol` per kind of component."""

@@ -30,7 +30,8 @@ class Contract:
             Étude passes to the constructor. An argument with a default is passed only if the
             constructor has a parameter with this name.
         base: dotted name of the required base class; None accepts any class.
-        open: names of those arguments whose value the config may set instead.
+        open: names of the arguments that the config may set, too; the config's value then replaces
+            the value from Étude.
     """
 
     name: str
@@ -117,7 +118,7 @@ class Contract:
                 return  # only subclasses have the other members
         abstract: frozenset[str] = getattr(kind, "__abstractmethods__", frozenset())
         for name in sorted(abstract - self.methods.keys()):
-            yield f"a class that defines the abstract method {name}"
+            yield f"a class that implements the abstract method {name}"
         for name, method in self.methods.items():
             defined = _defines(kind, name)
             special = name.startswith("__")  # Python looks these up in the class only
@@ -134,7 +135,12 @@ class Contract:
 
 
 def _method_problems(kind: type, name: str, method: FunctionType) -> Iterator[str]:
-    """Yields a description of each way in which a method does not fit its calls."""
+    """Yields a description of each way in which a class's method does not fit Étude's calls.
+
+    Args:
+        kind: class that has the method `name`.
+        method: the method of the protocol, whose parameters are the arguments that Étude passes.
+    """
     static: Any = inspect.getattr_static(kind, name)
     expected = f"a class with a method {name}{_format_parameters(method)}"
     if not callable(static) and not hasattr(type(static), "__get__"):
@@ -157,7 +163,12 @@ def _method_problems(kind: type, name: str, method: FunctionType) -> Iterator[st
 def _not_accepted(
     own: Sequence[inspect.Parameter], passed: Sequence[inspect.Parameter]
 ) -> Iterator[str]:
-    """Yields descriptions of the arguments that Étude passes and a method does not accept."""
+    """Yields descriptions of the arguments that Étude passes and a method does not accept.
+
+    Args:
+        own: parameters of the method.
+        passed: parameters that represent the passed arguments.
+    """
     count = sum(p.kind is p.POSITIONAL_ONLY for p in passed)
     most = sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in own)
     if count > most and not any(p.kind is p.VAR_POSITIONAL for p in own):
@@ -171,7 +182,10 @@ def _not_accepted(
 def _not_passed(
     own: Sequence[inspect.Parameter], passed: Sequence[inspect.Parameter]
 ) -> Iterator[str]:
-    """Yields descriptions of the arguments that a method requires and Étude does not pass."""
+    """Yields descriptions of the arguments that a method requires and Étude does not pass.
+
+    The parameters are those of `_not_accepted`.
+    """
     keywords = {p.name for p in passed if p.kind is p.KEYWORD_ONLY}
     any_number = any(p.kind is p.VAR_POSITIONAL for p in passed)
     count = len(own) if any_number else sum(p.kind is p.POSITIONAL_ONLY for p in passed)
@@ -198,7 +212,10 @@ def _format_parameters(method: FunctionType) -> str:
 
 
 def _defines(kind: type, name: str) -> bool:
-    """Returns whether a class, or a base class other than a stub, defines a member."""
+    """Returns whether a class or one of its base classes defines the member `name`.
+
+    Members of the classes in `_STUB_MODULES` don't count.
+    """
     owner = next((base for base in kind.__mro__ if name in vars(base)), None)
     return owner is not None and not _is_stub(owner)
 
@@ -208,9 +225,9 @@ def _is_stub(kind: type) -> bool:
 
 
 def _is_abstract(kind: type, name: str) -> bool:
-    """Returns whether subclasses must define a method.
+    """Returns whether subclasses of the class `kind` must define the method `name`.
 
-    That is the case if the method is abstract or only raises `NotImplementedError`.
+    They must if the method is abstract or only raises `NotImplementedError`.
     """
     if name in getattr(kind, "__abstractmethods__", ()):
         return True
@@ -223,10 +240,10 @@ def _is_abstract(kind: type, name: str) -> bool:
 
 @cache
 def _sets_attributes_dynamically(kind: type) -> bool:
-    """Returns whether the code of a class's methods does not show all attributes of its objects.
+    """Returns whether objects of a class may have attributes that its code does not show.
 
-    That is the case if the class has `__getattr__`, or sets attributes by name, in nested
-    functions, or in functions to which it passes `self`.
+    They may if the class has `__getattr__`, or sets attributes by name, in nested functions, or in
+    functions to which it passes `self`.
     """
     for base in kind.__mro__:
         if base is object or base.__module__.split(".")[0] in _TRUSTED_PACKAGES:
@@ -283,7 +300,7 @@ def _assigned_attributes(kind: type) -> frozenset[str]:
 
 
 def _attributes_assigned_by(function: FunctionType) -> set[str]:
-    """Returns the names of the attributes that a function sets on any object.
+    """Returns the names of the attributes that the code of a function sets, on `self` or elsewhere.
 
     The names of registered buffers, parameters and modules are included.
     """

@@ -105,9 +105,9 @@ class Position(Protocol):
         ...
 
     def bias(self, T: int, S: int, /, *, like: Tensor) -> Tensor | None:
-        """Returns the bias (H, T, S) that is added to the scores of the last T of S positions.
+        """Returns the bias (H, T, S) of the attention scores: T queries, the last of S positions.
 
-        None means no bias.
+        The bias is added to the scores. None means no bias.
 
         Args:
             like: a tensor with the device and the dtype of the bias.
@@ -122,7 +122,7 @@ class Position(Protocol):
         ...
 
     def at_base_width(self, ratio: float, /) -> None:
-        """Rescales the initial weights to those of muP's base width.
+        """Rescales the initial weights to the size that they have at muP's base width.
 
         Args:
             ratio: the width D divided by the base width.

@@ -50,14 +50,19 @@ class Head(Protocol):
     """
 
     gives: str
-    """What the logits describe: `vocabulary`, `tags` or `classes`."""
+    """Kind of the logits: `vocabulary` (of the tokens of the vocabulary, at each position), `tags`
+    (of the labels, at each position) or `classes` (of the labels, once per sequence).
+    """
 
     def __init__(
         self, *, dim: int, embedding: nn.Module, norm: Any, dropout: float, labels: int = 0
     ) -> None: ...
 
     def forward(self, x: Tensor, keep: Tensor | None = None, /) -> Tensor:
-        """Maps vectors (B, T, D) to logits: (B, T, ...), or (B, ...) for `classes`.
+        """Maps vectors (B, T, D) to logits.
+
+        The logits have the shape (B, T, ...), one vector per position. If `gives` is `classes`, the
+        shape is (B, ...), one vector per sequence.
 
         Args:
             keep: mask (B, T), false where a token is padding.
@@ -65,9 +70,13 @@ class Head(Protocol):
         ...
 
     def of_packed(self, x: Tensor, documents: Any, /) -> Tensor:
-        """Maps the vectors of packed sequences (B, T, D) to logits.
+        """Maps the vectors (B, T, D) of packed sequences to logits.
 
-        Shape: as in `forward`; for `classes`, (N, ...) with one entry for each of the N documents.
+        The shape of the logits is as in `forward`. If `gives` is `classes`, it is (N, ...), one
+        vector for each of the N documents.
+
+        Args:
+            documents: an `etude.nn.documents.Documents`: the document of each position.
         """
         ...
 
@@ -113,7 +122,12 @@ class Data(Protocol):
     """Names of a mixture's sources, each of which is also validated separately; usually empty."""
 
     def misfits(self, processes: int, max_epochs: float | None = None, /) -> Any:
-        """Yields a `Problem` for each incompatibility with the trainer's settings."""
+        """Yields a `Problem` for each incompatibility with the trainer's settings.
+
+        Args:
+            processes: number of processes that share each optimizer step.
+            max_epochs: length of the run, if the config sets it in epochs; otherwise None.
+        """
         ...
 
     def tokens_in(self, first: int, end: int, /) -> int:
@@ -121,7 +135,9 @@ class Data(Protocol):
         ...
 
     def for_task(self, objective: Any, /) -> None:
-        """Sets the task's objective; None uses the data unchanged.
+        """Sets the task's objective, which builds inputs and targets from the data.
+
+        None means next-token prediction on the unchanged data.
 
         Raises:
             RequestError: the data does not fit the task.
@@ -146,7 +162,7 @@ class Data(Protocol):
     def files_read(self) -> list[Path] | None:
         """Returns the files that determine the fingerprint.
 
-        None means that it also depends on content outside files.
+        None means that the fingerprint also depends on content outside files.
         """
         ...
 
@@ -170,7 +186,12 @@ class Data(Protocol):
     ) -> None:
         """Sets the optimizer steps to load, and the process that loads them.
 
-        The process is number `rank` of `world` processes.
+        Args:
+            seed: the run's seed.
+            micro_batch: maximum number of examples in a micro-batch; None for no limit.
+            total_steps: number of optimizer steps in the whole run.
+            start_step: number of steps that are already done.
+            rank, world: index of the process, from 0, and number of processes.
         """
         ...
 
@@ -187,11 +208,17 @@ class Data(Protocol):
         ...
 
     def evaluated_with_rows(self, asked: Any, /) -> Any:
-        """Returns the rows or files of an `EvaluationRequest` as an `Evaluated`."""
+        """Returns a split, or files, for evaluation together with the contents of the rows.
+
+        The result is an `Evaluated`.
+
+        Args:
+            asked: an `etude.data.evaluation_data.EvaluationRequest`.
+        """
         ...
 
     def described(self, examples: int, /) -> Any:
-        """Returns the lines that `etude data show` prints, with this number of examples."""
+        """Returns the lines that `etude data show` prints, with `examples` examples."""
         ...
 
 
@@ -227,7 +254,11 @@ class Task(Protocol):
         ...
 
     def metrics(self, evaluated: Any, /) -> Any:
-        """Returns a new `etude.tasks.metrics.Metrics` object for an `Evaluated` object."""
+        """Returns a new `etude.tasks.metrics.Metrics` object, which computes metrics of a split.
+
+        Args:
+            evaluated: the split, an `etude.data.evaluation_data.Evaluated`.
+        """
         ...
 
 

@@ -1,4 +1,4 @@
-"""Beam search."""
+"""Beam search: continuations of prompts with the highest probability."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MASKED = -1e9
 DONE_FRACTION = 0.25
 """The fraction of prompts that must be done before they are removed from the batch.
 
-The removal copies the remaining prompts.
+Prompts are not removed one by one, because each removal copies all remaining prompts.
 """
 
 
@@ -28,7 +28,8 @@ class BeamSearchResult:
 
     Attributes:
         tokens: prompts and new tokens, (B, beams, T + n), padded with the fill token.
-        scores: log-probability / length^length_penalty, (B, beams); NaN if the logits were NaN.
+        scores: scores of the hypotheses (see `beam_search`), (B, beams); NaN if the logits of a
+            prompt were NaN.
     """
 
     tokens: Tensor
@@ -55,16 +56,16 @@ def beam_search(
     `DONE_FRACTION`.
 
     Args:
-        reader: a new reader of `tokens`.
+        reader: a new `Reader` of the B prompts, which has not read any tokens yet.
         config: the options. A beam search uses the following options:
 
             `max_new_tokens`.
             `beams`: the number of beams, and of hypotheses returned.
             `length_penalty`: above 0 favours longer texts, below 0 shorter ones.
-            `early_stopping`: when a prompt is done. `False`: when the best continuation, at its
-            current length, scores below the worst hypothesis; a heuristic if the penalty is not 0.
-            `"never"`: when no continuation can score above the worst hypothesis. `True`: as soon as
-            there are `beams` hypotheses.
+            `early_stopping`: when the search for a prompt is done. `False`: when the best
+            continuation, at its current length, scores below the worst hypothesis; a heuristic if
+            `length_penalty` is not 0. `"never"`: when no continuation can score above the worst
+            hypothesis. `True`: as soon as there are `beams` hypotheses.
         ends: the stop conditions of a hypothesis.
         processors: see `etude.generation.processors`; they receive only the unfinished prompts.
     """
@@ -187,7 +188,7 @@ class _Hypotheses:
     def merge_best(
         self, candidates: Tensor, value: Tensor, ended: Tensor, length: int
     ) -> _Hypotheses:
-        """Returns the best of the present hypotheses and of new candidates.
+        """Returns the best `beams` of the present hypotheses and of new candidates, per prompt.
 
         Args:
             candidates: the tokens of N candidates per prompt, (B, N, end).
@@ -210,7 +211,11 @@ class _Hypotheses:
         return _Hypotheses(*(x[prompts] for x in fields))
 
     def update(self, prompts: Tensor, others: _Hypotheses) -> None:
-        """Replaces the hypotheses of some prompts, given their indices (P,), by `others`."""
+        """Replaces the hypotheses of the P prompts with the indices `prompts` (P,).
+
+        Args:
+            others: the new hypotheses of these P prompts.
+        """
         self.tokens[prompts], self.scores[prompts] = others.tokens, others.scores.to(self.scores)
         self.complete[prompts], self.lengths[prompts] = others.complete, others.lengths
 
@@ -221,10 +226,15 @@ def _gather_beams(text: Tensor, index: Tensor) -> Tensor:
 
 
 def _first_difference(text: Tensor, prompt: int, length: int) -> int:
-    """Returns the first column at which the beams of any prompt differ.
+    """Returns the first column at which the beams of any prompt differ; `length` if none differ.
 
-    Beams soon share an ancestor, so the columns before it need not be copied when beams are
-    reordered.
+    The columns before it are equal in all beams of a prompt, so they need not be copied when beams
+    are reordered.
+
+    Args:
+        text: token ids (B, beams, L).
+        prompt: the length of the prompts, which are equal in all beams.
+        length: the number of columns to compare, including the prompt.
     """
     new = text[:, :, prompt:length]
     differs = (new != new[:, :1]).any(dim=1).any(dim=0)  # (length - prompt,)

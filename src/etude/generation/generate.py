@@ -51,8 +51,8 @@ def generate(
     Args:
         config: the options of generation. The samples of a prompt are adjacent rows; with a cache
             the prompt is read once for all of them.
-        keep: mask (B, T), false for padding, which must precede the tokens of its row. Padding does
-            not change the continuation of a row.
+        keep: mask (B, T), false for padding, which must precede the tokens of its row. The
+            continuation of a row does not depend on its padding. None means no padding.
         generator: the source of randomness: one generator per row, or one for all rows.
         processors: additional processors of the logits.
         stop_token: the id of the stop token, or the ids of several. After its end, a row is filled
@@ -84,7 +84,7 @@ def generate(
             checks.that(
                 count == rows,
                 "generator",
-                count,
+                f"{count} generators",
                 f"one generator, or {rows} generators (one per row)",
             )
     padding = None if keep is None else _padding(keep, tokens, checks)
@@ -114,7 +114,12 @@ def generate(
 
 
 def _processors(config: GenerationConfig, prompt: int, ends: StopConditions) -> list[Processor]:
-    """Returns the processors for the options, for prompts of `prompt` tokens."""
+    """Returns the processors that the options in `config` select.
+
+    Args:
+        prompt: the length of the prompts in tokens, including padding.
+        ends: the stop conditions.
+    """
     steps: list[Processor] = []
     if config.repetition_penalty != 1:
         steps.append(RepetitionPenalty(config.repetition_penalty))
@@ -134,7 +139,7 @@ def _generate_tokens(
     generator: Generators,
     on_token: Callable[[Tensor], None] | None,
 ) -> tuple[Tensor, bool]:
-    """Returns the generated text, and whether the last logits contained NaN."""
+    """Returns the prompts with their new tokens, and whether the last logits contained NaN."""
     choose = sampler(
         config.temperature, config.top_k, config.top_p, config.min_p, config.greedy, generator
     )
@@ -173,7 +178,10 @@ def _generate_tokens(
 
 
 def _padding(keep: Tensor, tokens: Tensor, checks: Checks) -> Tensor | None:
-    """Returns the number of padding columns of each row, (B,); None if no row has padding."""
+    """Returns the number of padding columns of each row, (B,); None if no row has padding.
+
+    Adds problems to `checks` if `keep` is not a valid mask for `tokens`.
+    """
     expected = f"the shape of the tokens, {tuple(tokens.shape)}"
     if not checks.that(keep.shape == tokens.shape, "keep", tuple(keep.shape), expected):
         return None

@@ -11,7 +11,7 @@ from typing import Literal
 from etude.errors import Checks
 
 MAX_COUNT = 10_000_000
-"""Maximum number of tokens, of samples and of beams, which detects typing errors."""
+"""Maximum number of new tokens, of samples and of beams; larger numbers are typing errors."""
 EarlyStopping = bool | Literal["never"]
 _TYPES: Mapping[str, tuple[type, str]] = {
     "int": (Integral, "a whole number"),

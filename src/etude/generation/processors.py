@@ -1,7 +1,8 @@
 """Processors: functions that change the logits before a token is selected.
 
-They are applied in sequence. A custom processor is a function, or a class with
-`__call__(tokens, logits)`; pass it to `generate` as `processors=[...]`.
+The processors of a list are applied in sequence. A custom processor is a function of
+`(tokens, logits)`, or an object with a method `__call__(tokens, logits)`; pass it to `generate` as
+`processors=[...]`.
 """
 
 from __future__ import annotations
@@ -80,7 +81,8 @@ class NoRepeatNGrams:
 class ForbiddenTokens:
     """Processor that forbids sequences of tokens.
 
-    The last token of a sequence is forbidden after all other tokens of the sequence.
+    The last token of a sequence is forbidden if the text ends with all other tokens of the
+    sequence.
 
     Args:
         sequences: the sequences, each of at least one token id.
@@ -108,7 +110,7 @@ class ForbiddenTokens:
 
 
 class MinNewTokens:
-    """Processor that forbids the stop tokens before a minimum number of new tokens.
+    """Processor that forbids the stop tokens until there is a minimum number of new tokens.
 
     Args:
         least: the minimum number of new tokens.
@@ -128,7 +130,10 @@ class MinNewTokens:
 
 
 def apply(processors: Sequence[Processor], tokens: Tensor, logits: Tensor) -> Tensor:
-    """Returns the logits (B, V) after all processors.
+    """Returns the logits (B, V) of the next token after all processors have changed them.
+
+    Args:
+        tokens, logits: see `Processor`.
 
     Raises:
         InvalidArguments: the processors forbid all tokens of a row.
@@ -137,6 +142,6 @@ def apply(processors: Sequence[Processor], tokens: Tensor, logits: Tensor) -> Te
         logits = processor(tokens, logits)
     if bool((logits.amax(dim=-1) == -torch.inf).any()):
         expected = "at least one allowed token in each row"
-        hint = "together, the processors forbid all tokens"
+        hint = "together, the processors forbid all tokens of a row"
         raise InvalidArguments(Problem("processors", expected, hint=hint))
     return logits

@@ -17,12 +17,18 @@ class CausalModel(Protocol):
         """The maximum number of preceding tokens on which the next token depends."""
 
     def new_cache(self, batch: int, length: int) -> Any:
-        """Returns an empty cache for `batch` sequences of up to `length` tokens; see `KVCache`."""
+        """Returns an empty cache for `batch` sequences of up to `length` tokens.
+
+        The cache is an `etude.nn.cache.KVCache`, or has the same methods.
+        """
 
     def __call__(self, tokens: Tensor, cache: Any, *, last_only: bool, **more: Any) -> Tensor:
-        """Returns the logits of the last position, (B, 1, V); `tokens` follow those in the cache.
+        """Returns the logits of the last position, (B, 1, V).
 
         Args:
+            tokens: token ids (B, T), which follow the tokens in the cache.
+            cache: a cache from `new_cache`; None computes the logits without a cache.
+            last_only: always true.
             more: `keep` and `positions`, for a batch of different lengths; see `Decoder.forward`.
         """
 
@@ -54,7 +60,7 @@ class Reader:
     def read(self, text: Tensor, length: int) -> Tensor:
         """Returns the logits (B, V) of the token after the first `length` columns of `text`.
 
-        `text` must begin with the columns of earlier calls.
+        In successive calls, `text` must begin with the columns that were read before.
         """
         cache = self.cache
         if cache is not None and length <= self.window:
@@ -91,12 +97,12 @@ class Reader:
         """Whether `select` may remove prompts, which requires a cache for the whole text.
 
         Without a cache, an encoder-decoder determines the source of each row from the number of
-        rows.
+        rows, so that no row may be removed.
         """
         return self.cache is not None and self._end - 1 <= self.window  # the last token is not read
 
     def select(self, rows: Tensor, since: int = 0) -> None:
-        """Replaces the texts by those at the row indices `rows` (R,).
+        """Replaces the texts: the new text i is the old text `rows[i]`, where `rows` is (R,).
 
         Each text must be replaced by a text of the same prompt, unless `can_drop` is true.
 

@@ -20,7 +20,10 @@ because drawing from the default generator would change that training.
 
 
 def scale_temperature(logits: Tensor, temperature: float) -> Tensor:
-    """Returns logits / temperature: below 1 sharpens the distribution, above 1 flattens it."""
+    """Returns logits / temperature.
+
+    A temperature below 1 sharpens the distribution, a temperature above 1 flattens it.
+    """
     return logits / temperature
 
 
@@ -76,7 +79,7 @@ def choose(
     Args:
         temperature: the divisor of the logits; 0 selects the most probable token.
         top_k: the number of most probable tokens to sample from.
-        top_p: the probability of the nucleus to sample from.
+        top_p: the total probability of the nucleus to sample from; see `keep_top_p`.
         min_p: the minimum probability of a token, relative to that of the most probable token.
         greedy: whether to select the most probable token, regardless of the other arguments.
         generator: the source of randomness, on the logits' device; one generator per row of logits

@@ -1,4 +1,4 @@
-"""Stop conditions of generated rows."""
+"""Stop conditions, which end the generation of a row."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class StopConditions:
-    """Stop conditions of a row: it ends at a stop token, or when a rule is true.
+    """Stop conditions of a row: a row ends at a stop token, or when a rule is true.
 
     Args:
         tokens: the stop tokens' ids; a stop token is part of its row.

@@ -2,9 +2,9 @@
 
 Only a few tokens are decoded at a time, so the cost is proportional to the text's length. Tokens
 cannot be decoded one by one, for two reasons. A character may consist of several tokens; `decode`
-returns U+FFFD until it is complete. And many tokenizers decode the first token of a text
-differently (SentencePiece drops the space before it), so the decoded tokens always begin with
-tokens whose text has been returned already.
+returns U+FFFD until the character is complete. And many tokenizers decode the first token of a text
+differently (SentencePiece drops the space before it), so each call of `decode` also receives some
+earlier tokens, whose text has been returned already.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ TAIL_TOKENS = 16
 class IncrementalDecoder:
     """Decoder that returns the text of each new token, in pieces of complete characters.
 
-    The joined pieces equal the text that `decode` adds for all tokens together, for every tokenizer
-    whose decoded text only grows at its end.
+    The joined pieces equal the text that `decode` returns for all new tokens together, provided
+    that a further token only adds text at the end.
 
     Args:
         tokenizer: the tokenizer.
@@ -36,7 +36,7 @@ class IncrementalDecoder:
         self._shown = len(self._text)  # characters of the window that were returned
 
     def push(self, token: int) -> str:
-        """Adds a token and returns the text that is now complete; often empty."""
+        """Adds a token and returns the text that has become complete; often empty."""
         self._window.append(token)
         self._text = self._decode(self._window)
         known = strip_incomplete_character(self._text)
@@ -57,7 +57,10 @@ class IncrementalDecoder:
         return piece
 
     def _shorten(self) -> None:
-        """Drops tokens of a long sequence that form no character, if the text stays the same."""
+        """Forgets tokens of a long sequence that form no character, if this preserves the text.
+
+        Without this limit, each call of `push` would decode the whole sequence again.
+        """
         context, tail = self._window[: self._settled], self._window[-TAIL_TOKENS:]
         before, text = self._decode(context), self._decode([*context, *tail])
         forgotten = len(self._decode(self._window[:-TAIL_TOKENS])) - len(before)

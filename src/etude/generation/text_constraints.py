@@ -48,7 +48,7 @@ class Tokenizer(Protocol):
 
 
 class TokenTexts:
-    """Texts of tokens, decoded as in the middle of a text.
+    """Texts of a tokenizer's tokens, decoded as in the middle of a text.
 
     Some tokenizers decode the first token of a text differently.
 
@@ -87,7 +87,7 @@ class TokenTexts:
         return [i for i, text in enumerate(self.tokens) if REPLACEMENT in text]
 
     def tokens_with_prefix(self, prefix: str) -> Iterator[tuple[int, str]]:
-        """Yields the tokens whose text begins with `prefix`, and the rest of their text."""
+        """Yields the id of each token whose text begins with `prefix`, and the rest of the text."""
         texts, order = self.sorted
         for i in range(bisect_left(texts, prefix), len(texts)):
             if not texts[i].startswith(prefix):
@@ -98,7 +98,7 @@ class TokenTexts:
 class ForbiddenWords:
     """Processor that forbids words, regardless of their split into tokens and of their case.
 
-    It also applies to a word that begins in the prompt.
+    A word that begins in the prompt is forbidden, too.
 
     Only whole words match: with `he` forbidden, `the` is allowed. A token that completes the word
     is forbidden unless its own text continues the word: the token `he` is forbidden, `hello` is
@@ -111,7 +111,7 @@ class ForbiddenWords:
     punctuation).
 
     Args:
-        spelling: the texts of the tokenizer's tokens.
+        spelling: a `TokenTexts` with the texts of the tokenizer's tokens.
         words: the forbidden words.
 
     Raises:
@@ -155,7 +155,7 @@ class ForbiddenWords:
         return logits
 
     def _tokens_containing(self, word: str) -> list[int]:
-        """Returns the tokens that contain the whole word, but not at their start."""
+        """Returns the ids of the tokens whose text contains the whole word after its start."""
         return [
             i
             for i, text in enumerate(self.spelling.tokens)
@@ -163,12 +163,17 @@ class ForbiddenWords:
         ]
 
     def _tokens_completing(self, word: str, k: int) -> list[int]:
-        """Returns the tokens that complete the word after its first k characters."""
+        """Returns the ids of the tokens that complete the word after its first k characters."""
         candidates = self.spelling.tokens_with_prefix(word[k:])
         return [i for i, rest in candidates if not _in_same_word(word[-1], rest[:1])]
 
     def _tokens_completing_character(self, ids: list[int], text: str) -> list[int]:
-        """Returns the tokens that complete a word with the last bytes of a character."""
+        """Returns the ids of the tokens that complete a word with the last bytes of a character.
+
+        Args:
+            ids: the last tokens of a row.
+            text: their text, which ends with an incomplete character.
+        """
         words = [word for word in self.words if not word.isascii()]
         known = len(text.rstrip(REPLACEMENT))
         tokens = []
@@ -185,9 +190,9 @@ class StopText:
     The rule only ends the row; `etude.generation.streaming.StopTextFilter` removes the stop text.
 
     Args:
-        spelling: the texts of the tokenizer's tokens.
+        spelling: a `TokenTexts` with the texts of the tokenizer's tokens.
         texts: the stop texts.
-        begins: whether some rows are at the start of a text, where tokens may be decoded
+        begins: whether the new tokens of some rows start a text; tokens at the start may be decoded
             differently.
 
     Raises:
@@ -229,9 +234,10 @@ def strip_incomplete_character(text: str) -> str:
 
 
 def _find_complete_token(tokenizer: Tokenizer) -> list[int]:
-    """Returns the id of a token of complete characters, in a list; empty if there is none.
+    """Returns a list with the id of a token that consists of complete characters.
 
-    Tokens after it are decoded as in the middle of a text.
+    Tokens that follow this token are decoded as in the middle of a text. The list is empty if the
+    tokenizer has no such token.
     """
     for number in range(tokenizer.vocab_size):
         text = tokenizer.decode([number])

@@ -59,8 +59,9 @@ class Logger:
         Args:
             run: The run.
             rows: Rows of `metrics.jsonl`, up to the step from which the run is resumed. The logger
-                must show each of these rows once. Rows that it received earlier for later steps are
-                no longer valid; others may have been lost when a process was killed.
+                must show each of these rows once. Before the run was resumed, the logger may have
+                received rows of later steps, which are no longer valid; and it may have missed
+                rows, if a process was killed.
         """
 
     def metrics(self, row: Row) -> None:
@@ -86,4 +87,7 @@ class Logger:
         """
 
     def abandon(self) -> None:
-        """Releases all resources immediately. May be called from another thread if a call hangs."""
+        """Releases all resources immediately.
+
+        May be called from another thread if a call of another method hangs.
+        """

@@ -61,7 +61,7 @@ class RunLoggers:
                 thread.call("metrics", recorded)
 
     def results(self, record: Path, step: int) -> None:
-        """Passes the samples and figures in the run folder to the loggers."""
+        """Passes the samples and figures in the run folder `record` to the loggers."""
         if not self._started:
             return
         samples, figures = record / "samples", record / "figures"

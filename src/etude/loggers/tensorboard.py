@@ -21,11 +21,11 @@ _CHANNELS = 4  # figures are RGBA images
 class TensorBoard(Logger):
     """TensorBoard logger of metrics, samples, figures and the config.
 
-    A continued run gets a new event file with all rows so far, so that after a kill no row is
-    missing or duplicated. The file begins with a restart at step 0 (as written by
-    `SummaryWriter(purge_step=0)`), which makes TensorBoard discard the earlier files. The earlier
-    files are deleted only at the end of the run, because TensorBoard stops if a file disappears
-    while it reads the file.
+    A continued run gets a new event file with all rows so far, so that no row is missing or
+    duplicated after the process was killed. The file begins with a restart event at step 0 (as
+    written by `SummaryWriter(purge_step=0)`), which makes TensorBoard discard the earlier files.
+    The earlier files are deleted only at the end of the run, because TensorBoard stops if a file
+    that it reads is deleted.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class TensorBoard(Logger):
         self._earlier: list[Path] = []
 
     def start(self, run: RunInfo, rows: Sequence[Row]) -> None:
-        """Opens the event file and writes the config and the rows so far."""
+        """Opens the event file and writes the config and, for a resumed run, the rows so far."""
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
         from tensorboard.summary.writer.record_writer import RecordWriter
 

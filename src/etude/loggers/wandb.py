@@ -34,12 +34,14 @@ _LONGEST_NAME, _LONGEST_TAG = 128, 64  # characters that W&B's server accepts
 class WandB(Logger):
     """Weights & Biases logger of metrics, samples, figures and the config.
 
-    The id of the W&B run is the signature (12 digits, with the suffix `-2` for a second run of the
-    same config). Its group is an identifier shared by runs that differ only in the seed. Its name
-    is the label: the overrides that distinguish the run from its experiment file.
+    The id of the W&B run is the name of the run folder: the first 12 hexadecimal digits of a hash
+    of the config, with the suffix `-2` for a second run of the same config. The group of the W&B
+    run is an identifier shared by runs that differ only in the seed. The name of the W&B run is the
+    list of overrides that distinguish the run from its experiment file.
 
-    A continued run is logged again from its first row, and earlier offline folders are deleted, so
-    that each step is logged once. In online mode, W&B keeps the steps that were already uploaded.
+    When a run is continued, all its rows are logged again, and earlier offline folders are deleted,
+    so that each step is logged once. In online mode, W&B keeps the steps that were already
+    uploaded.
 
     Args:
         project: W&B project.
@@ -73,7 +75,7 @@ class WandB(Logger):
         self._summary = ""
 
     def start(self, run: RunInfo, rows: Sequence[Row]) -> None:
-        """Starts the W&B process and logs the rows so far."""
+        """Starts the W&B process and, for a resumed run, logs the rows so far."""
         if self.mode == "disabled":
             return
         folder = make_subfolder(run.path, FOLDER)

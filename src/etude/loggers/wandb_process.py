@@ -1,9 +1,9 @@
 """Script of the process that logs a W&B run. It imports no other module of Étude.
 
-It reads the JSON lines that `etude.loggers.wandb` sends and answers with JSON lines: `{"folder",
-"url"}` once the W&B run has started and has the rows of earlier starts, `{}` when the W&B run is
-finished, `{"error"}` if it failed. If the training process dies, the input ends, and the script
-finishes the W&B run as failed.
+It reads the JSON lines that `etude.loggers.wandb` sends and answers with JSON lines: an object with
+the keys `folder` and `url` once the W&B run has started and all rows of a continued run are logged;
+an empty object when the W&B run is finished; an object with the key `error`, a message, after an
+error. If the training process dies, the input ends, and the script finishes the W&B run as failed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ _SUCCESSFUL = ("finished", "paused")
 
 
 def main() -> None:
-    """Logs one run to W&B, as the JSON lines on standard input describe."""
+    """Logs one run to W&B.
+
+    The first JSON line on standard input contains settings, every other line an item to log.
+    """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the run ends this process
         signal.signal(number, signal.SIG_IGN)
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")

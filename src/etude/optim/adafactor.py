@@ -12,14 +12,14 @@ from etude.optim.recipe import OptimizerRecipe
 class Adafactor(OptimizerRecipe):
     """Recipe for `torch.optim.Adafactor` (Shazeer & Stern 2018, arXiv:1804.04235).
 
-    A step is relative to the size (root mean square) of the parameter: `lr` is the largest relative
-    step.
+    The size of an update is relative to the root mean square of the parameter: `lr` is the largest
+    relative size.
 
     Args:
         lr, weight_decay, layer_decay: see `OptimizerRecipe`.
         beta2_decay: c in 1 - t^c, the decay rate of the second moment at step t (section 7.2).
         clip: d, the largest root mean square of an update (section 6).
-        eps: smallest root mean square of a parameter in a relative step.
+        eps: lower limit of the root mean square of a parameter; smaller values are replaced by it.
     """
 
     def __init__(

@@ -14,7 +14,7 @@ __all__ = ["AdamW", "parameter_groups"]
 
 
 class AdamW(OptimizerRecipe):
-    """Recipe for `torch.optim.AdamW` (Loshchilov and Hutter, 1711.05101, algorithm 2).
+    """Recipe for `torch.optim.AdamW` (Loshchilov and Hutter 2017, arXiv:1711.05101, algorithm 2).
 
     One fused kernel updates all parameters.
 
@@ -42,7 +42,7 @@ class AdamW(OptimizerRecipe):
         self.eps = eps
 
     def check_betas(self, checks: Checks, betas: tuple[float, float]) -> None:
-        """Adds a problem to `checks` if the betas are invalid."""
+        """Adds a problem to `checks` if `betas` is not a valid pair of decay rates."""
         check_betas(checks, betas=betas)
 
     def __call__(self, module: nn.Module) -> torch.optim.Optimizer:

@@ -27,15 +27,17 @@ def parameter_groups(
     Args:
         module: module whose trainable parameters are grouped.
         weight_decay: weight decay of matrices and embeddings.
-        lr: learning rate of the last layers; required with a layer decay, and in muP.
+        lr: learning rate of the last layers; required if `layer_decay` is not 1, and in muP.
         layer_decay: learning rate of a block divided by that of the next block (Howard & Ruder
             2018, arXiv:1801.06146, section 3.2, with 1 / 2.6). Of L blocks, block i (from 0) has
             the factor layer_decay^(L - 1 - i), the embedding layer_decay^L, and all other layers 1.
-        rule: muP's rule for the optimizer's steps. Weight decays are divided by the rule's factors,
-            so that the product of learning rate and weight decay is that of the base width.
+        rule: muP's rule for the optimizer (see `etude.optim.widths.Rule`), by whose factors
+            learning rates are multiplied; None if there is no rule. Weight decays are divided by
+            the factors, so that the product of learning rate and weight decay is that of the base
+            width.
 
     Raises:
-        InvalidArguments: the module uses muP and there is no rule.
+        InvalidArguments: the module uses muP, and `rule` is None.
     """
     named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
     factors = rate_factors(module, rule)
@@ -66,7 +68,11 @@ def parameter_groups(
 
 
 def _depth_from_top(name: str, layers: int) -> int:
-    """Returns the number of blocks between a parameter and the head."""
+    """Returns the number of blocks between the parameter `name` and the head.
+
+    Args:
+        layers: number of blocks of the model.
+    """
     block = _BLOCK.search(name)
     if block is not None:
         return layers - 1 - int(block[1])

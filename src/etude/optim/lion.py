@@ -45,7 +45,7 @@ class Lion(OptimizerRecipe):
 
 
 class LionOptimizer(torch.optim.Optimizer):
-    """Lion optimizer.
+    """Lion optimizer: each weight changes by plus or minus the learning rate; see `Lion`.
 
     Args:
         params: parameter groups with their `weight_decay`.

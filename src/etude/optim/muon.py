@@ -18,8 +18,8 @@ from etude.optim.widths import BY_ENTRY, BY_RMS, BY_SPECTRUM, rate_factors
 
 
 class Muon(OptimizerRecipe):
-    """Recipe for Muon: `Orthogonal` for the matrices in blocks, and AdamW for all other parameters,
-    which are embeddings, heads, norms and biases (Jordan et al. 2024,
+    """Recipe for Muon: `Orthogonal` is the optimizer of the matrices in blocks, AdamW that of all
+    other parameters, which are embeddings, heads, norms and biases (Jordan et al. 2024,
     https://kellerjordan.github.io/posts/muon/).
 
     In Étude, the projections of queries, keys and values are one matrix, which is orthogonalised as
@@ -101,7 +101,7 @@ class Muon(OptimizerRecipe):
         return optimizers[0] if len(optimizers) == 1 else Several(optimizers)
 
     def _matrices(self, module: nn.Module, named: dict[str, Any]) -> list[dict[str, Any]]:
-        """Returns the matrices, grouped by learning rate.
+        """Returns the parameter groups of the matrices `named`, grouped by learning rate.
 
         In the standard parametrisation, there is only one group.
         """

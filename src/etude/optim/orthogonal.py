@@ -81,6 +81,10 @@ class Orthogonal(torch.optim.Muon):
 
 
 def scale(shape: torch.Size, name: str | None) -> float:
-    """Returns the scale of the update of a matrix with the given shape; see `Muon`."""
+    """Returns the scale of the update of a matrix with the given shape.
+
+    Args:
+        name: name of the rule for the scale; see the argument `scale` of `Muon`.
+    """
     a, b = shape
     return 0.2 * math.sqrt(max(a, b)) if name == "match_rms_adamw" else math.sqrt(max(1, a / b))

@@ -21,7 +21,8 @@ class OptimizerRecipe:
         weight_decay: weight decay of parameters with two or more dimensions (matrices and
             embeddings); biases and norm gains have none.
         layer_decay: see `etude.optim.groups.parameter_groups`.
-        checks: checks of a subclass, with the problems of its own arguments.
+        checks: object with the problems that a subclass found in its own arguments; None if the
+            subclass has none.
 
     Attributes:
         averages: whether the optimizer computes an average of the weights. Its method `averaged()`
@@ -69,6 +70,6 @@ class OptimizerRecipe:
 
 
 def check_betas(checks: Checks, **betas: tuple[float, float]) -> None:
-    """Adds a problem to `checks` for each argument that is not a pair of decay rates."""
+    """Adds a problem to `checks` for each argument that is not a pair of numbers in [0, 1)."""
     for key, value in betas.items():
         checks.that(all(0 <= b < 1 for b in value), key, value, "two numbers in [0, 1)")

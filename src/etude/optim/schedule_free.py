@@ -18,8 +18,8 @@ class ScheduleFree(AdamW):
 
     There are three versions of the weights, x, y and z. Adam updates z; x is the average of z over
     the steps, each weighted by the square of the largest learning rate so far; gradients are
-    computed at y = (1 - b1) z + b1 x. The training weights are y; x is validated and saved for use
-    (see `etude.tasks.averaging`).
+    computed at y = (1 - b1) z + b1 x, where b1 is the first number of `betas`. The training weights
+    are y; x is validated and saved for use (see `etude.tasks.averaging`).
 
     The authors use learning rates 1 to 10 times AdamW's, and a schedule with a warm-up and no
     decay. With `bf16-true` precision, the later, small updates of the average are lost.
@@ -33,7 +33,7 @@ class ScheduleFree(AdamW):
 
     def check_betas(self, checks: Checks, betas: tuple[float, float]) -> None:
         super().check_betas(checks, betas)
-        expected = "a first number above 0, because 0 disables the average"
+        expected = "two numbers, the first above 0 (0 would disable the average of the weights)"
         checks.that(betas[0] > 0, "betas", betas, expected)
 
     def __call__(self, module: nn.Module) -> torch.optim.Optimizer:
@@ -57,9 +57,10 @@ class ScheduleFreeOptimizer(AdamWScheduleFree):
 
     @torch.no_grad()
     def averaged(self) -> dict[Tensor, Tensor]:
-        """Returns the averaged weights x of each updated parameter, in float32 or higher precision.
+        """Returns a dict from each updated parameter to its averaged weights x.
 
-        They are computed from the training weights y = (1 - b1) z + b1 x; see `ScheduleFree`.
+        x has float32 or higher precision. It is computed from z and the training weights
+        y = (1 - b1) z + b1 x; see `ScheduleFree`.
         """
         averages = {}
         for group in self.param_groups:

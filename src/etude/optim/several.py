@@ -11,8 +11,8 @@ import torch
 class Several(torch.optim.Optimizer):
     """Optimizer that combines several optimizers: a step is one step of each of them.
 
-    It shares its parameter groups and state with these optimizers, so that a learning rate that is
-    set in its groups applies to them.
+    The combined optimizers use the parameter groups and the state of this optimizer, so that a
+    learning rate that is set in its groups applies to them.
 
     Args:
         parts: optimizers without common parameters.

@@ -2,7 +2,7 @@
 
 Yang et al. 2022 (arXiv:2203.03466), table 8: with the right power of the width in each learning
 rate, the best learning rate of a narrow model is also the best of a wide model. A model declares
-the roles of its parameters (`widths`); an optimizer declares the powers for its steps (a `Rule`).
+the roles of its parameters (`widths`); an optimizer declares the powers for its updates (a `Rule`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import nn
 from etude.errors import InvalidArguments, Problem
 
 Role = Literal["hidden", "vector", "readout", "inward", "fixed"]
-"""Growth of a parameter's size with the width.
+"""Role of a parameter in muP: how the parameter's size grows with the width of the model.
 
 `hidden`: the rows and columns of a matrix grow. `vector`: the length grows; for an embedding, the
 length of each row. `readout`: the columns grow, and the output is divided by the width. `inward`:
@@ -24,24 +24,26 @@ the columns grow, and the output is not divided. `fixed`: the size is constant.
 """
 
 Rule = Mapping[Role, float]
-"""The power of the width in the learning rate, for each role."""
+"""muP's rule for an optimizer: the exponent e of each role. The learning rate has the factor m^e,
+where m is the width divided by the base width.
+"""
 
 BY_ENTRY: Rule = {"hidden": -1, "vector": 0, "readout": 0, "inward": -1, "fixed": 0}
-"""Rule for steps whose entries have a fixed size, independent of the gradient's: Adam (Yang et al.
-2022, table 8) and sign updates (appendix B.3).
+"""Rule for updates whose entries have a fixed size, independent of the gradient's size: Adam (Yang
+et al. 2022, table 8) and signs of a momentum (appendix B.3).
 """
 
 BY_GRADIENT: Rule = {"hidden": 0, "vector": 1, "readout": 1, "inward": -1, "fixed": 0}
-"""Rule for steps in proportion to the gradient: SGD (Yang et al. 2022, table 8)."""
+"""Rule for updates in proportion to the gradient: SGD (Yang et al. 2022, table 8)."""
 
 BY_SPECTRUM: Rule = {"hidden": 0, "vector": 0, "readout": 0, "inward": -0.5, "fixed": 0}
-"""Rule for matrix steps whose largest singular value is sqrt(max(1, rows / columns)), which keeps
-the size of features constant (Yang et al. 2023, arXiv:2310.17813, equation 5).
+"""Rule for updates of matrices whose largest singular value is sqrt(max(1, rows / columns)). Such
+updates keep the size of features constant (Yang et al. 2023, arXiv:2310.17813, equation 5).
 """
 
 BY_RMS: Rule = {"hidden": -0.5, "vector": 0, "readout": 0, "inward": -1, "fixed": 0}
-"""Rule for matrix steps whose largest singular value grows as sqrt(max(rows, columns)), from the
-same equation as `BY_SPECTRUM`.
+"""Rule for updates of matrices whose largest singular value grows as sqrt(max(rows, columns)), from
+the same equation as `BY_SPECTRUM`.
 """
 
 _SUPPORTED = "AdamW, Lion, Muon or SGD"
@@ -74,20 +76,26 @@ def rate_factors(module: nn.Module, rule: Rule | None) -> dict[str, float]:
     """Returns the factor of each parameter's learning rate, by name; empty if all factors are 1.
 
     Args:
-        rule: the optimizer's rule; None if the optimizer has no rule.
+        rule: muP's rule for the optimizer; None if muP has no rule for the optimizer.
 
     Raises:
-        InvalidArguments: the module uses muP, and there is no rule.
+        InvalidArguments: the module uses muP, and `rule` is None.
     """
     widths = widths_of(module)
     if widths is None:
         return {}
     if rule is None:
-        raise InvalidArguments(unsupported_optimizer("optimizer", "an optimizer without a rule"))
+        value = "an optimizer without a muP rule"
+        raise InvalidArguments(unsupported_optimizer("optimizer", value))
     return {name: widths.ratio ** rule[role] for name, role in widths.roles.items()}
 
 
 def unsupported_optimizer(key: str, name: str) -> Problem:
-    """Returns a `Problem` that reports an optimizer without a muP rule."""
+    """Returns a `Problem` that reports an optimizer without a muP rule.
+
+    Args:
+        key: config key of the optimizer.
+        name: name of the optimizer.
+    """
     hint = "or set model.mup_base_dim=null for the standard parametrisation"
     return Problem(key, f"an optimizer that muP supports: {_SUPPORTED}", name, hint)

@@ -123,8 +123,8 @@ def test_what_is_merged_and_what_is_nearly_the_same_is_reported(
         with caplog.at_level("INFO", "etude.data"):
             data = prepared(path)
         told = [record.getMessage() for record in caplog.records]
-        assert "spellings of the same class: '0' and '0.0'" in told
-        assert "separate classes with similar names: 'Spam' and 'spam'" in told
+        assert "labels treated as the same class: '0' and '0.0'" in told
+        assert "labels with similar names, treated as different classes: 'Spam' and 'spam'" in told
         assert any(line.endswith("may mean a missing label: 'NA'") for line in told)
     assert len(data.meta.notes) == 3
 

@@ -84,7 +84,8 @@ class TestColumns:
 
     def test_columns_the_other_way_round_have_to_be_stated(self, tmp_path: Path) -> None:
         content = "N cat\nV runs\nN dog\nV sits\n"
-        assert "(data.words, data.tags)" in refused(tmp_path / "a.conll", content)
+        told = refused(tmp_path / "a.conll", content)
+        assert "expected explicit values of data.words and data.tags" in told
         found = sentences(tmp_path / "a.conll", content, words=1, tags=0)
         assert found == [(["cat", "runs", "dog", "sits"], ["N", "V", "N", "V"])]
 
@@ -92,7 +93,8 @@ class TestColumns:
         four, three = tmp_path / "a.conll", tmp_path / "b.conll"
         four.write_text("U.N. NNP I-NP I-ORG\nsaid VBD I-VP O\n")
         three.write_text("U.N. NNP I-ORG\nsaid VBD O\n")
-        with pytest.raises(RequestError, match=rf"{three} = 3: expected 4 columns, as in {four}"):
+        message = rf"{three}: expected 4 columns, as in {four}, not 3"
+        with pytest.raises(RequestError, match=message):
             tagged([four, three]).check()
         tagged([four, three], words=0, tags=-1).check()
         tabs = tmp_path / "c.conll"
@@ -184,7 +186,7 @@ class TestCoNLLU:
         [
             (
                 ["1 a a DET", "# late", "2 b b NOUN"],
-                ", line 2 = 1: expected 10 tab-separated columns",
+                ", line 2: expected 10 tab-separated columns (CoNLL-U), not 1",
             ),
             (["1 a a DET", "3 b b NOUN"], ", line 2 = '3': expected the id 2"),
             (["1 a a DET", "1 b b NOUN"], ", line 2 = '1': expected the id 2"),
@@ -202,7 +204,7 @@ class TestCoNLLU:
             line = "\t".join(["1", "a", "a", "DET", *["_"] * (columns - 4)])
             told = refused(tmp_path / "a.conllu", f"{line}\n")
             assert told.startswith(
-                f", line 1 = {columns}: expected 10 tab-separated columns (CoNLL-U)"
+                f", line 1: expected 10 tab-separated columns (CoNLL-U), not {columns}"
             )
 
     def test_unspecified_is_a_tag_where_it_is_named_or_means_none(self, tmp_path: Path) -> None:
@@ -264,14 +266,15 @@ class TestSchemes:
         assert 30 < right < 390
 
     def test_plain_labels(self) -> None:
-        assert decided("DET NOUN", "X VERB").startswith("tags are plain labels: DET, NOUN")
+        told = decided("DET NOUN", "X VERB")
+        assert told.startswith("each tag is a label of one word, not of a span: DET, NOUN")
 
     def test_tags_that_break_every_scheme_are_reported(self) -> None:
         """Their spans are those that seqeval counts by default, as the script of CoNLL does."""
         told = decided("B-A I-A O", "O I-A", "B-A B-B")
         assert told.startswith("tags mark spans (read as by the CoNLL-2000 script")
-        assert "not iob1: B-A after the start, a.conll, line 1" in told
-        assert "not iob2: I-A after O, a.conll, line 2" in told
+        assert "iob1 by B-A after the start, a.conll, line 1" in told
+        assert "iob2 by I-A after O, a.conll, line 2" in told
         assert spans(["O", "I-A", "B-A"]) == {("A", 1, 1), ("A", 2, 2)}
         assert decided("B-A I-A O", "O I-A", stated="iob2") == (
             "tags mark spans (iob2, as configured; 1 sentences violate this scheme, first: "
@@ -284,10 +287,11 @@ class TestSchemes:
         assert "1 sentences violate this scheme" in decided("B-A E-A U-A", stated="iobes")
 
     def test_tags_of_both_kinds_have_to_be_stated(self) -> None:
-        with pytest.raises(RequestError, match=r"B-A marks a span, X does not; data\.scheme=plain"):
+        message = r"B-A has a span prefix such as B- or I-, X has none; data\.scheme=plain"
+        with pytest.raises(RequestError, match=message):
             decided("B-A I-A X")
-        assert decided("B-A I-A X", stated="plain").startswith("tags are plain labels")
-        with pytest.raises(RequestError, match=r"data\.scheme = 'plain': expected a span scheme"):
+        assert decided("B-A I-A X", stated="plain").startswith("each tag is a label of one word")
+        with pytest.raises(RequestError, match=r"data\.scheme = 'plain': expected a scheme for sp"):
             decided("B-A I-A O", stated="plain")
 
     def test_files_agree(self, tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
 """Base class of data whose examples have fields: a Lightning data module.
 
-A subclass, called a source (`LabelledFiles`, `Pairs`, `Tagged`, ...), defines rows and converts
-them to fields. The base class splits the rows, handles duplicates, writes the fields to disk as
-columns of numbers (`prepare`), and builds batches from the columns (`attach`, `train_dataloader`,
-`val_dataloader`). The task's objective composes the inputs and targets of each example.
+A subclass, called a source (`LabelledFiles`, `Pairs`, `Tagged`, ...), reads rows and converts each
+row to examples. An example is a dict of fields, such as `tokens` and `label`, which are lists of
+numbers. The base class splits the rows, handles duplicates, writes the fields to disk as columns
+(`prepare`), and builds batches from the columns (`attach`, `train_dataloader`, `val_dataloader`).
+The task's objective builds the model's inputs and the targets from the fields.
 """
 
 from __future__ import annotations
@@ -52,30 +53,30 @@ FRACTION_STREAM = 0x46524143
 
 @dataclass(kw_only=True, eq=False)
 class ExampleData(Stored, ExampleSource):
-    """Base class of data that builds examples from rows, each of at most `sequence_length` tokens.
+    """Base class of data that converts rows to examples of at most `sequence_length` tokens.
 
-    The arguments are dataclass fields: a source declares further fields and inherits these.
+    The arguments are dataclass fields. A subclass inherits them and may declare its own.
 
     Args:
         sequence_length: largest number of tokens in an example, including special tokens.
-        batch: size of an optimizer step: a number of examples, or a maximum number of positions,
-            including padding.
+        batch: size of an optimizer step: a number of examples (`batch.examples`), or a maximum
+            number of positions, including padding (`batch.tokens`).
         too_long: how to treat a longer text: `truncate` cuts off its end, `chunk` splits it into
             several examples, `refuse` raises an error.
         duplicates: how to treat a row whose text is in two splits (ignoring case and spacing):
             `warn` logs a warning; `drop` removes the row from the training split if it is also in
             validation or test, and from validation if it is also in test; `refuse` raises an error.
-        fraction: fraction of the training examples to use; a larger fraction contains every smaller
-            one.
-        bucket_steps: number of optimizer steps whose examples are sorted by length together; 1
-            disables sorting.
+        fraction: fraction of the training examples to use. The examples that a fraction selects are
+            also selected by every larger fraction.
+        bucket_steps: number of optimizer steps whose examples are sorted by length together, so
+            that batches need little padding; 1 disables sorting.
         pack: whether to pack several short training examples into one sequence of at most
             `sequence_length` positions, instead of padding each example. Packed examples don't
             attend to each other. `batch.tokens` then counts the positions without padding, and the
             micro-batch size counts sequences.
 
     Attributes:
-        reads_words: whether a text may be a list of words.
+        reads_words: whether an input text may be given as a list of words.
     """
 
     too_long: Literal["truncate", "chunk", "refuse"] = "truncate"
@@ -91,7 +92,7 @@ class ExampleData(Stored, ExampleSource):
     split_meta = ExampleSplitMeta
 
     def validate(self, checks: Checks) -> None:
-        """Checks the arguments. A source adds checks of its own arguments."""
+        """Checks the arguments; adds a problem to `checks` for each invalid value."""
         checks.positive(bucket_steps=self.bucket_steps)
         length, least, batch = self.sequence_length, self.shortest, self.batch
         several = f"at least {least} (a token and the end token)"
@@ -103,7 +104,7 @@ class ExampleData(Stored, ExampleSource):
         sizes = [size for size in (batch.tokens, batch.examples) if size is not None]
         hint = "set data.batch.examples"
         if sizes:
-            hint = "set the other to null, as in data.batch.examples=null"
+            hint = "set one of the two to null, as in data.batch.examples=null"
         expected = "exactly one of tokens and examples"
         checks.that(len(sizes) == 1, "batch", batch, expected, hint)
         if batch.examples is not None:
@@ -141,27 +142,29 @@ class ExampleData(Stored, ExampleSource):
         lengths = {name: each.lengths for name, each in self._fields("train").items()}
         if cut := self.objective.cut(lengths):
             if self.too_long == "refuse":
-                expected = f"a larger number: {cut:,} training examples are longer"
+                expected = f"a larger number, because {cut:,} training examples are longer"
                 hint = "set data.too_long=truncate to cut off their ends"
                 problem = Problem("data.sequence_length", expected, self.sequence_length, hint)
                 raise RequestError(problem)
-            log.warning("train: the targets of %s examples are truncated", f"{cut:,}")
+            message = "train: %s examples are longer than data.sequence_length = %d tokens; "
+            message += "the ends of their targets are cut off"
+            log.warning(message, f"{cut:,}", self.sequence_length)
         return store
 
     def table(self, split: Split) -> ExampleTable:
-        """Returns the table of a split's examples."""
+        """Returns a table with all examples of a prepared split."""
         assert self.objective is not None
         return ExampleTable(self._fields(split), self.objective, self.kinds)
 
     def row_numbers(self, split: Split) -> np.ndarray:
-        """Returns the row number, from 0, of each example of a split."""
+        """Returns, for each example of a split, the number of its row in the split, from 0."""
         return self.store.column(split, ROW).values.astype(np.int64)
 
     @property
     def examples_per_step(self) -> int:
         """Number of examples of an optimizer step, over all ranks.
 
-        It is an estimate if `batch` counts positions.
+        If `batch.tokens` sets the size of a step, this number is an estimate.
         """
         if self.batch.examples is not None:
             return self.batch.examples
@@ -244,6 +247,9 @@ class ExampleData(Stored, ExampleSource):
     def evaluated_with_rows(self, asked: EvaluationRequest) -> Evaluated:
         """Returns a split of the prepared data, or other files, with the contents of the rows.
 
+        Args:
+            asked: the split or the files, and an additional column to read.
+
         Raises:
             RequestError: the rows are missing or unreadable, or lack a requested column.
         """
@@ -272,22 +278,25 @@ class ExampleData(Stored, ExampleSource):
         return [row for number, row in enumerate(self.rows(split)) if number in example_rows]
 
     def read_extra_column(self, split: Split, name: str) -> None:
-        """Adds a column to those that are read from the rows of a split.
+        """Adds the column `name` to the columns that are read from the rows of a split.
 
-        Does nothing for sources without columns.
+        The base class does nothing; sources whose rows have columns override this method.
 
         Raises:
             RequestError: the column is missing.
         """
 
     def from_files(self, asked: EvaluationRequest) -> Iterator[Row]:
-        """Yields the rows of other files, including a requested extra column.
+        """Yields the rows of files that are not part of the run's data.
+
+        Args:
+            asked: the files, and an additional column to read.
 
         Raises:
             RequestError: the files can't be read or lack a column, or the source reads no files.
         """
         name = type(self).__name__
-        expected = f"a run whose data can read files; {name} has no method from_files"
+        expected = f"a run whose data class can read files; {name} does not define from_files"
         raise RequestError(Problem("--data", expected, list(asked.files or ())))
 
     def rows_of_texts(
@@ -295,31 +304,39 @@ class ExampleData(Stored, ExampleSource):
     ) -> list[Row]:
         """Returns a row for each unlabelled text, with placeholders as labels and targets.
 
+        Args:
+            texts: texts, or lists of words.
+            pair: for data of text pairs, the second text, which is combined with each of `texts`.
+            labels: names of the run's labels.
+
         Raises:
-            RequestError: the source accepts no texts, or `pair` is missing or not expected.
+            RequestError: the source can't read single texts, or `pair` is missing or not expected.
         """
-        expected = f"a run whose data accepts texts; {type(self).__name__} does not"
+        expected = f"a run whose data class can read single texts; {type(self).__name__} cannot"
         raise RequestError(Problem("RUN", expected))
 
     def described(self, examples: int) -> Iterator[str]:
-        """Yields lines that describe the prepared data, with some examples."""
+        """Yields lines that describe the prepared data and show `examples` of its examples."""
         return describe_rows(self, examples)
 
     def padding(self, micro: Mapping[str, Any]) -> float:
-        """Returns the fraction of a packed micro-batch's positions that are padding."""
+        """Returns the fraction of padding among the positions of `micro`, a packed micro-batch."""
         assert self.objective is not None
         positions = sum(micro[name].numel() for name in self.objective.padded)
         return float(1 - micro["step_tokens"] / positions)
 
     def texts_in(self, file: Path) -> Iterator[Text] | None:
-        """Returns the texts of a file whose format only this source reads, such as CoNLL.
+        """Returns the texts of `file` if only this source can read its format, such as CoNLL.
 
-        Returns None for other files.
+        Returns None for files in all other formats.
         """
         return None
 
     def stated_quoting(self) -> Quoting | None:
-        """Returns the quoting of TSV and CSV files set in the config; None if it is detected."""
+        """Returns the quoting of TSV and CSV files that the config sets.
+
+        None means that the config sets no quoting, and that it is detected from the file.
+        """
         return None
 
     @property
@@ -342,7 +359,9 @@ class ExampleData(Stored, ExampleSource):
         """Returns rows, with their contents, for evaluation. The data need not be prepared.
 
         Args:
-            labels: labels of the run.
+            rows: rows to evaluate.
+            tokenizer: tokenizer of the run.
+            labels: names of the run's labels.
             split: the split of the rows; None for rows of other files.
 
         Raises:
@@ -387,7 +406,13 @@ class ExampleData(Stored, ExampleSource):
         tokenizer: Tokenizer,
         labels: Sequence[str],
     ) -> tuple[dict[str, list[Any]], list[int]]:
-        """Returns the fields of the selected rows' examples, and the row number of each example."""
+        """Returns the examples of the selected rows, and the row number of each example.
+
+        The examples are a dict from each field to the list of its values, one per example.
+
+        Args:
+            selected: indices of the selected rows in `rows`.
+        """
         examples: list[dict[str, list[Any]]] = []
         numbers: list[int] = []
         cut = 0
@@ -404,9 +429,12 @@ class ExampleData(Stored, ExampleSource):
     def pieces_of(
         self, encodings: Sequence[tokenizers.Encoding]
     ) -> tuple[Sequence[tokenizers.Encoding], int]:
-        """Returns the pieces of a text that become examples.
+        """Returns the pieces of a text to use as examples, and the number of tokens in all others.
 
-        The second value is the number of tokens in the other pieces.
+        With `too_long=chunk`, all pieces are used, otherwise only the first.
+
+        Args:
+            encodings: encoded pieces of one text, in order.
         """
         used = encodings if self.too_long == "chunk" else encodings[:1]
         return used, sum(map(len, encodings[len(used) :]))

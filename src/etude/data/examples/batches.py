@@ -31,7 +31,7 @@ class Epoch:
         return len(self.ends)
 
     def step(self, index: int) -> Numbers:
-        """Returns the examples of a step."""
+        """Returns the indices of the examples of step `index`, from 0, of this epoch."""
         return self.examples[self.ends[index - 1] if index else 0 : self.ends[index]]
 
 
@@ -44,7 +44,8 @@ class ExampleBatches:
         examples: number of examples per step; the last step of an epoch may have fewer.
         tokens: instead of `examples`, the maximum number of positions per step, including padding.
             A longer example is a step by itself.
-        packed: whether several examples share a sequence, so that padding does not count.
+        packed: whether several examples are packed into one sequence; `tokens` then counts only
+            positions that are not padding.
         bucket_steps: number of steps whose examples are sorted by length together.
     """
 
@@ -64,7 +65,10 @@ class ExampleBatches:
         self._latest: tuple[int, Epoch] | None = None
 
     def step(self, number: int) -> Numbers:
-        """Returns the examples of optimizer step `number`, counted from 0 over all epochs."""
+        """Returns the indices of the examples of optimizer step `number`.
+
+        Steps are counted from 0 over all epochs.
+        """
         if self.examples is not None:
             epoch, index = divmod(number, self.steps_per_epoch)
             return self._epoch(epoch).step(index)
@@ -77,7 +81,8 @@ class ExampleBatches:
     def steps_per_epoch(self) -> int:
         """Number of steps per epoch.
 
-        If `tokens` limits the steps, epochs differ; this is the number of the first epoch.
+        If `tokens` limits the steps, epochs can have different numbers of steps. The property then
+        is the number of steps in the first epoch.
         """
         if self.examples is not None:
             return -(-len(self.lengths) // self.examples)
@@ -110,7 +115,13 @@ class ExampleBatches:
         return Epoch(np.concatenate(steps), np.cumsum([len(step) for step in steps]))
 
     def _step_starts(self, order: Numbers, bucket: int) -> list[int]:
-        """Returns the index at which each step starts."""
+        """Returns the index in `order` of the first example of each step.
+
+        Args:
+            order: the examples of an epoch, sorted by length within buckets.
+            bucket: number of examples in a bucket; a step with a maximum number of positions
+                contains no examples of two buckets.
+        """
         if self.examples is not None:
             return list(range(0, len(order), self.examples))
         assert self.tokens is not None

@@ -3,7 +3,7 @@
 - White space around a label is ignored, and canonically equivalent Unicode (NFC, NFD) is equal.
 - Whole numbers of the same value are one class: `0`, `0.0` and `-0`. Text counts as a number if
   it is a JSON number; `007` and `+7` are names.
-- All other spellings are separate classes: `Spam` and `spam`, `1.1` and `1.10`. Names that differ
+- All other spellings are different classes: `Spam` and `spam`, `1.1` and `1.10`. Names that differ
   only in case or spacing are reported.
 - A number, a text and a Boolean that look alike (`1`, `"1"`, `true`, `"true"`) in one column raise
   an error, because they may or may not be the same class. In CSV and TSV every value is text.
@@ -28,7 +28,7 @@ KINDS: Mapping[type, str] = {str: "text", bool: "a Boolean", int: "a number", fl
 
 
 def class_key(label: str) -> str:
-    """Returns a key that is the same for all spellings of a class."""
+    """Returns a key of a label that is the same for all spellings of its class."""
     label = label.strip()
     if number := DEFAULT_KINDS.fullmatch(label):
         return "0" if number[2] == "0" else number[1] + number[2]
@@ -36,27 +36,28 @@ def class_key(label: str) -> str:
 
 
 def class_numbers(labels: Sequence[str]) -> dict[str, int]:
-    """Returns the number of each class, by its key."""
+    """Returns a dict from the key of each label (see `class_key`) to its index in `labels`."""
     return {class_key(name): number for number, name in enumerate(labels)}
 
 
 def check_label_names(checks: Checks, labels: Sequence[str] | None) -> None:
-    """Checks that configured labels are at least two different names."""
+    """Checks that the config sets no labels (None), or at least two names, all different."""
     several = labels is None or len(set(labels)) == len(labels) > 1
     checks.that(several, "labels", labels, "at least two names without duplicates")
 
 
 def class_name(key: str, spellings: Iterable[str]) -> str:
-    """Returns the name of a class: its only spelling, or else its key."""
+    """Returns the name of a class: its spelling if there is only one, otherwise its key."""
     names = set(spellings)
     return names.pop() if len(names) == 1 else key
 
 
 def parse_label(value: Any, where: str) -> str:
-    """Returns the name of a label in a file.
+    """Returns the name of a label that was read from a file.
 
     Args:
-        where: position, for error messages.
+        value: the label: text, a whole number or a Boolean.
+        where: position of the label, for error messages.
 
     Raises:
         RequestError: the label is missing, or is not text, a whole number or a Boolean.
@@ -105,20 +106,24 @@ class LabelInspection(Inspection):
             for spellings in self.spellings.values()
             if len(spellings) > 1
         ]
-        notes = [f"spellings of the same class: {', '.join(several)}"] if several else []
+        notes = [f"labels treated as the same class: {', '.join(several)}"] if several else []
         near: dict[str, list[str]] = {}
         for name in labels:
             near.setdefault(_loose_key(name), []).append(name)
         if groups := [" and ".join(map(repr, names)) for names in near.values() if len(names) > 1]:
-            notes.append(f"separate classes with similar names: {', '.join(groups)}")
+            listing = ", ".join(groups)
+            notes.append(f"labels with similar names, treated as different classes: {listing}")
         if missing := [name for name in labels if name.casefold() in MISSING]:
             names = ", ".join(map(repr, missing))
-            notes.append(f"used as classes, although these names may mean a missing label: {names}")
+            notes.append(f"labels used as classes, although they may mean a missing label: {names}")
         return notes
 
 
 def _lookalike_key(value: Any) -> str:
-    """Returns a key that is the same for all values, of any type, that look alike."""
+    """Returns a key that is the same for values of different types that look alike.
+
+    Examples are the number 1, the text "1", the Boolean true and the text "true".
+    """
     if isinstance(value, bool):
         return str(int(value))
     name = class_key(str(value))
@@ -130,7 +135,7 @@ def _format_value(value: Any) -> str:
 
 
 def _loose_key(name: str) -> str:
-    """Returns a key that ignores case, spacing and the spelling of numbers."""
+    """Returns a key of a label that ignores case, spacing and the spelling of numbers."""
     normalized = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
     try:
         return repr(float(normalized))

@@ -34,7 +34,11 @@ _NEVER_EMPTY = ("upos", "xpos", "head", "deprel")  # in other columns `_` is an 
 
 @dataclass(frozen=True)
 class LayoutOptions:
-    """Options of the layout in the config. None means that the value is detected from the file."""
+    """Options of the column layout that the config sets: `data.words`, `data.tags` and so on.
+
+    None means that the value is detected from the file. `labels` are the names of all tags; empty
+    if the config does not set them.
+    """
 
     words: int | str | None = None
     tags: int | str | None = None
@@ -55,7 +59,7 @@ class Layout:
             file has no tags.
         comments: whether a line that starts with `#` before the first word of a sentence is a
             comment; None if there is no such line.
-        empty: whether `_` is a regular tag.
+        empty: whether `_` is a regular tag; if false, it means that a word has no tag.
     """
 
     kind: str
@@ -81,7 +85,9 @@ class Layout:
 
 @dataclass(frozen=True)
 class Sentence:
-    """Sentence: words and their tags. If the file has no column of tags, `tags` repeats the words.
+    """Sentence of a file: its words and their tags.
+
+    If the file has no column of tags, `tags` contains the words.
 
     Attributes:
         line: number of the line with the first word.
@@ -115,7 +121,8 @@ def detect_layout(file: Path, stated: LayoutOptions, tagged: bool = True) -> Lay
     """Returns the layout of the columns of a file; None if the file has no words.
 
     Args:
-        tagged: whether tags are required.
+        stated: options that the config sets.
+        tagged: whether each word must have a tag.
 
     Raises:
         RequestError: the layout is ambiguous; the message names the option to set.
@@ -131,6 +138,10 @@ def detect_layout(file: Path, stated: LayoutOptions, tagged: bool = True) -> Lay
 def check_same_layout(layouts: Sequence[tuple[Path, Layout]], stated: LayoutOptions) -> None:
     """Checks that the files of a data set have the same columns.
 
+    Args:
+        layouts: each file with its layout.
+        stated: options that the config sets.
+
     Raises:
         RequestError: the layouts of two files differ.
     """
@@ -142,15 +153,20 @@ def check_same_layout(layouts: Sequence[tuple[Path, Layout]], stated: LayoutOpti
         if (layout.kind, layout.separator) != (reference.kind, reference.separator):
             expected = f"{reference.kind}, {reference.separator}-separated, as in {first}"
             value = f"{layout.kind}, {layout.separator}-separated"
-            problems.append(Problem(str(file), expected, value, "set data.separator"))
+            hint = "set data.separator"
+            if layout.kind != reference.kind:
+                hint = "use files of only one of these formats"
+            problems.append(Problem(str(file), expected, value, hint))
         elif layout.columns != reference.columns and not columns:
-            expected = f"{reference.columns} columns, as in {first}"
+            expected = f"{reference.columns} columns, as in {first}, not {layout.columns}"
             hint = "if both files are correct, set data.words and data.tags, counted from 0"
-            problems.append(Problem(str(file), expected, layout.columns, hint))
+            problems.append(Problem(str(file), expected, hint=hint))
         if commented is not None and layout.comments is (not commented[1].comments):
-            what = "comments" if commented[1].comments else "words"
-            expected = f"{what} in the lines that start with #, as in {commented[0]}"
-            problems.append(Problem(str(file), expected, hint="set data.comments"))
+            detected = ("comments", "words") if commented[1].comments else ("words", "comments")
+            expected = f"{detected[0]}, not {detected[1]}, in the lines that start with #, "
+            expected += f"as in {commented[0]}"
+            hint = "set data.comments=true if they are comments, data.comments=false if words"
+            problems.append(Problem(str(file), expected, hint=hint))
     if problems:
         raise RequestError(problems)
 
@@ -159,7 +175,7 @@ def read_sentences(file: Path, layout: Layout) -> Iterator[Sentence]:
     """Yields the sentences of a file, in order.
 
     Raises:
-        RequestError: a line has another number of columns, or lacks its word or its tag.
+        RequestError: a line does not have `layout.columns` columns, or its word or tag is missing.
     """
     first, words, tags, last = 0, [], [], 0
     for number, cells in _lines(file, layout.separator, layout.comments is True):
@@ -192,10 +208,11 @@ def read_sentences(file: Path, layout: Layout) -> Iterator[Sentence]:
 
 def _check_conllu(where: str, cells: list[str]) -> None:
     if len(cells) != len(CONLLU):
-        expected = f"{len(CONLLU)} tab-separated columns (CoNLL-U)"
-        raise RequestError(Problem(where, expected, len(cells)))
+        expected = f"{len(CONLLU)} tab-separated columns (CoNLL-U), not {len(cells)}"
+        raise RequestError(Problem(where, expected))
     if not (_ID.fullmatch(cells[0]) or _NON_WORD_ID.fullmatch(cells[0])):
-        raise RequestError(Problem(where, "an id such as 2, 2-3 or 2.1", cells[0]))
+        expected = "an id such as 2, 2-3 or 2.1 in the first column (CoNLL-U)"
+        raise RequestError(Problem(where, expected, cells[0]))
 
 
 def _cell(where: str, cells: list[str], column: int, layout: Layout, what: str) -> str:
@@ -205,14 +222,19 @@ def _cell(where: str, cells: list[str], column: int, layout: Layout, what: str) 
             expected += f" and its tag in column {layout.tags}"
         expected += f", of {layout.columns} {layout.separator}-separated columns"
         line = ("\t" if layout.separator == "tab" else " ").join(cells)
-        raise RequestError(Problem(where, expected, line))
+        raise RequestError(Problem(where, expected, line, "columns are counted from 0"))
     if not cells[column].strip(" "):
-        raise RequestError(Problem(where, f"{what} in column {column}", cells[column]))
+        hint = "columns are counted from 0"
+        raise RequestError(Problem(where, f"{what} in column {column}", cells[column], hint))
     return cells[column]
 
 
 def _lines(file: Path, separator: Separator, comments: bool) -> Iterator[tuple[int, list[str]]]:
-    """Yields the number and the cells of each line; a list without cells ends a sentence."""
+    """Yields the number and the cells of each line; a list without cells ends a sentence.
+
+    Args:
+        comments: whether to skip the lines before a sentence that start with `#`.
+    """
     inside = False
     for number, line in enumerate(lines_of(file), 1):
         cells = split_cells(line, separator)
@@ -275,7 +297,8 @@ class _LayoutDetector:
         if not tabs:
             return "space"
         if len(widths["tab"]) > 1 and len(widths["space"]) == 1:
-            expected = "an explicit data.separator, because tabs and spaces separate columns"
+            expected = "an explicit data.separator, because both tabs and spaces may separate "
+            expected += "columns"
             hint = "data.separator=space accepts tabs and spaces, data.separator=tab only tabs"
             raise RequestError(Problem(str(self.file), expected, hint=hint))
         return "tab"
@@ -284,7 +307,8 @@ class _LayoutDetector:
         if stated is None:
             return usual
         if not isinstance(stated, int):
-            raise RequestError(Problem(key, "a column number, from 0", stated))
+            hint = f"{self.file} is a CoNLL file, whose columns have no names"
+            raise RequestError(Problem(key, "a column number, counted from 0", stated, hint))
         return stated
 
     def _check_columns(
@@ -298,7 +322,8 @@ class _LayoutDetector:
         if not valid:
             number, cells = next((n, c) for n, c in _lines(self.file, separator, True) if c)
             where = f"{self.file}, line {number}"
-            raise RequestError(Problem(where, expected, " ".join(cells)))
+            hint = "set data.words and data.tags to column numbers, counted from 0"
+            raise RequestError(Problem(where, expected, " ".join(cells), hint))
 
     def _detect_comments(self, separator: Separator, columns: int, tags: int | None) -> bool | None:
         """Returns whether lines that start with `#` before a sentence are comments.
@@ -340,7 +365,12 @@ class _LayoutDetector:
     def _check_meaning(
         self, separator: Separator, comments: bool, words: int, tags: int | None
     ) -> None:
-        """Checks that the first and the last column, the defaults, can be words and tags."""
+        """Checks that the default columns can be the right columns.
+
+        The default columns are the first for the words and the last for the tags. The check fails
+        if the first column contains word numbers, or if the last column has more different values
+        than the first.
+        """
         if self.stated.words is not None:
             return
         counting, longest, position = True, 0, 0
@@ -361,14 +391,21 @@ class _LayoutDetector:
             expected += f"column {words} of {self.file} contains word numbers"
             raise RequestError(Problem(where, expected, hint=f"for example, {shown}"))
         if tags is not None and self.stated.tags is None and len(seen[1]) > len(seen[0]):
-            expected = f"explicit columns of words and tags for {self.file} (data.words, data.tags)"
+            expected = "explicit values of data.words and data.tags, because the last column of "
+            expected += f"{self.file} may not contain tags"
             hint = f"the last column has {len(seen[1]):,} different values, more than the first "
             hint += f"column, which has {len(seen[0]):,}; for example, {shown}"
             raise RequestError(Problem(where, expected, hint=hint))
 
 
 def _conllu_column(key: str, stated: int | str | None, usual: int) -> int:
-    """Returns the number of a CoNLL-U column, given its name or number."""
+    """Returns the number of a CoNLL-U column, counted from 0.
+
+    Args:
+        key: config key of the column, for error messages.
+        stated: name or number of the column in the config; None if the config does not set it.
+        usual: number to return if `stated` is None.
+    """
     if stated is None:
         return usual
     if isinstance(stated, int):

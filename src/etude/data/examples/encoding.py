@@ -36,7 +36,7 @@ def encode(
     framed: bool = True,
     words: bool = False,
 ) -> list[list[tokenizers.Encoding]]:
-    """Returns a list of encodings for each text: several pieces if the text is too long.
+    """Returns the encoded pieces of each text: several pieces if the text is longer than `longest`.
 
     The longer text of a pair is truncated first. Special tokens are added to each piece and count
     towards its length.
@@ -51,7 +51,7 @@ def encode(
     pair = bool(texts) and isinstance(texts[0], tuple) and not words
     capacity = longest - (backend.num_special_tokens_to_add(pair) if framed else 0)
     if capacity < 1:
-        expected = f"more than the {longest - capacity} special tokens around a text"
+        expected = f"more than {longest - capacity} (the number of special tokens around a text)"
         raise RequestError(Problem("data.sequence_length", expected, longest))
     backend.enable_truncation(longest, strategy="longest_first")
     with no_panic(tokenizer.file):

@@ -1,4 +1,6 @@
-"""Batches of examples: of whole optimizer steps for training, of a whole split for evaluation."""
+"""Batches of examples: for training, those of each optimizer step; for evaluation, those of a whole
+split.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +26,12 @@ Item = TypeVar("Item")
 
 
 class ExampleTable:
-    """Table of the examples of a split; an objective composes each example from its fields.
+    """Table of the examples of a split: item i contains the arrays of example i.
+
+    The objective builds the arrays from the fields of the example.
 
     Args:
-        fields: columns of the fields by name, all of the same length.
+        fields: dict from the name of each field to its column; all columns have the same length.
         objective: objective of the task.
         kinds: types of the numbers in the fields.
     """
@@ -48,7 +52,7 @@ class ExampleTable:
         return self.composed({name: field[index] for name, field in self.fields.items()})
 
     def composed(self, fields: Mapping[str, Any]) -> Arrays:
-        """Returns the arrays that the objective composes from the fields of an example."""
+        """Returns the arrays that the objective builds from the fields of an example."""
         arrays = {name: self.kinds.array(name, values) for name, values in fields.items()}
         return self.objective.compose(arrays)
 
@@ -58,7 +62,7 @@ class ExampleTable:
 
 
 class MemoryTable(ExampleTable):
-    """Table of examples whose fields are in memory."""
+    """Table of examples whose fields are lists in memory instead of columns on disk."""
 
     def __init__(
         self,
@@ -81,7 +85,12 @@ class MemoryTable(ExampleTable):
 
 
 class TableSubset(ExampleTable):
-    """Table of a subset of another table's examples."""
+    """Table of some examples of another table.
+
+    Args:
+        whole: the other table.
+        indices: indices of the examples in `whole`.
+    """
 
     def __init__(self, whole: ExampleTable, indices: np.ndarray) -> None:
         super().__init__(whole.fields, whole.objective, whole.kinds)
@@ -99,7 +108,7 @@ class TableSubset(ExampleTable):
 
 @dataclass
 class ExampleSteps:
-    """Builds optimizer steps of examples with fields; see `etude.data.steps.StepAssembler`.
+    """Builder of the micro-batches of each optimizer step (an `etude.data.steps.StepAssembler`).
 
     A micro-batch is a dict with the arrays of its examples and two numbers of the whole step, over
     all ranks: `step_targets`, by which the loss is divided, and `step_tokens`, the number of
@@ -108,7 +117,7 @@ class ExampleSteps:
     Args:
         table: examples of the training split.
         batches: assignment of examples to steps.
-        share: rank and micro-batch size; the size counts examples, or packed sequences.
+        share: rank of the process and micro-batch size, a number of examples or packed sequences.
         rows: row number of each example of the table.
         capacity: number of positions of a packed sequence; None if examples are not packed.
         numbers: number of each example of the table within the split; None if the table contains
@@ -123,7 +132,7 @@ class ExampleSteps:
     numbers: Numbers | None = None
 
     def step(self, number: int) -> list[MicroBatch]:
-        """Returns this process's micro-batches of a step."""
+        """Returns this process's micro-batches of optimizer step `number`."""
         objective = self.table.objective
         whole = [self.table[int(index)] for index in self.batches.step(number)]
         totals = {
@@ -144,15 +153,19 @@ class ExampleSteps:
         return [{**objective.collated(each), **totals} for each in self._split_micro_batches(own)]
 
     def places(self, number: int) -> list[list[DocumentSpan]]:
-        """Returns the row of each example of a step, in the order of the batch."""
+        """Returns, for each example of optimizer step `number`, a list with the example's row.
+
+        The examples are in the order of the batch.
+        """
         return [[DocumentSpan(int(self.rows[index]))] for index in self._batch_order(number)]
 
     def readings(
         self, places: Collection[DocumentSpan], steps: Iterable[int]
     ) -> Iterator[SpanRead]:
-        """Yields each example of the steps that matches one of the given places.
+        """Yields each use of an example in the optimizer steps `steps` that matches a place.
 
-        A place is either an example or a row; the examples of a row match it.
+        Args:
+            places: examples or rows. A row matches all examples that were built from it.
         """
         examples = {place.example: place for place in places if place.example is not None}
         rows = {place.document: place for place in places if place.example is None}
@@ -165,7 +178,7 @@ class ExampleSteps:
                     yield SpanRead(number, example, place)
 
     def _batch_order(self, number: int) -> list[int]:
-        """Returns the examples of a step in the order of the whole batch."""
+        """Returns the indices of the examples of step `number`, in the order of the whole batch."""
         chosen = self.batches.step(number).tolist()
         if self.capacity is None:
             return chosen
@@ -173,7 +186,10 @@ class ExampleSteps:
         return [chosen[index] for row in self._pack(whole, self.capacity) for index in row]
 
     def _pack(self, examples: list[Arrays], capacity: int) -> list[list[int]]:
-        """Returns the indices of the examples in each packed sequence."""
+        """Returns, for each packed sequence, the indices of its examples in `examples`.
+
+        The arrays of a packed sequence have at most `capacity` positions.
+        """
         names = self.table.objective.padded
         return pack_examples([[len(each[name]) for name in names] for each in examples], capacity)
 

@@ -13,7 +13,7 @@ from etude.errors import Checks
 
 
 class HubRows:
-    """Rows of a data set on the Hugging Face Hub, as a value of `data.path`.
+    """Rows of a data set on the Hugging Face Hub; the value of `data.path` in a config.
 
     Each split in the config is one split of the data set. Class numbers (`ClassLabel`) are replaced
     by their names, and -1, which means no class, by null. A column `a.b` is the entry `b` of the
@@ -42,7 +42,7 @@ class HubRows:
 
     @classmethod
     def pinned(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the arguments with `revision` resolved to a commit.
+        """Returns the arguments with `revision` replaced by the commit to which it refers now.
 
         See `etude.config.pinning`.
         """
@@ -57,8 +57,9 @@ class HubRows:
         """Yields the rows of a split, with the values of the given columns.
 
         Args:
-            key: config key that sets the split.
-            columns: column names, by the config keys that set them.
+            key: config key that sets the split, for error messages.
+            columns: dict from config keys without `data.`, such as `text`, to the column names that
+                they set.
 
         Raises:
             RequestError: the rows can't be read, or lack a column.
@@ -97,7 +98,10 @@ class HubRows:
 
 
 def _column_paths(rows: Any) -> dict[str, tuple[str, str]]:
-    """Returns, for each column name that a config can use, the column and the key in its values."""
+    """Returns a dict from each column name that a config can use to a column and a key.
+
+    The key selects an entry of the column's values; an empty key selects the whole value.
+    """
     columns: dict[str, tuple[str, str]] = {}
     nested: dict[str, tuple[str, str]] = {}
     for row in [rows.features] if rows.features else islice(rows, HEAD):

@@ -32,10 +32,10 @@ class LabelledFiles(TableData):
         pair: column of a second text, which the model reads after the first; None if there is none.
         label: column of the label.
         labels: names of all labels, in order. If None: the class names of the data set on the
-            Hugging Face Hub, or else the labels of the training split, numbers by value and then
-            other names alphabetically. If `labels` is set, a whole number in the data that is not
-            one of the names is an index into `labels`, from 0. For different spellings of one class
-            see `etude.data.examples.classes`.
+            Hugging Face Hub, or else the labels of the training split, sorted: first numbers by
+            value, then other names alphabetically. If `labels` is set, a whole number in the data
+            that is not one of the names is an index into `labels`, from 0. For different spellings
+            of one class see `etude.data.examples.classes`.
         quoting: quoting of TSV and CSV, see `etude.data.delimited.uses_csv_quoting`.
     """
 

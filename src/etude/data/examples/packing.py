@@ -15,9 +15,9 @@ def pack_examples(sizes: Sequence[Sequence[int]], capacity: int) -> list[list[in
     """Returns the indices of the examples in each packed sequence.
 
     The examples are placed from the longest to the shortest, each in the first sequence with enough
-    room, or else in a new sequence ("first fit decreasing", Johnson 1973). The capacity is then
-    reduced, to within a few per cent, as long as the number of sequences stays the same, so that
-    the last sequence is not nearly all padding.
+    room, or else in a new sequence ("first fit decreasing", Johnson 1973). Then the capacity is
+    reduced as far as the number of sequences allows, to within a few per cent, so that the last
+    sequence does not consist mostly of padding.
 
     Args:
         sizes: lengths of the arrays of each example: one array, or several such as source and

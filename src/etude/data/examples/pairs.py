@@ -46,7 +46,7 @@ class PairData(ExampleData):
         return [self.row_of(join_words(text), join_words(text)) for text in texts]
 
     def row_of(self, source: str, target: str) -> Row:
-        """Returns a row with the given texts, which `pair` then returns."""
+        """Returns a row with the given source and target text."""
         return Row("", {"source": source, "target": target})
 
     def encoded(
@@ -99,8 +99,9 @@ class Pairs(PairData, TableData):
 
 @dataclass(kw_only=True, eq=False)
 class Catalogs(PairData):
-    """Translations of the messages of installed packages, from their gettext catalogs (`.mo`).
+    """Data of the messages of installed packages and their translations, from gettext catalogs.
 
+    The source text is a message of the package, the target text its translation in a `.mo` file.
     The messages are sorted and then divided into splits as in `TableData`.
 
     Args:
@@ -127,12 +128,12 @@ class Catalogs(PairData):
 
     @property
     def locales(self) -> list[str]:
-        """The locales to search, in order."""
+        """The locales whose translation catalogs are searched, in order."""
         return [self.locale] if isinstance(self.locale, str) else list(self.locale)
 
     @cached_property
     def files(self) -> list[Path]:
-        """The catalogs, in order.
+        """The translation catalogs (`.mo` files), in the order of `packages`.
 
         Raises:
             RequestError: a package is not installed, or has no catalog for the locale.
@@ -162,7 +163,7 @@ class Catalogs(PairData):
 
     @cached_property
     def messages(self) -> list[tuple[str, str]]:
-        """All messages with their translations, sorted; each message occurs once."""
+        """All messages of the packages with their translations, sorted, without duplicates."""
         translations: dict[str, str] = {}
         for file in self.files:
             try:
@@ -188,7 +189,7 @@ class Catalogs(PairData):
 
     def check(self) -> None:
         if not self.messages:
-            expected = "packages with translated messages in data.locale"
+            expected = "packages whose gettext catalogs (.mo) contain translations for data.locale"
             raise RequestError(Problem("data.packages", expected, self.packages))
 
     def content_fingerprint(self) -> str:

@@ -51,7 +51,7 @@ class SotuParties(ExampleData):
 
     @cached_property
     def speeches(self) -> list[Speech]:
-        """The speeches of these parties and years, ordered by date."""
+        """The speeches of presidents of `parties` since `first_year`, ordered by date."""
         return [
             speech
             for speech in self._corpus.speeches
@@ -60,7 +60,7 @@ class SotuParties(ExampleData):
 
     @cached_property
     def splits(self) -> dict[str, Split]:
-        """The split of each president."""
+        """Dict from the name of each president to the split of their speeches."""
         splits: dict[str, Split] = {}
         for party in self.parties:
             names = dict.fromkeys(s.president for s in self.speeches if s.party == party)

@@ -92,9 +92,10 @@ class Questions(TableData):
         return texts if all(each.strip() for each in texts) else []
 
     def read_context(self, row: Row) -> str:
-        """Returns the context of a row.
+        """Returns the context of a row, unchanged.
 
-        It is not changed, because the positions of answers are character indices.
+        Spaces and newlines are not normalised, because the positions of answers are character
+        indices.
         """
         return _text(row, self.context)
 
@@ -144,11 +145,15 @@ class Questions(TableData):
 
 
 def _fields(piece: tokenizers.Encoding, answers: Sequence[Answer]) -> dict[str, list[int]]:
-    """Returns the fields of a window.
+    """Returns the fields of a window: a question with a piece of its context.
 
     `begins` and `ends` are the range of each token's characters in the context, or -1 for tokens
     outside the context. `span` is the first and the last token of the answer; [0, 0] means that the
     window contains no answer.
+
+    Args:
+        piece: encoding of the window.
+        answers: the answer to the question; empty if there is none.
     """
     mask = [sequence == 1 for sequence in piece.sequence_ids]
     begins = [
@@ -168,10 +173,7 @@ def _fields(piece: tokenizers.Encoding, answers: Sequence[Answer]) -> dict[str, 
 
 
 class _AnswerInspection(Inspection):
-    """Inspection of answers: checks their positions in the context.
-
-    It also counts the questions without answers.
-    """
+    """Inspection of answers: checks their positions and counts the questions without answers."""
 
     def __init__(self, data: Questions) -> None:
         self._data = data
@@ -185,7 +187,7 @@ class _AnswerInspection(Inspection):
         if not self._without:
             return []
         count = f"{self._without:,} of {self._rows:,} questions have no answer"
-        return [f"{count}; set task.no_answer=true to let the model predict that"]
+        return [f"{count}; set task.no_answer=true to let the model predict a missing answer"]
 
 
 def parse_answers(row: Row, column: str, context: str) -> list[Answer]:
@@ -215,6 +217,7 @@ def parse_answers(row: Row, column: str, context: str) -> list[Answer]:
     for text, start in pairs:
         is_position = isinstance(start, int) and not isinstance(start, bool) and start >= 0
         if not isinstance(text, str) or not text or not is_position:
+            expected = "a non-empty text, and an answer_start that is a whole number of at least 0"
             raise RequestError(Problem(where, expected, {"text": text, "answer_start": start}))
         if context[start : start + len(text)] != text:
             actual = context[start : start + len(text)]

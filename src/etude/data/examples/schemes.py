@@ -1,4 +1,5 @@
-"""Schemes of tags: tags mark spans by one of four schemes, or are plain labels.
+"""Tagging schemes. In four schemes, tags mark spans of words; in the scheme `plain`, each tag is a
+label of one word.
 
 | scheme | a span of type X | prefixes |
 | --- | --- | --- |
@@ -32,7 +33,10 @@ Mark = tuple[str, str]  # prefix of a tag and type of its span
 
 
 def parse_tag(tag: str) -> Mark | None:
-    """Returns the prefix and span type of a tag; `OUTSIDE` for `O`; None if it marks no span."""
+    """Returns the prefix and the span type of a tag.
+
+    Returns `OUTSIDE` for the tag `O`, and None for a tag without a span prefix such as `B-`.
+    """
     if tag == "O":
         return OUTSIDE
     match = SPAN_TAG.fullmatch(tag)
@@ -40,9 +44,10 @@ def parse_tag(tag: str) -> Mark | None:
 
 
 def can_follow(scheme: str, before: Mark, after: Mark) -> bool:
-    """Returns whether a tag may follow another tag in a scheme.
+    """Returns whether the tag `after` may directly follow the tag `before` in a scheme.
 
-    `OUTSIDE` also represents the start and the end of a sentence.
+    Both tags are in the form that `parse_tag` returns. `OUTSIDE` also represents the start and the
+    end of a sentence.
     """
     if after[0] not in MARKS[scheme] + "O":
         return False
@@ -65,7 +70,7 @@ class TagInspection(Inspection):
 
     Args:
         stated: scheme set in the config; if None, the scheme is detected.
-        layout: lines that describe the columns of the files, if any.
+        layout: lines that describe the columns of the files; `notes` returns them first.
     """
 
     def __init__(self, stated: Scheme | None = None, layout: Sequence[str] = ()) -> None:
@@ -96,14 +101,17 @@ class TagInspection(Inspection):
         if self.stated == "plain" or (self.stated is None and not marked):
             if marked and not other:
                 hint = f"the tags are {shown}; set data.scheme=null to detect the scheme"
-                raise RequestError(Problem("data.scheme", "a span scheme", "plain", hint))
-            return [*self.layout, f"tags are plain labels: {shown}"]
+                expected = "a scheme for spans such as iob2, because all tags mark spans"
+                raise RequestError(Problem("data.scheme", expected, "plain", hint))
+            return [*self.layout, f"each tag is a label of one word, not of a span: {shown}"]
         if other:
             expected = (
                 "only tags that mark spans (B-PER, I-PER, O, ...), or an explicit data.scheme"
             )
-            hint = f"{marked[0] if marked else 'no tag'} marks a span, {other[0]} does not; "
-            hint += "data.scheme=plain treats all tags as plain labels"
+            hint = f"{other[0]} has no span prefix such as B- or I-"
+            if marked:
+                hint = f"{marked[0]} has a span prefix such as B- or I-, {other[0]} has none"
+            hint += "; data.scheme=plain treats each tag as a label of one word"
             raise RequestError(Problem("data.tags", expected, hint=hint))
         return [*self.layout, f"tags mark spans ({self._detect_scheme(marked)}): {shown}"]
 
@@ -136,6 +144,6 @@ class TagInspection(Inspection):
             hint = "set data.scheme to use one scheme for all files"
             raise RequestError(Problem("data.tags", expected, hint=hint))
         if invalid := [found for found in self.against.values() if len(found) == len(MARKS)]:
-            why = ", ".join(f"not {scheme}: {invalid[0][scheme]}" for scheme in matching)
+            why = "; ".join(f"{scheme} by {invalid[0][scheme]}" for scheme in matching)
             return f"read as by the CoNLL-2000 script, because the tags violate every scheme: {why}"
         return " or ".join(common)

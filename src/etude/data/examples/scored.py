@@ -56,7 +56,7 @@ class ScoredFiles(TableData):
     def validate(self, checks: Checks) -> None:
         names = self.scores
         distinct = bool(names) and len(set(names)) == len(names)
-        checks.that(distinct, "score", self.score, "a column, or several different columns")
+        checks.that(distinct, "score", self.score, "a column name, or a list of different ones")
         super().validate(checks)
 
     @property
@@ -235,6 +235,9 @@ class ScoredWords(WordData, TableData):
 
 def read_word_values(row: Row, words: str, values: str) -> tuple[list[str], list[float]]:
     """Returns the words of a row and their numbers; null becomes NaN.
+
+    Args:
+        words, values: names of the columns with the words and with the numbers.
 
     Raises:
         RequestError: the values are not lists of words and numbers, or their lengths differ.

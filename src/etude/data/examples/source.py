@@ -20,10 +20,10 @@ Item = TypeVar("Item")
 
 
 class Row(NamedTuple):
-    """Row of the data.
+    """Row of the data, as read from a file or another source.
 
     Attributes:
-        where: position, for messages, such as `train.csv, line 7`.
+        where: position of the row, for messages, such as `train.csv, line 7`.
         values: values by name; the source defines the names.
         typed: whether the file distinguishes numbers from text; CSV and TSV do not.
     """
@@ -34,7 +34,10 @@ class Row(NamedTuple):
 
 
 class Inspection:
-    """Checks of all rows of all splits, before the rows are encoded. The base class has none."""
+    """Checks of all rows of all splits, before the rows are encoded.
+
+    The base class checks nothing; a subclass checks, for example, labels or tags.
+    """
 
     def row(self, row: Row) -> None:
         """Checks one row.
@@ -50,7 +53,8 @@ class Inspection:
             labels: names of all labels.
 
         Raises:
-            RequestError: something can't be detected and must be set in the config.
+            RequestError: a property of the rows, such as the scheme of their tags, can't be
+                detected and must be set in the config.
         """
         return []
 
@@ -60,7 +64,8 @@ class Encoded:
     """Examples that were built from a row.
 
     Attributes:
-        fields: fields of each example: one, or several if the text is split into pieces.
+        fields: for each example, a dict from field names to lists of numbers. A row has several
+            examples if its text is split into pieces.
         truncated: number of tokens that were cut off.
     """
 
@@ -75,8 +80,8 @@ class Kinds:
     A field that is not named in an attribute is a list of integers.
 
     Attributes:
-        floats: fields of floating-point numbers, stored in single precision.
-        single: fields of a single number.
+        floats: names of fields with floating-point numbers, stored in single precision.
+        single: names of fields with a single number.
     """
 
     floats: frozenset[str] = frozenset()
@@ -111,7 +116,7 @@ class ExampleSource(ABC):
         text_fields: names of the fields that contain tokens.
         framed: whether special tokens are added around a text, as for encoders.
         chunks: whether a long row can be split into several examples.
-        recipe: recipe of the tokenizer.
+        recipe: object that trains or loads the tokenizer.
         sequence_length, too_long, duplicates: see `ExampleData`.
     """
 
@@ -129,7 +134,7 @@ class ExampleSource(ABC):
 
     @abstractmethod
     def rows(self, split: Split) -> Iterator[Row]:
-        """Yields the rows of a split, in order; none if the split is missing."""
+        """Yields the rows of a split, in order; yields no rows if the split does not exist."""
 
     def rows_by_split(self) -> Iterator[tuple[Split, Row]]:
         """Yields all rows with their splits; the rows of each split are in order.
@@ -144,26 +149,32 @@ class ExampleSource(ABC):
     def texts(self, row: Row) -> list[str]:
         """Returns the texts of a row; an empty list if the row has no text.
 
-        The tokenizer is trained on these texts, and duplicates are detected by them.
+        The tokenizer is trained on these texts. Rows with the same texts are duplicates.
         """
 
     @abstractmethod
     def encoded(
         self, rows: Sequence[Row], tokenizer: Tokenizer, labels: Sequence[str]
     ) -> list[Encoded]:
-        """Returns the examples of each row."""
+        """Returns the examples of each row.
+
+        Args:
+            rows: rows with text.
+            tokenizer: tokenizer of the prepared data.
+            labels: names of all labels; the number of a label is its index in this list.
+        """
 
     def labels_of(self, row: Row) -> list[str]:
         """Returns the labels in a row; an empty list for sources without labels."""
         return []
 
     def inspection(self) -> Inspection:
-        """Returns the checks of rows before they are encoded."""
+        """Returns a new object that checks all rows before they are encoded."""
         return Inspection()
 
     @property
     def stated_labels(self) -> list[str] | None:
-        """All labels in order, if they are known before the rows are read."""
+        """All labels in order, if they are known before the rows are read; otherwise None."""
         return None
 
     @abstractmethod

@@ -38,7 +38,7 @@ class ExampleSplitMeta:
 
     Attributes:
         rows: number of rows with text, including dropped rows.
-        examples: number of examples in the files.
+        examples: number of examples that were built from the rows.
         tokens: number of tokens in all text fields.
         longest: number of tokens of the longest example.
         unknown: number of unknown tokens, and of characters without a token.
@@ -73,7 +73,7 @@ class ExampleSplitMeta:
 
     @property
     def lists(self) -> int:
-        """The number of lists in each column."""
+        """The number of lists in each column: one list per example."""
         return self.examples
 
 
@@ -85,7 +85,7 @@ def write_examples(folder: Path, source: ExampleSource, identity: dict[str, Any]
         identity: settings that determine the result, stored in `meta.json`.
 
     Raises:
-        RequestError: the rows can't be used.
+        RequestError: a row is invalid, or there are no examples for training or validation.
     """
     log.info("preparing data in %s", folder.with_suffix(""))
     spool = Spool(source, folder)
@@ -124,14 +124,22 @@ def write_examples(folder: Path, source: ExampleSource, identity: dict[str, Any]
 
 
 def column_types(source: ExampleSource) -> dict[str, str]:
-    """Returns the types of a source's columns: its fields, and the row number of each example."""
+    """Returns a dict from the name of each column of a source to its data type.
+
+    The columns contain the source's fields, and the row number of each example.
+    """
     floats = source.kinds.floats
     types = {name: FLOATS if name in floats else INTEGERS for name in source.fields}
     return types | {ROW: INTEGERS}
 
 
 def log_summary(meta: StoreMeta, duplicates: str, too_long: str) -> None:
-    """Logs notes on the data, the sizes of the splits, and warnings."""
+    """Logs notes on the prepared data, the size of each split, and warnings.
+
+    Args:
+        meta: metadata of the prepared data.
+        duplicates, too_long: see `ExampleData`.
+    """
     for note in meta.notes:
         log.info("%s", note)
     for split in reversed(SPLITS):
@@ -158,9 +166,9 @@ def log_summary(meta: StoreMeta, duplicates: str, too_long: str) -> None:
 
 
 def _held_out_keys(source: ExampleSource, spool: Spool) -> set[bytes]:
-    """Returns the keys of the rows in validation and test that are dropped from training.
+    """Returns the keys of all rows in validation and test; see `spool.text_key`.
 
-    The set is empty if no rows are dropped.
+    Training rows with one of these keys are dropped. The set is empty if no rows are to be dropped.
     """
     if source.duplicates != "drop":
         return set()
@@ -171,7 +179,10 @@ def _held_out_keys(source: ExampleSource, spool: Spool) -> set[bytes]:
 
 
 def _training_texts(spool: Spool, held_out: Container[bytes]) -> Iterator[str]:
-    """Yields the texts of the training split, without dropped rows, to train the tokenizer."""
+    """Yields the texts of the training split on which the tokenizer is trained.
+
+    Rows whose key is in `held_out` are skipped.
+    """
     for spooled in spool.rows("train"):
         if spooled.key not in held_out:
             yield from spooled.texts
@@ -256,8 +267,9 @@ class _SplitWriter:
     """Writer of the encoded rows of a split to columns; also counts rows and examples.
 
     Args:
-        labels: names of the labels, by number.
-        seen: for each key, the first split that contains it; the rows of this split are added.
+        labels: names of the labels, in the order of their numbers.
+        seen: dict from the key of each row to the first split that contains the row; `write` adds
+            the rows of its split.
     """
 
     def __init__(
@@ -318,7 +330,7 @@ class _SplitWriter:
     def _encoded(
         self, spool: Spool
     ) -> Iterator[tuple[list[tuple[int, SpooledRow]], list[Encoded]]]:
-        """Yields groups of rows with their encodings.
+        """Yields groups of rows with their row numbers, and the encoded examples of each row.
 
         The next group is encoded while the caller processes the current group.
         """

@@ -31,7 +31,7 @@ class Spool:
     """Temporary files with the rows of all splits.
 
     Args:
-        source: source of the rows; all of them are read.
+        source: source whose rows are read and written to the files.
         folder: folder of the files.
     """
 
@@ -72,6 +72,9 @@ class Spool:
 
 
 def text_key(texts: Sequence[str]) -> bytes:
-    """Returns a hash of the texts of a row that ignores case and spacing, to find duplicates."""
+    """Returns the key of a row, by which duplicates are found.
+
+    The key is a hash of the row's texts that ignores case and spacing.
+    """
     normalized = "\0".join(" ".join(text.casefold().split()) for text in texts)
     return hashlib.blake2b(normalized.encode(errors="surrogatepass"), digest_size=16).digest()

@@ -34,7 +34,9 @@ SPLIT_KEYS = {
     "test": "data.test",
     "other": "--data",
 }
-"""The config key that sets the files of each split; for other rows, the command-line option."""
+"""The config key that sets the files of each split. For `other`, files that the user names on the
+command line, the option.
+"""
 
 TrainingRows = str | list[str] | HubRows
 """Location of the training rows: files, or a data set on the Hugging Face Hub."""
@@ -128,7 +130,10 @@ class TableData(ExampleData):
         yield from self._read_rows("other")
 
     def columns(self) -> dict[str, str | None]:
-        """Returns the column names to read, each by the config key that sets it."""
+        """Returns a dict from config keys, such as `text`, to the names of the columns to read.
+
+        The name is None if the data has no such column.
+        """
         raise NotImplementedError
 
     def rows(self, split: Split) -> Iterator[Row]:
@@ -202,7 +207,7 @@ class TableData(ExampleData):
             raise RequestError(problems)
 
     def lacks_lists(self, file: Path) -> bool:
-        """Returns whether the format of a file cannot contain lists, which the rows need."""
+        """Returns whether the rows contain lists and the format of `file` cannot store lists."""
         return self.lists and _detect_format(file).kind == "csv"
 
     def _missing_columns(self, file: Path) -> Iterator[Problem]:
@@ -258,7 +263,13 @@ def read_text(row: Row, column: str) -> str:
 
 
 def pair_values(column: str | None, pair: str | None) -> dict[str, Any]:
-    """Returns a dict with the second text under its column name; empty for data without pairs.
+    """Returns a dict from the name of the second text's column to the second text.
+
+    The dict is empty for data without pairs.
+
+    Args:
+        column: name of the column; None for data without pairs.
+        pair: second text, as given by `--pair`; None if there is none.
 
     Raises:
         RequestError: a second text is given for data without pairs, or missing for pairs.

@@ -132,10 +132,12 @@ class Tagged(TaggedData, TableData):
         return TagInspection(self.scheme, self._describe_layouts())
 
     def _describe_layouts(self) -> list[str]:
-        """Returns a line that describes the columns of all CoNLL files, if there are any.
+        """Returns a list with one line that describes the columns of all CoNLL files.
+
+        The list is empty if there are no CoNLL files.
 
         Raises:
-            RequestError: the layouts differ, or an option applies to no file.
+            RequestError: the layouts differ, or an option for CoNLL files applies to no file.
         """
         if self.hub is not None:
             return []
@@ -187,7 +189,7 @@ class Tagged(TaggedData, TableData):
                 yield from self.read_conll_file(file)
 
     def read_conll_file(self, file: Path) -> Iterator[Row]:
-        """Yields the sentences of a CoNLL or CoNLL-U file."""
+        """Yields a row for each sentence of a CoNLL or CoNLL-U file."""
         if (layout := self._detect_layout(file)) is None:
             return
         for sentence in read_sentences(file, layout):
@@ -238,7 +240,7 @@ class HKCanCor(TaggedData):
 
     @cached_property
     def conversations(self) -> list[tuple[str, list[tuple[list[str], list[str]]]]]:
-        """The file name of each conversation, and its utterances as words and tags."""
+        """The file name of each conversation, and its utterances: each a pair of words and tags."""
         try:
             import pycantonese
             from pycantonese.pos_tagging import hkcancor_to_ud
@@ -289,7 +291,11 @@ class HKCanCor(TaggedData):
 def find_conll_files(paths: Sequence[str], where: str) -> list[Path]:
     """Returns the files that the paths select.
 
-    A path to an existing file selects this file, whatever its suffix.
+    A path to an existing file selects this file, even if its suffix is unknown.
+
+    Args:
+        paths: files, folders or globs.
+        where: config key of the paths, for error messages.
     """
     files: list[Path] = []
     for path in paths:

@@ -102,7 +102,10 @@ def _unread_words(words: Sequence[str], pieces: Sequence[tokenizers.Encoding]) -
 
 
 def prepend_spaces(words: Sequence[str], tokenizer: Tokenizer) -> list[str]:
-    """Returns the words, each except the first after a space if the tokenizer encodes spaces."""
+    """Returns the words in the form in which the tokenizer encodes them.
+
+    For a tokenizer that preserves spaces, each word except the first begins with a space.
+    """
     if tokenizer.rewrites:
         return list(words)
     return [word if index == 0 else f" {word}" for index, word in enumerate(words)]

@@ -134,7 +134,7 @@ class Adder(SyntheticData):
 def next_token_arrays(whole: Numbers, answers: int) -> Arrays:
     """Splits token ids (n, T + 1) into the inputs (n, T) and the next tokens as labels (n, T).
 
-    All labels except the last `answers` are `IGNORE`.
+    Only the last `answers` positions have a label; all other labels are `IGNORE`.
     """
     tokens, labels = whole[:, :-1].copy(), whole[:, 1:].copy()
     labels[:, : labels.shape[1] - answers] = IGNORE

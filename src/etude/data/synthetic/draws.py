@@ -1,7 +1,7 @@
 """Random numbers that depend only on a key and the index of an example.
 
-They can be computed for any examples in any order. A counter goes through SplitMix64's output
-function (Steele, Lea and Flood 2014) twice; a batch of examples takes a few array operations.
+The numbers can be computed for any examples in any order: a counter goes twice through the output
+function of SplitMix64 (Steele, Lea and Flood 2014), in a few array operations for a whole batch.
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ _MULTIPLIER_1, _MULTIPLIER_2 = _to_word(0xBF58476D1CE4E5B9), _to_word(0x94D049BB
 
 
 def stream_key(stream: int, seed: int) -> int:
-    """Returns the key of `Draws` for a seed and a stream.
+    """Returns an integer for the argument `key` of `Draws`; it depends on a seed and a stream.
 
     Args:
-        stream: an integer for each use of random numbers, such as validation examples.
+        stream: integer that identifies a purpose of random numbers, such as validation examples.
+            Different streams yield independent random numbers.
+        seed: seed of a run or of the data.
     """
     words = np.random.SeedSequence(seed, spawn_key=(stream,)).generate_state(1, np.uint64)
     return int(words[0])

@@ -1,4 +1,4 @@
-"""Synthetic data for learning a function in context, from the pairs earlier in the sequence."""
+"""Synthetic data for in-context learning of a function from pairs earlier in the sequence."""
 
 from __future__ import annotations
 
