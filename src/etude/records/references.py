@@ -31,7 +31,7 @@ def check_expanded_size(tree: Any, file: str) -> None:
         file: file name for errors.
 
     Raises:
-        RequestError: the check fails; the message names the key if one is at fault.
+        RequestError: the check fails; the message names the key that causes the failure, if any.
     """
     expected = f"references that expand to at most {MAX_SIZE:,} characters"
     try:
@@ -86,7 +86,7 @@ class _Sizes:
             if len(text) > _MAX_LENGTH:
                 break
         if "${" in text:
-            raise self._error(path, "references that end with } and contain no other braces")
+            raise self._error(path, "references ${...} that end with } and contain no other braces")
         return size
 
     def _reference(self, content: str, path: tuple[str, ...]) -> int:
@@ -99,10 +99,8 @@ class _Sizes:
         if resolver in ("oc.select", "oc.dict.keys", "oc.dict.values"):
             return len(arguments) + self.of(_target(arguments.partition(",")[0].strip(), path))
         if resolver.startswith("oc."):
-            allowed = "oc.env, oc.select, oc.dict.keys, oc.dict.values, oc.decode of oc.env"
-            raise self._error(
-                path, f"a resolver that is allowed in saved runs: {allowed}", resolver
-            )
+            allowed = "oc.env, oc.select, oc.dict.keys, oc.dict.values, or oc.decode of an oc.env"
+            raise self._error(path, f"one of the resolvers for saved runs: {allowed}", resolver)
         return _VARIABLE_SIZE + len(arguments)  # OmegaConf rejects unregistered resolvers
 
     def _substitute(self, content: str, path: tuple[str, ...]) -> str:
@@ -120,7 +118,7 @@ class _Sizes:
 
 
 def _target(reference: str, path: tuple[str, ...]) -> tuple[str, ...]:
-    """Returns the key path that a reference in the value at `path` points to."""
+    """Returns the key path that `reference`, in the value at the key path `path`, refers to."""
     keys_text = reference.lstrip(".")
     dots = len(reference) - len(keys_text)
     keys = tuple(key for key in re.split(r"[.\[\]]+", keys_text) if key)
