@@ -114,7 +114,7 @@ _FILLED_IN = "no value (the key is set automatically)"
             "no value (the model sets this argument; use model.heads)",
         ),
         ("model.dim=1,2", "model.dim=1,2", "one value"),
-        ("callbacks.stop=5", "callbacks.stop", "a node with _target_"),
+        ("callbacks.stop=5", "callbacks.stop", "a mapping with the key _target_"),
         ("model.dim=${data.lenght}", "model.dim", "an interpolation that can be resolved"),
         # items and interpolations that OmegaConf does not check
         ("init_from.freeze={a:b}", "init_from.freeze", "a list, each item a string"),

@@ -181,7 +181,7 @@ def _print_fields(fields: Sequence[tuple[str, str]]) -> None:
 
 
 def _metric_lines(record: Record) -> Iterator[str]:
-    """Yields lines with the latest metrics, and a note on the class that F1 and the like refer to."""
+    """Yields lines with a run's latest metrics, and with its `positive_class_note`, if any."""
     metrics = record.info.get("final") or latest_metrics(record)
     if not metrics:
         return

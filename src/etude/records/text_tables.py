@@ -34,7 +34,7 @@ a function selects the columns by name.
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Prints a table: on a terminal with wrapped cells, in a pipe in the form of `print_columns`."""
+    """Prints a table: on a terminal with wrapped cells, in a pipe like `print_columns`."""
     if not sys.stdout.isatty():
         print_columns(columns, rows)
         return
@@ -75,7 +75,7 @@ def print_columns(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None
 
 
 def _pad(row: Sequence[str], widths: Sequence[int]) -> list[str]:
-    """Returns the cells of a row, padded to their widths plus two spaces, except for the last one."""
+    """Returns the cells of a row, padded to their widths plus two; the last cell is not padded."""
     padded = [
         cell + " " * (width + 2 - _width(cell)) for cell, width in zip(row, widths, strict=True)
     ]
