@@ -264,7 +264,7 @@ def test_from_the_command_line(etude: Any, words: Callable, tmp_path: Path) -> N
     for words_, said in (
         (["step", str(run), "41"], "a step of the run, 1 to 40"),
         (["step", str(run), "0"], "a step of the run, 1 to 40"),
-        (["step", str(run), "7", "--examples", "0"], "a positive number"),
+        (["step", str(run), "7", "--examples", "-1"], "a non-negative number"),
         (["find", str(run), "nowhere"], "a text in the training split"),
         (["stop"], "did you mean step?"),
         ([], "one of show, step or find"),

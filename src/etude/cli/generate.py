@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     help_ = "minimum number of generated tokens per text (default: 0)"
     parser.add_argument("--min-new-tokens", metavar="N", type=int, default=0, help=help_)
     sampling = parser.add_argument_group("sampling")
-    help_ = "divide the logits by this number; 1 leaves them unchanged (default: 0.8)"
+    help_ = "divide the logits by this number (default: 0.8, or 1 with --beams or --greedy)"
     sampling.add_argument("--temperature", metavar="X", type=float, help=help_)
     help_ = "sample from the K most probable tokens"
     sampling.add_argument("--top-k", metavar="K", type=int, help=help_)

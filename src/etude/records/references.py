@@ -86,7 +86,7 @@ class _Sizes:
             if len(text) > _MAX_LENGTH:
                 break
         if "${" in text:
-            raise self._error(path, "references ${...} that end with } and contain no other braces")
+            raise self._error(path, "references that end with } and contain no other braces")
         return size
 
     def _reference(self, content: str, path: tuple[str, ...]) -> int:
@@ -99,8 +99,10 @@ class _Sizes:
         if resolver in ("oc.select", "oc.dict.keys", "oc.dict.values"):
             return len(arguments) + self.of(_target(arguments.partition(",")[0].strip(), path))
         if resolver.startswith("oc."):
-            allowed = "oc.env, oc.select, oc.dict.keys, oc.dict.values, or oc.decode of an oc.env"
-            raise self._error(path, f"one of the resolvers for saved runs: {allowed}", resolver)
+            allowed = "oc.env, oc.select, oc.dict.keys, oc.dict.values, or oc.decode with oc.env"
+            raise self._error(
+                path, f"a resolver that is allowed in saved runs: {allowed}", resolver
+            )
         return _VARIABLE_SIZE + len(arguments)  # OmegaConf rejects unregistered resolvers
 
     def _substitute(self, content: str, path: tuple[str, ...]) -> str:
