@@ -32,7 +32,7 @@ def test_version(etude) -> None:
     [
         (["trian"], "COMMAND = 'trian': expected a command of etude (did you mean train?)"),
         (["train", "--cgf", "job"], "option = '--cgf'"),
-        (["train", "--cfg"], "--cfg: expected a value after it"),
+        (["train", "--cfg"], "--cfg: expected a value after the option"),
         (["train", "modle=nano"], "modle = 'nano': expected a key of the config"),
         (["train", "model.dim"], "model.dim: expected KEY=VALUE"),
         (["train", "--cfg", "job", "modle=nano"], "did you mean model?"),

@@ -39,7 +39,7 @@ def test_one_run_and_what_is_said_of_it(
     assert answer.out.splitlines()[0].startswith("tiny  ")
     assert told["state"] == "new"
     assert told["run folder"] == f"experiments/tiny/{signature}"
-    assert told["tokens"] == "320, 10 steps of 32"
+    assert told["tokens"] == "320, 10 steps of 32 tokens"
     assert told["memory"].count("kB") >= 4
     assert told["speed"].startswith("measured now")
 

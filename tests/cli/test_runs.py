@@ -126,9 +126,12 @@ def test_list_shows_what_fits_in_the_order_asked(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["optimizer.ls>1"], "FILTER = 'optimizer.ls': expected a key that some run has (did you"),
+        (
+            ["optimizer.ls>1"],
+            "FILTER = 'optimizer.ls': expected a key of at least one run (did you",
+        ),
         (["run.root=secret"], "'run.root'"),  # how it is recorded makes no difference
-        (["--sort", "val/los"], "--sort = 'val/los': expected a key that some run has (did you"),
+        (["--sort", "val/los"], "--sort = 'val/los': expected a key of at least one run (did you"),
         (["--columns", "run,modle.dim"], "did you mean model.dim?"),
         (["status=finnished"], "did you mean finished?"),
         (["--status", "finnished"], "did you mean finished?"),

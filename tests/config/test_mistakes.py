@@ -114,7 +114,7 @@ _FILLED_IN = "no value (the key is set automatically)"
             "no value (the model sets this argument; use model.heads)",
         ),
         ("model.dim=1,2", "model.dim=1,2", "one value"),
-        ("callbacks.stop=5", "callbacks.stop", "a node with _target_"),
+        ("callbacks.stop=5", "callbacks.stop", "a mapping with the key _target_"),
         ("model.dim=${data.lenght}", "model.dim", "an interpolation that can be resolved"),
         # items and interpolations that OmegaConf does not check
         ("init_from.freeze={a:b}", "init_from.freeze", "a list, each item a string"),
@@ -218,7 +218,7 @@ def test_what_constructors_refuse_is_told_together() -> None:
     [
         (["trainer.max_steps=9999999999999999999999"], "trainer.max_steps", "fewer than 2**40"),
         (["trainer.strategy=fsdp"], "trainer.strategy", "auto, or ddp for several devices"),
-        (["data=mixture", "data.sources.early=null"], "data.sources.early", "to remove it"),
+        (["data=mixture", "data.sources.early=null"], "data.sources.early", "to remove the source"),
         (
             ["optimizer.weight_decay=inf"],
             "optimizer.weight_decay",
@@ -463,7 +463,7 @@ def test_a_slot_that_the_chosen_files_have_not() -> None:
     with pytest.raises(RequestError) as caught:
         compose(["experiment=sentiment", "model=nano", "data.path=rows.jsonl"])
     told = str(caught.value)
-    assert "model = 'nano': expected a file whose `defaults` list has model/head, which" in told
+    assert "model = 'nano': expected a file whose `defaults` list has model/head, because" in told
     assert (
         "(choose from: bert_base, encoder_nano; or add '~experiment' to drop the experiment's"
         in told

@@ -111,7 +111,7 @@ def test_finished_runs_of_names_prefixes_and_paths(root: Path) -> None:
     words = ["nano", "aaaa0", "dddd", str(root / "nano/aaaa11111111")]
     found = [record.path.name for record in find_finished(words, root)]
     assert found == ["aaaa00000000", "aaaa11111111", "cccc00000000~2", "dddd00000000"]
-    with pytest.raises(RequestError, match="a name with a finished run"):
+    with pytest.raises(RequestError, match="the name of at least one finished run"):
         find_finished(["broken"], root)
 
 

@@ -259,15 +259,15 @@ def test_from_the_command_line(etude: Any, words: Callable, tmp_path: Path) -> N
     (document,) = text.documents("train")
     answer = etude("data", "find", str(run), document[50:53])
     assert answer.code == 0, answer.err
-    assert "read this text" in answer.out
+    assert "used this text" in answer.out
     assert answer.out.count("\nstep ") == len(set(load_run(run).readings(document[50:53]).step))
     for words_, said in (
         (["step", str(run), "41"], "a step of the run, 1 to 40"),
         (["step", str(run), "0"], "a step of the run, 1 to 40"),
-        (["step", str(run), "7", "--examples", "0"], "a positive number"),
+        (["step", str(run), "7", "--examples", "-1"], "a non-negative number"),
         (["find", str(run), "nowhere"], "a text in the training split"),
         (["stop"], "did you mean step?"),
-        ([], "show, step or find"),
+        ([], "one of show, step or find"),
     ):
         answer = etude("data", *words_)
         assert answer.code == 2

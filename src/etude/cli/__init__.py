@@ -44,8 +44,8 @@ Commands:
   etude plan [OVERRIDES] [-m]      Show what `train` would do: runs, parameters, FLOPs, memory, time
   etude find-lr [OVERRIDES]        Find a learning rate with a range test; saves no run
   etude data show [OVERRIDES]      Show the data: splits, labels, lengths, examples, a batch
-  etude data step RUN N            Show what optimizer step N of a run read
-  etude data find RUN TEXT         Find the optimizer steps of a run that read a text
+  etude data step RUN N            Show the data that a run used in optimizer step N
+  etude data find RUN TEXT         Find the optimizer steps in which a run used a text
   etude generate RUN               Generate text
   etude predict RUN                Predict labels, tags, numbers, answers or translations
   etude evaluate RUN...            Compute metrics on a split or on other files
@@ -58,8 +58,8 @@ Commands:
   etude reproduce [PAPER...]       Reproduce the claims of a paper
 
 Arguments:
-  RUN        a run: its path, the first characters of its signature, or its name (the latest
-             finished run of that name)
+  RUN        a run: its path, the first characters of its signature (see `etude runs list`), or
+             its name (the latest finished run of that name)
   OVERRIDES  Hydra overrides, for example experiment=debug model/position=rotary,alibi
 
 Options:

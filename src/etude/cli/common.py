@@ -14,7 +14,12 @@ from etude.stopping import SIGNALLED as SIGNALLED
 
 DONE, FAILED, WRONG, HELD = 0, 1, 2, 3
 
-CHECKPOINTS = "best, last, a step, average (of all) or average:K (of the last K) (default: best)"
+CHECKPOINTS = (
+    "best, last, a step, average (of all saved checkpoints) or average:K (of the last K "
+    "checkpoints) (default: best)"
+)
+RUN = "run: its path, the first characters of its signature (see `etude runs list`), or its name"
+"""Help text of the argument RUN."""
 
 
 class HelpShown(Exception):
@@ -72,7 +77,7 @@ def _output(typed: str) -> Path:
 
 def add_trust(parser: argparse.ArgumentParser) -> None:
     """Adds the option `--trust`."""
-    help_ = "allow importing these modules for classes that the run's config names"
+    help_ = "Python modules that may be imported for classes that the run's config names"
     parser.add_argument(
         "--trust", metavar="MODULE", nargs="+", action="extend", default=[], help=help_
     )
@@ -81,8 +86,8 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
 def add_quoting(parser: argparse.ArgumentParser) -> None:
     """Adds the option `--quoting`."""
     help_ = (
-        "quotation marks in CSV and TSV files: csv (they enclose fields) or none (they are text) "
-        "(default: as in the run's data, else detected)"
+        "meaning of quotation marks in CSV and TSV files: csv if they enclose fields, none if they "
+        "are part of the text (default: as in the run's data, else detected)"
     )
     parser.add_argument("--quoting", choices=("csv", "none"), help=help_)
 
@@ -102,7 +107,10 @@ def add_translation_search(parser: argparse.ArgumentParser) -> None:
 
 @contextmanager
 def as_options() -> Iterator[None]:
-    """Context manager that replaces argument names in errors by the names of options."""
+    """Context manager that replaces the names of arguments in errors by those of options.
+
+    For example, `length_penalty` becomes `--length-penalty`.
+    """
     try:
         yield
     except (InvalidArguments, RequestError) as error:

@@ -10,7 +10,7 @@ def completions(command: str, typed: str) -> list[str]:
     """Returns the completions of the last word of a command line.
 
     Args:
-        command: a command that takes runs, such as `runs` or `generate`.
+        command: a command with an argument RUN, such as `runs` or `generate`.
         typed: the line after the command and a space; its last word may be incomplete or empty.
     """
     *before, prefix = typed.split(" ")
@@ -33,7 +33,13 @@ def _root(words: list[str]) -> Path:
 
 
 def _runs(prefix: str, root: Path, words: list[str]) -> Iterator[str]:
-    """Yields the names of runs that begin with `prefix`; if it is not empty, also signatures."""
+    """Yields the names of runs that begin with `prefix` and, unless it is empty, the signatures.
+
+    Args:
+        prefix: the incomplete last word of the command line.
+        root: folder of all runs.
+        words: the complete words before `prefix`.
+    """
     from etude.records.registry import record_folders
 
     if not root.is_dir():

@@ -31,7 +31,7 @@ def convert(arguments: list[str]) -> int:
     help_ = "largest allowed absolute difference of a logit (default: 1e-4)"
     parser.add_argument("--tolerance", type=float, default=1e-4, help=help_)
     parser.add_argument("--force", action="store_true", help="replace an existing model at DEST")
-    parser.add_argument("--revision", help="for a Hub id: branch, tag or commit")
+    parser.add_argument("--revision", help="for a Hugging Face Hub id: branch, tag or commit")
     parser.add_argument("--checkpoint", default="best", help=f"checkpoint of a run: {CHECKPOINTS}")
     help_ = "for a run trained with LoRA: write only the adapter, in the format of `peft`"
     parser.add_argument("--adapter", action="store_true", help=help_)
@@ -88,7 +88,7 @@ def _write_adapter(args: Namespace, destination: Path) -> None:
 
 
 def _source(args: Namespace) -> ExportSource:
-    """Returns the model to convert: the files at a path, else a run, else from the Hub."""
+    """Returns the model to convert: weights at the path SOURCE, else the run or Hub id SOURCE."""
     from etude.interop.export import source_from_released, source_from_run
     from etude.interop.released_model import load_released
     from etude.records.registry import find_folders

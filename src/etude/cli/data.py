@@ -1,4 +1,4 @@
-"""`etude data`: shows the data of a run and which optimizer steps read which examples."""
+"""`etude data`: shows the data of a run, and the examples that each optimizer step used."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import json
 from itertools import groupby
 from typing import Any
 
-from etude.cli.common import DONE, add_root, add_trust, make_parser
+from etude.cli.common import DONE, RUN, add_root, add_trust, make_parser
 from etude.errors import Problem, RequestError, nearest
 
-_RUN_HELP = "run: its path, the first characters of its signature, or its name (latest run)"
+_RUN_HELP = f"{RUN} (the latest run of the name)"
 _EXAMPLES_HELP = "number of examples to show (default: 3)"
 
 USAGE = """\
@@ -20,8 +20,8 @@ Inspect the data of a run.
 
 Actions:
   etude data show [OVERRIDES]  Show splits, labels, lengths, examples and the first batch
-  etude data step RUN N        Show what optimizer step N of a run read
-  etude data find RUN TEXT     Find the optimizer steps of a run that read a text
+  etude data step RUN N        Show the data that a run used in optimizer step N
+  etude data find RUN TEXT     Find the optimizer steps in which a run used a text
 
 `etude data ACTION --help` shows the options of an action."""
 
@@ -37,7 +37,7 @@ def data(arguments: list[str]) -> int:
         return DONE
     hint = nearest(action, actions) if arguments else None
     raise RequestError(
-        Problem("etude data", "show, step or find", action if arguments else None, hint)
+        Problem("etude data", "one of show, step or find", action if arguments else None, hint)
     )
 
 
@@ -69,8 +69,9 @@ def _show(arguments: list[str]) -> int:
 def _step(arguments: list[str]) -> int:
     parser = make_parser(
         "data step",
-        "Show what an optimizer step of a run read: documents, positions in them, inputs and "
-        "targets. They are recomputed from the run's seed; the run's data must still exist.",
+        "Show the data that a run used in one optimizer step: documents, positions in documents, "
+        "inputs and targets. The step is recomputed from the run's seed; the run's data must still "
+        "exist.",
     )
     parser.add_argument("run", metavar="RUN", help=_RUN_HELP)
     parser.add_argument("step", metavar="N", type=int, help="optimizer step; the first is 1")
@@ -96,12 +97,13 @@ def _step(arguments: list[str]) -> int:
 def _find(arguments: list[str]) -> int:
     parser = make_parser(
         "data find",
-        "Find the optimizer steps of a run that read a text. Searches the training data for exact "
+        "Find the optimizer steps in which a run used a text. Searches the training data for exact "
         "matches; the steps are recomputed from the run's seed.",
     )
     parser.add_argument("run", metavar="RUN", help=_RUN_HELP)
-    parser.add_argument("text", metavar="TEXT", help="part of a document or of a row's text")
-    help_ = "print a JSON array with each use of an example that contains the text or a part of it"
+    help_ = "text to find: part of a document or of a row's text"
+    parser.add_argument("text", metavar="TEXT", help=help_)
+    help_ = "print a JSON array: one entry for each step and example with the text or a part of it"
     parser.add_argument("--json", action="store_true", help=help_)
     add_root(parser)
     add_trust(parser)
@@ -122,9 +124,9 @@ def _summarize(readings: list[dict[str, Any]]) -> str:
     steps = {line["step"] for line in readings}
     whole = {line["step"] for line in readings if line["whole"]}
     if not readings:
-        return "no optimizer step read this text"
+        return "no optimizer step used this text"
     count = f"{len(steps):,} optimizer step" + ("s" if len(steps) > 1 else "")
-    summary = f"{count} read this text"
+    summary = f"{count} used this text"
     return summary if steps == whole else f"{summary}, {len(whole):,} of them completely"
 
 

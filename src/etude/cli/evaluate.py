@@ -7,6 +7,7 @@ from typing import Any
 
 from etude.cli.common import (
     DONE,
+    RUN,
     add_checkpoint,
     add_quoting,
     add_root,
@@ -29,9 +30,7 @@ def evaluate(arguments: list[str]) -> int:
         "Compute metrics of runs on a split of their data, or on other files with the same "
         "columns. Metrics, predictions and figures are saved in the run's folder.",
     )
-    help_ = (
-        "run: its path, the first characters of its signature, or its name (latest finished run)"
-    )
+    help_ = f"{RUN} (the latest finished run of the name)"
     parser.add_argument("runs", metavar="RUN", nargs="+", help=help_)
     add_root(parser)
     parser.add_argument("--split", default="val", help="val, test or train (default: val)")
@@ -40,13 +39,13 @@ def evaluate(arguments: list[str]) -> int:
     )
     parser.add_argument("--data", metavar="FILE", nargs="+", help=help_)
     add_quoting(parser)
-    help_ = "also compute the metrics for each value of this column"
+    help_ = "also compute the metrics separately for each value of this column"
     parser.add_argument("--by", metavar="COLUMN", help=help_)
     add_checkpoint(parser)
     add_translation_search(parser)
     help_ = "for language models: window length in tokens (default: that of training)"
     parser.add_argument("--sequence-length", type=int, metavar="T", help=help_)
-    help_ = "for language models: use overlapping windows and score the last N tokens of each"
+    help_ = "for language models: use overlapping windows; score the last N tokens of each one"
     parser.add_argument("--stride", type=int, metavar="N", help=help_)
     parser.add_argument("--json", action="store_true", help="print JSON with unrounded values")
     add_trust(parser)

@@ -7,7 +7,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-from etude.cli.common import DONE, add_checkpoint, add_root, add_trust, as_option, make_parser
+from etude.cli.common import DONE, RUN, add_checkpoint, add_root, add_trust, as_option, make_parser
 from etude.console import raw_stdout
 from etude.errors import Checks, InvalidArguments, Problem, RequestError
 from etude.generation.generation_config import GenerationConfig
@@ -43,9 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = make_parser(
         "generate", "Generate text with the model of a run, or with released weights."
     )
-    help_ = (
-        "run: its path, the first characters of its signature, or its name (latest finished run)"
-    )
+    help_ = f"{RUN} (the latest finished run of the name)"
     parser.add_argument("run", metavar="RUN", nargs="?", help=help_)
     help_ = "use released weights instead of a run: a Hugging Face Hub id, a folder or a file"
     parser.add_argument("--pretrained", metavar="SOURCE", help=help_)
@@ -60,11 +58,14 @@ def _parser() -> argparse.ArgumentParser:
     help_ = "minimum number of generated tokens per text (default: 0)"
     parser.add_argument("--min-new-tokens", metavar="N", type=int, default=0, help=help_)
     sampling = parser.add_argument_group("sampling")
-    help_ = "divide the logits by this number; 1 leaves them unchanged (default: 0.8)"
+    help_ = "divide the logits by this number (default: 0.8, or 1 with --beams or --greedy)"
     sampling.add_argument("--temperature", metavar="X", type=float, help=help_)
     help_ = "sample from the K most probable tokens"
     sampling.add_argument("--top-k", metavar="K", type=int, help=help_)
-    help_ = "sample from the smallest set of tokens with total probability P (nucleus sampling)"
+    help_ = (
+        "sample from the smallest set of tokens with a total probability of at least P (nucleus "
+        "sampling)"
+    )
     sampling.add_argument("--top-p", metavar="P", type=float, help=help_)
     help_ = "sample from the tokens at least P times as probable as the most probable one"
     sampling.add_argument("--min-p", metavar="P", type=float, help=help_)
@@ -102,10 +103,10 @@ def _config(args: argparse.Namespace) -> GenerationConfig:
 
 
 def _check_prompts(args: argparse.Namespace) -> list[str]:
-    """Checks all options and returns the prompts.
+    """Checks all options, before a model is loaded, and returns the prompts.
 
     Raises:
-        RequestError: with all problems, before a model is loaded.
+        RequestError: options are invalid; the exception contains all problems.
     """
     checks = Checks()
     if args.run is None and args.pretrained is None:
@@ -153,7 +154,7 @@ def _read_prompts(path: Path, checks: Checks) -> list[str]:
 
 
 def _as_typed_option(problem: Problem) -> Problem:
-    """Returns the problem under the name of the command's option."""
+    """Returns the problem with the argument's name replaced by the name of the option."""
     if problem.where == "forbidden":
         return replace(problem, where="--forbid")
     if problem.hint and problem.hint.startswith("beams="):
@@ -188,7 +189,7 @@ def _print_piece(piece: str) -> None:
 
 
 class _Printer:
-    """Prints finished texts, separated by a rule."""
+    """Prints finished texts, separated by lines of dashes."""
 
     def __init__(self) -> None:
         self.first = True

@@ -35,8 +35,9 @@ Options:
   --config-dir DIR  folder with your own configs
   --signature       show the config values that are hashed into the signature, and the signature
   --json            print JSON
-  --no-measure      estimate the time from earlier runs, else from the machine's peak FLOP/s
-                    (default: earlier runs, else time a few steps of each model, about a second)
+  --no-measure      estimate the time only from earlier runs or, if there are none, from the
+                    machine's peak FLOP/s. Without this option, if there are no earlier runs, a
+                    few steps of each model are timed, which takes about a second
 
 FLOPs are those of the matrix products. Memory is that of one training step in one process:
 weights, gradients, optimizer state, and the activations of a micro-batch at their peak.
@@ -146,7 +147,7 @@ def _totals(jobs: Sequence[PlannedJob]) -> Iterator[str]:
     flops = [size.flops_left for size in left if size.flops_left is not None]
     seconds = [size.seconds_left for size in left if size.seconds_left is not None]
     unknown = len(left) - len(seconds)
-    more = f", plus {unknown} jobs of unknown length" if unknown else ""
+    more = f", plus {unknown} jobs of unknown duration" if unknown else ""
     yield (
         f"remaining: {_count(math.fsum(flops))} FLOPs, about {_duration(math.fsum(seconds))}"
         f" if jobs run one at a time{more}"
@@ -154,7 +155,7 @@ def _totals(jobs: Sequence[PlannedJob]) -> Iterator[str]:
 
 
 def _notes(jobs: Sequence[PlannedJob]) -> Iterator[str]:
-    """Yields how the speeds were estimated, the notes on the jobs, and the meaning of `~`."""
+    """Yields lines below the table: sources of the speeds, notes on jobs, the meaning of `~`."""
     sizes = [job.size for job in jobs if job.size is not None]
     sources = dict.fromkeys(size.speed.source for size in sizes if size.speed is not None)
     shown = list(sources)[:4]
@@ -168,7 +169,7 @@ def _notes(jobs: Sequence[PlannedJob]) -> Iterator[str]:
 
 
 def _notes_of_jobs(jobs: Sequence[PlannedJob]) -> Iterator[str]:
-    """Yields each note once, prefixed by the numbers of its jobs unless it applies to all."""
+    """Yields each note once, after the numbers of its jobs if it does not apply to all jobs."""
     numbers: dict[str, list[str]] = {}
     sized = 0
     for number, job in enumerate(jobs, start=1):
@@ -212,7 +213,7 @@ def _fields(job: PlannedJob) -> Iterator[tuple[str, str]]:
             yield "", "the vocabulary size is assumed, as it is unknown until the data is prepared"
     if size.steps is not None:
         up_to = "up to " if size.tokens != size.steps * size.tokens_per_step else ""
-        steps = f"{size.steps:,} steps of {up_to}{size.tokens_per_step:,}"
+        steps = f"{size.steps:,} steps of {up_to}{size.tokens_per_step:,} tokens"
         yield "tokens", f"{_count(size.tokens)}, {steps}"
     if size.flops is not None:
         rest = "" if size.flops_left in (0, size.flops) else f", {_count(size.flops_left)} left"

@@ -10,6 +10,7 @@ from typing import Any
 
 from etude.cli.common import (
     DONE,
+    RUN,
     add_checkpoint,
     add_quoting,
     add_root,
@@ -28,9 +29,7 @@ def predict(arguments: list[str]) -> int:
         "predict",
         "Predict labels, tags, numbers, answers or translations of texts with a trained run.",
     )
-    help_ = (
-        "run: its path, the first characters of its signature, or its name (latest finished run)"
-    )
+    help_ = f"{RUN} (the latest finished run of the name)"
     parser.add_argument("run", metavar="RUN", help=help_)
     add_root(parser)
     help_ = "text to predict for; repeatable"

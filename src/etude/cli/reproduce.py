@@ -28,7 +28,10 @@ def reproduce(arguments: list[str]) -> int:
         "(default: the current folder)"
     )
     parser.add_argument("--files", default=".", metavar="DIR", help=help_)
-    help_ = "folder with your own configs; its papers and experiments replace shipped ones"
+    help_ = (
+        "folder with your own configs; a paper or experiment in it is used instead of Étude's of "
+        "the same name"
+    )
     parser.add_argument("--config-dir", metavar="DIR", help=help_)
     args = parser.parse_args(arguments)
     problems = []

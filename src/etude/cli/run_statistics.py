@@ -7,14 +7,11 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
-from etude.cli.common import DONE, add_output, add_trust, split
+from etude.cli.common import DONE, RUN, add_output, add_trust, split
 from etude.errors import Problem, RequestError
 from etude.escaping import printable
 
-_RUNS_HELP = (
-    "run: its path, the first characters of its signature, a name (all finished runs of the name), "
-    "or the folder of a sweep"
-)
+_RUNS_HELP = f"{RUN} (all finished runs of the name), or the folder of a sweep"
 _SCOPE = (
     "the tests compare only these trained models, not the methods: with other seeds, the result "
     "may differ; `etude runs group` compares methods over seeds"
@@ -25,8 +22,8 @@ _JSON_HELP = "print JSON with unrounded values"
 def _add_group_options(parser: ArgumentParser) -> None:
     parser.add_argument("runs", metavar="RUN", nargs="+", help=_RUNS_HELP)
     help_ = (
-        "final value (val/loss) or best value (best/val/loss) of a metric (default: the best value "
-        "of the metric that selects the best checkpoint)"
+        "final value of a metric (such as val/loss) or its best value (such as best/val/loss) "
+        "(default: the best value of the metric that selects the best checkpoint)"
     )
     parser.add_argument("--metric", metavar="KEY", help=help_)
     help_ = "group runs by these config keys (default: the whole config except the seed)"
@@ -48,7 +45,10 @@ def _load_groups(args: Namespace) -> Any:
 def add_group_arguments(parser: ArgumentParser) -> None:
     """Adds the arguments of `etude runs group`."""
     _add_group_options(parser)
-    help_ = "group to compare with: best, or first (the group of the first run) (default: best)"
+    help_ = (
+        "group with which the other groups are compared: best, or first (the group of the first "
+        "run) (default: best)"
+    )
     parser.add_argument("--against", metavar="GROUP", default="best", help=help_)
     help_ = "pair runs with the same seed; valid if the seed has the same effect in all groups"
     parser.add_argument("--paired", action="store_true", help=help_)
@@ -88,7 +88,13 @@ def group(args: Namespace) -> int:
 
 
 def _print_comparison(groups: Any, frame: Any, args: Namespace) -> None:
-    """Prints the tests of each group against the reference group, if there are other groups."""
+    """Prints the test of each group against the reference group.
+
+    Args:
+        groups: the `Groups`.
+        frame: data frame of the tests, from `Groups.comparison`; nothing is printed if it is empty.
+        args: arguments of the command.
+    """
     from etude.analysis.group_tests import limits_of_tests
     from etude.records.text_tables import format_cell, print_columns
 
@@ -120,10 +126,7 @@ def _cell(cell: Any, key: str, value: Any, number: bool) -> str:
 
 def add_significance_arguments(parser: ArgumentParser) -> None:
     """Adds the arguments of `etude runs significance`."""
-    help_ = (
-        "run: its path, the first characters of its signature, its name, or the folder of a sweep; "
-        "the first run is the baseline of the others"
-    )
+    help_ = f"{RUN}, or the folder of a sweep; the first run is the baseline of the others"
     parser.add_argument("runs", metavar="RUN", nargs="+", help=help_)
     parser.add_argument("--split", default="val", help="val, test or train (default: val)")
     parser.add_argument("--json", action="store_true", help=_JSON_HELP)
@@ -189,7 +192,7 @@ def add_plot_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--x", default="step", metavar="X", help=help_ + "step)")
     help_ = "axes with a logarithmic scale: x, y or xy"
     parser.add_argument("--log", default="", metavar="AXES", help=help_)
-    help_ = "plot a heat map of the mean over two config keys instead of curves"
+    help_ = "plot a heat map of the metric's mean, with two config keys as axes, instead of curves"
     parser.add_argument("--heat", metavar="X,Y", help=help_)
     add_output(parser, "file of the figure (default: a file in ROOT/_comparisons/)")
 
@@ -218,7 +221,7 @@ def add_export_arguments(parser: ArgumentParser) -> None:
     """Adds the arguments of `etude runs export`."""
     _add_group_options(parser)
     parser.add_argument("--format", default="csv", help="csv, latex or markdown (default: csv)")
-    help_ = "caption of a latex or markdown table (default: one that states metric and intervals)"
+    help_ = "caption of a latex or markdown table (default: the metric and its intervals)"
     parser.add_argument("--caption", metavar="TEXT", help=help_)
     help_ = "label of a latex table (default: tab:NAME-METRIC); an empty text omits the label"
     parser.add_argument("--label", metavar="LABEL", help=help_)

@@ -12,6 +12,7 @@ from etude.cli import run_statistics
 from etude.cli.common import (
     DONE,
     FAILED,
+    RUN,
     add_output,
     add_root,
     add_trust,
@@ -21,7 +22,6 @@ from etude.cli.common import (
 from etude.errors import Problem, RequestError, nearest
 from etude.escaping import printable
 
-_RUN_HELP = "run: its path, the first characters of its signature, or its name"
 _JSON_HELP = "print JSON with unrounded values"
 
 
@@ -80,7 +80,8 @@ def _list_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("words", nargs="*", metavar="NAME or FILTER", help=help_)
     help_ = "select runs with one of these statuses, such as failed,oom"
     parser.add_argument("--status", metavar="STATUS,...", help=help_)
-    parser.add_argument("--columns", metavar="KEY,...", help="columns to show")
+    help_ = "keys to show as columns, such as run,val/loss"
+    parser.add_argument("--columns", metavar="KEY,...", help=help_)
     help_ = "sort by this key, smallest first; -KEY sorts largest first"
     parser.add_argument("--sort", metavar="KEY", help=help_)
     parser.add_argument("--reverse", action="store_true", help="reverse the order")
@@ -120,7 +121,7 @@ def _list(args: Namespace) -> int:
 
 
 def _show_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help=_RUN_HELP)
+    parser.add_argument("run", metavar="RUN", help=RUN)
     help_ = "print run.json and the config as JSON"
     parser.add_argument("--json", action="store_true", help=help_)
 
@@ -138,8 +139,8 @@ def _show(args: Namespace) -> int:
 
 
 def _diff_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("first", metavar="A", help=_RUN_HELP)
-    parser.add_argument("second", metavar="B", help=_RUN_HELP)
+    parser.add_argument("first", metavar="A", help=RUN)
+    parser.add_argument("second", metavar="B", help=RUN)
     parser.add_argument("--json", action="store_true", help=_JSON_HELP)
 
 
@@ -155,7 +156,7 @@ def _diff(args: Namespace) -> int:
 
 
 def _compare_arguments(parser: ArgumentParser) -> None:
-    help_ = f"{_RUN_HELP} (all finished runs of the name)"
+    help_ = f"{RUN} (all finished runs of the name)"
     parser.add_argument("runs", metavar="RUN", nargs="+", help=help_)
     help_ = "metrics to plot, one panel each (default: the metric that selects the best checkpoint)"
     parser.add_argument("--metric", metavar="KEY,...", help=help_)
@@ -189,7 +190,7 @@ def _compare(args: Namespace) -> int:
     print_comparison(records)
     for metric, missing in comparison.without.items():
         if missing:
-            print("\n" + printable(f"no {metric} in: {', '.join(missing)}", line=True))
+            print("\n" + printable(f"runs without {metric}: {', '.join(missing)}", line=True))
     print(f"\nfigure  {file}")
     return DONE
 
@@ -198,7 +199,7 @@ def _compare(args: Namespace) -> int:
 
 
 def _verify_arguments(parser: ArgumentParser) -> None:
-    help_ = f"{_RUN_HELP} (all runs of the name) (default: all runs)"
+    help_ = f"{RUN} (all runs of the name) (default: all runs)"
     parser.add_argument("runs", metavar="RUN", nargs="*", help=help_)
     add_trust(parser)
     help_ = "accept manual edits that affect no result (tags, notes, ...), then verify"
@@ -254,7 +255,7 @@ def _accept(folder: Path, trust: Sequence[str]) -> None:
 
 
 def _rm_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("runs", metavar="RUN", nargs="+", help=_RUN_HELP)
+    parser.add_argument("runs", metavar="RUN", nargs="+", help=RUN)
     parser.add_argument("--all", action="store_true", help="remove all runs of a name")
     parser.add_argument("--yes", action="store_true", help="do not ask for confirmation")
 

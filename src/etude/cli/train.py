@@ -120,7 +120,7 @@ def _log_duplicates(jobs: Sequence[Any]) -> None:
 
 
 def _log_results(jobs: Sequence[Any]) -> None:
-    """Logs each trained job's final value of the metric that selects checkpoints, best first."""
+    """Logs the final value of the monitored metric of each trained job, best first."""
     from etude.records.metrics_file import is_higher_better
     from etude.records.record import Record
 
@@ -176,7 +176,7 @@ def _quote(path: Path) -> str:
 
 
 def _summary(record: Any) -> str:
-    """Returns lines with the run's length, its best validation, and its final metrics."""
+    """Returns lines with a run's steps and duration, its best validation, and its final metrics."""
     from etude.records.record_fields import monitored_metric, order_metrics, positive_class_note
     from etude.records.text_tables import format_best, format_metric, metric_grid
     from etude.records.times import format_duration

@@ -24,11 +24,13 @@ _INSTALLED_FOLDERS = tuple(
 
 
 def find_user_fault(error: BaseException, words: Sequence[str]) -> Problem | None:
-    """Returns the problem if the user's own code raised or may have caused an exception.
+    """Returns a problem that names the user's code if it raised or may have caused an exception.
+
+    Returns None for other exceptions.
 
     A class from an extension may break the contract of its base class, so that Étude's code fails
-    on it. The traceback then contains only Étude's code; the object at fault, or the override
-    `extensions`, shows that the user's class may be the cause.
+    when it uses the class. The traceback then contains only Étude's code; the object that caused
+    the error, or the override `extensions`, shows that the user's class may be the cause.
 
     Args:
         error: the exception.

@@ -51,7 +51,8 @@ class InvalidConfig(RequestError):
     """Raised for a config with errors in its keys or types.
 
     Attributes:
-        sound: the nodes without errors; their constructors may still refuse the values.
+        sound: the nodes (values with a `_target_`) without errors, by key path; their constructors
+            may still refuse the arguments.
     """
 
     def __init__(
@@ -96,7 +97,7 @@ def check(config: DictConfig, *, trust: Sequence[str] | None = None) -> CheckedC
     """Checks each key and value of a config against the types of the schema and the constructors.
 
     Args:
-        config: from `compose`, or read from a saved run.
+        config: a config from `compose` or from a saved run.
         trust: modules, in addition to Étude's, whose classes the config may name. None allows the
             config's own `extensions` and the installed ones; only for configs from the user.
 
@@ -108,7 +109,7 @@ def check(config: DictConfig, *, trust: Sequence[str] | None = None) -> CheckedC
     start = values["init_from"]
     if start["source"] is not None and not start["found"]:
         if trust is not None:
-            expected = "a description of init_from.source, as saved during training"
+            expected = "the data about the initial weights that training saved in config.yaml"
             raise RequestError(Problem("init_from.found", expected, {}))
         if _any_below((problem.where for problem in of_values), "init_from"):
             raise RequestError(of_values)
@@ -157,7 +158,7 @@ _Nodes = dict[str, Node]
 def _check_nodes(
     values: Mapping[str, Any], extensions: Sequence[str], problems: list[Problem]
 ) -> tuple[_Nodes, _Nodes, _Nodes]:
-    """Returns three dictionaries of nodes by name: root keys, callbacks and loggers.
+    """Checks all nodes, and returns those of root keys, of callbacks and of loggers, by name.
 
     Args:
         values: the config as plain data.
@@ -262,10 +263,11 @@ def _hints(record: type) -> dict[str, Any]:
 def _unfit_values(
     tree: dict[str, Any], record: type = Config, above: str = ""
 ) -> Iterator[Problem]:
-    """Yields a problem for each value whose type differs from the schema's.
+    """Yields a problem for each value of `tree` whose type differs from the type in the schema.
 
     OmegaConf does not check items of lists, nor values that come from an interpolation. Each wrong
-    value is replaced by the default, so that later checks can run.
+    value is replaced by the default, so that later checks can run. The arguments are those of
+    `_unknown_keys`.
     """
     defaults = record()
     for key, hint in _hints(record).items():
@@ -298,7 +300,7 @@ def _add_current_folder_to_path() -> None:
 def _check_outside_package(named: Sequence[str], where: str) -> Iterator[Problem]:
     for module in named:
         if module.split(".")[0] == PACKAGE:
-            hint = "classes of etude are allowed without an entry"
+            hint = "omit it: classes of etude are always allowed"
             yield Problem(where, "modules outside etude", module, hint)
 
 
@@ -392,7 +394,7 @@ def _environment_in_identity(written: Any, marked: Any) -> Iterator[Problem]:
     With such a value, the signature would depend on the machine.
 
     Args:
-        written: the config as unresolved plain data.
+        written: the config as plain data with unresolved interpolations.
         marked: the resolved config with a mark instead of each value from the environment. Values
             that come through another key are marked too
             (`vars.a=${oc.env:HOME} data.path=${vars.a}`).
@@ -415,7 +417,7 @@ def _secrets_in_identity(written: Any, config: DictConfig) -> Iterator[Problem]:
     and the signature would depend on it.
 
     Args:
-        written: `config` as unresolved plain data.
+        written: `config` as plain data with unresolved interpolations.
         config: the config.
     """
     for path, value in _leaves(written):
@@ -433,7 +435,10 @@ def _secrets_in_identity(written: Any, config: DictConfig) -> Iterator[Problem]:
 
 
 def _locate_key(secret: str, config: DictConfig) -> str:
-    """Returns the position of the override with a secret in its key, without the secret."""
+    """Returns the name of the override whose key contains `secret`, without the secret.
+
+    The name is `override 2` for the second override.
+    """
     for number, typed in enumerate(config.run.overrides, start=1):
         if secret in typed:
             return f"override {number}"

@@ -82,7 +82,13 @@ def compose(
 
 
 def compose_in_search(typed: Sequence[str]) -> DictConfig:
-    """Composes a config inside `search_configs`, which reads each file once for all configs."""
+    """Returns the config that the overrides `typed` describe; called inside `search_configs`.
+
+    All configs that are composed inside one `search_configs` read each file only once.
+
+    Raises:
+        RequestError: as for `compose`.
+    """
     try:
         config = _compose(typed)
     except HYDRA_ERRORS as error:
@@ -134,8 +140,8 @@ def literal(text: str) -> str:
 def search_configs(config_dir: str | Path | None) -> Iterator[Hydra]:
     """Context manager that sets up Hydra to search `config_dir` and the shipped configs.
 
-    Yields the Hydra instance, and restores the previous one on exit. Hydra's state belongs to the
-    whole process, so other threads wait.
+    Yields the Hydra instance, and restores the previous instance on exit. Hydra's state belongs to
+    the whole process, so other threads wait.
     """
     check_current_folder()
     folder = Path(config_dir).resolve() if config_dir else None
@@ -174,7 +180,7 @@ def _loader() -> CachingLoader:
 
 
 def chosen(choices: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, str]:
-    """Returns the file that is chosen from each config group.
+    """Returns a dictionary from each config group to its chosen file.
 
     Groups whose class is overridden (`model.norm._target_=...`) are omitted.
 
@@ -196,9 +202,9 @@ def chosen(choices: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, st
 def add_plus_signs(override: str) -> str:
     """Returns an override with the `++` that Hydra needs: `++model.dim=8` for `model.dim=8`.
 
-    Keys below a node are arguments of its constructor, which defines the valid ones. So users need
-    not type a `+` for arguments that the config file does not list. `init_from=X` is returned as
-    `init_from.source=X`, and overrides of other keys are returned unchanged.
+    Keys below `model`, `data` and the like are arguments of a constructor, which defines the valid
+    keys. So users need not type a `+` for arguments that the config file omits. `init_from=X` is
+    returned as `init_from.source=X`, and overrides of other keys are returned unchanged.
     """
     key = override.split("=", 1)[0]
     if key == "init_from":
@@ -247,7 +253,11 @@ def job_overrides(overrides: Iterable[str]) -> list[str]:
 def find_invalid(overrides: Sequence[str], error: Exception) -> tuple[list[Problem], list[str]]:
     """Returns the problems of the invalid overrides, and the valid overrides.
 
-    Each override is tried together with the valid ones before it.
+    Each override is tried together with the valid overrides before it.
+
+    Args:
+        overrides: the overrides.
+        error: the exception that Hydra raised for all overrides together.
     """
     problems: list[Problem] = []
     good: list[str] = []
@@ -332,7 +342,7 @@ def _explain_choice(
         hint = f"choose from: {', '.join(_files_with(group, slot[1]))}"
         if "In 'experiment/" in str(error):
             hint += "; or add '~experiment' to drop the experiment's choices of files"
-        expected = f"a file whose `defaults` list has {slot[1]}, which another file overrides"
+        expected = f"a file whose `defaults` list has {slot[1]}, because a file overrides it"
         return Problem(group, expected, value, hint)
     file = f"{group}/{value}.yaml"
     read = _repository().load_config(f"{group}/{value}")
@@ -344,10 +354,15 @@ def _explain_choice(
 
 
 def _kind_mismatches(tree: Any, above: str, record: type = Config) -> Iterator[Problem]:
-    """Yields a problem for each value of a file that has another structure than in the schema.
+    """Yields a problem for each value of a file whose structure differs from the schema.
 
     Structures are lists, mappings and scalars. OmegaConf merges whole files and does not report
     which key does not match.
+
+    Args:
+        tree: content of the file.
+        above: text before the keys in the problems: the file, and the key path of `tree`.
+        record: dataclass of the schema for `tree`.
     """
     hints = get_type_hints(record)
     for key, value in tree.items() if isinstance(tree, dict) else ():
@@ -363,7 +378,7 @@ def _kind_mismatches(tree: Any, above: str, record: type = Config) -> Iterator[P
 
 
 def _files_with(group: str, slot: str) -> list[str]:
-    """Returns the files of a group whose defaults list contains the group `slot`."""
+    """Returns the files of a config group whose `defaults` lists contain the group `slot`."""
     files = []
     for name in _groups()[group]:
         read = _repository().load_config(f"{group}/{name}")
@@ -401,7 +416,7 @@ def _file_hint(error: Exception) -> str:
 
 
 def _groups() -> dict[str, list[str]]:
-    """Returns the files of each config group."""
+    """Returns a dictionary from each config group to the names of its files."""
     loader = _loader()
     groups: dict[str, list[str]] = {}
 

@@ -49,17 +49,19 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Constructor:
-    """Description of a class that a config can name: its parameters, and rules for a config.
+    """Description of a class that a config can name: its parameters, and rules for their values.
 
     Attributes:
         name: the class' name.
         location: the dotted path from which it is imported.
         parameters: the parameters by name, in order; without `*args` and `**kwargs`.
-        open_ended: whether it accepts any keyword argument.
-        given: names of the arguments that the caller of a factory passes, if the class lists them.
+        open_ended: whether the class accepts any keyword argument.
+        given: names of the arguments that the caller of a factory (`_partial_: true`) passes; None
+            if the class does not list them.
         refused: arguments that a config must not set, with hints for the error message.
-        aliases: by argument, values that are replaced by equivalent values.
-        pins: whether it has a method `pinned`; see `etude.config.pinning`.
+        aliases: for some arguments, a dictionary from values to the equivalent values that replace
+            them.
+        pins: whether the class has a method `pinned`; see `etude.config.pinning`.
     """
 
     name: str
@@ -86,10 +88,15 @@ class Constructor:
 
 
 def describe_class(constructor: Any, location: str = "") -> Constructor:
-    """Returns the description of an imported class.
+    """Returns the description of an imported class: its parameters with types and defaults.
+
+    Args:
+        constructor: the class.
+        location: the dotted path from which the class is imported; if empty, the path of the
+            class' definition.
 
     Raises:
-        ValueError: the class has no signature, as some built-in classes.
+        ValueError: the class has no signature, as is the case for some built-in classes.
     """
     parameters = dict(inspect.signature(constructor).parameters)
     kinds = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
@@ -114,7 +121,7 @@ def describe_class(constructor: Any, location: str = "") -> Constructor:
 
 
 def _hints(constructor: Any) -> dict[str, Any]:
-    """Returns the annotations of the parameters.
+    """Returns a dictionary from the names of a constructor's parameters to their annotations.
 
     The generated constructor of a dataclass has the annotations of inherited fields, whose names
     are defined in the modules of the base classes.
@@ -131,7 +138,7 @@ def _hints(constructor: Any) -> dict[str, Any]:
 
 
 def lookup(location: str) -> Constructor | None:
-    """Returns the description of a class from the index.
+    """Returns the description of the class at the dotted path `location` from the index.
 
     None if the index does not contain the class, or if its module is imported.
     """
@@ -142,14 +149,14 @@ def lookup(location: str) -> Constructor | None:
 
 
 def add_to_index(constructor: Constructor) -> None:
-    """Adds a class to the index in memory; `save_index` writes the index to the cache."""
+    """Adds a description to the index in memory; `save_index` writes the index to the cache."""
     if constructor.location not in _index():
         _index()[constructor.location] = constructor
         _unsaved.append(constructor.location)
 
 
 def save_index() -> None:
-    """Writes the index to the cache if it has new classes."""
+    """Writes the index to the cache if descriptions were added."""
     file = _file()
     if file is None or not _unsaved:
         return
@@ -194,7 +201,10 @@ def _index() -> dict[str, Constructor]:
 
 @cache
 def _file() -> Path | None:
-    """Returns the path of the index for this source and these versions."""
+    """Returns the path of the index for the versions of Étude's source, Python and packages.
+
+    None if the path cannot be determined, for example without a home folder.
+    """
     try:
         versions = [version(name) for name in _PACKAGES]
         python = ".".join(map(str, sys.version_info[:3]))
@@ -238,7 +248,7 @@ def _unpack(packed: Mapping[str, Any]) -> Constructor:
 
 
 def _pack_hint(hint: Any) -> Any:
-    """Converts an annotation to plain data."""
+    """Converts a type annotation to plain data for JSON; `_unpack_hint` is the inverse."""
     if hint is Any or hint is type(None):
         return "Any" if hint is Any else "None"
     name = getattr(hint, "__name__", str(hint))

@@ -23,7 +23,7 @@ class ResolvedConfig:
     """A config as plain data with resolved interpolations.
 
     Attributes:
-        values: the data.
+        values: the config as nested dictionaries and lists.
         mask: masks the values that the config takes from the environment.
         uses_environment: whether the config refers to the environment, even to unset variables.
     """
@@ -34,7 +34,7 @@ class ResolvedConfig:
 
 
 def resolve_config(config: DictConfig) -> ResolvedConfig:
-    """Resolves all interpolations of a config.
+    """Returns a config as plain data in which all interpolations are resolved.
 
     Raises:
         OmegaConfBaseException: an interpolation cannot be resolved.
@@ -56,7 +56,10 @@ def resolve_config(config: DictConfig) -> ResolvedConfig:
 
 
 def make_mask(config: DictConfig) -> Mask:
-    """Returns the mask of a config's secrets; it masks only passwords if resolving fails."""
+    """Returns a mask of the values that a config takes from the environment, and of passwords.
+
+    If the config cannot be resolved, the mask covers only passwords.
+    """
     try:
         return resolve_config(config).mask
     except OmegaConfBaseException:
@@ -70,7 +73,7 @@ def masked_config(config: DictConfig, read: ResolvedConfig | None = None) -> dic
 
     Args:
         config: the config.
-        read: the resolved config, if the caller has it.
+        read: the result of `resolve_config`, if the caller has it already.
     """
     is_usable = read is not None and not read.uses_environment
     tree = (
@@ -126,7 +129,7 @@ OmegaConf.register_new_resolver("oc.env", _registering_env, replace=True)
 
 @contextmanager
 def _environment(resolver: Callable[..., Any]) -> Iterator[None]:
-    """Context manager that replaces the resolver `oc.env`."""
+    """Context manager that replaces OmegaConf's resolver `oc.env` by `resolver`."""
     with _resolver_lock:
         OmegaConf.register_new_resolver("oc.env", resolver, replace=True)
         try:

@@ -88,7 +88,9 @@ _PLUGINS = {
 
 
 def equivalent_of(key: str, value: object = "") -> str | None:
-    """Returns a hint if the last part of a key or option is another tool's name.
+    """Returns a hint with Étude's key if a key or an option has the name of another tool's option.
+
+    Only the last part of the key path is compared. Returns None for other names.
 
     Args:
         key: a key path such as `trainer.batch_size`, or an option such as `--lr=1e-3`.

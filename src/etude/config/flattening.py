@@ -13,7 +13,9 @@ _RECORD_OPTIONS = ("run", "logger")
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields each value with its key path; lists are values, `_partial_` is omitted.
+    """Yields the key path and the value of each entry of nested mappings.
+
+    A list is one value. Keys `_partial_` are omitted. `prefix` is the key path of `tree`.
 
     Example:
         >>> dict(flatten({"seed": 1, "model": {"dim": 8, "norm": {"eps": 1e-5}}}))
@@ -33,7 +35,7 @@ def without_record_options(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def flatten_config(checked: CheckedConfig) -> dict[str, Any]:
-    """Returns the config's values by key path, without secrets.
+    """Returns a dictionary from a config's key paths to values, without secrets.
 
     Values in the signature have the form in which they are hashed. Values that are equal to their
     constructor's defaults are included, although the signature omits them.

@@ -50,7 +50,7 @@ class CachingLoader(ConfigLoaderImpl):
         from_shell: bool = True,
         validate_sweep_overrides: bool = True,
     ) -> DictConfig:
-        """Composes the config of one job from its files and then its values, in order."""
+        """Composes the config of one job: files first, then values; see Hydra for the arguments."""
         split = self._split(overrides) if run_mode == RunMode.RUN else None
         if split is None or not split[1]:
             return super().load_configuration(
@@ -74,7 +74,7 @@ class CachingLoader(ConfigLoaderImpl):
     def run_config(
         self, config_name: str, overrides: list[str]
     ) -> tuple[DictConfig, dict[str, Any]]:
-        """Returns the config of a run without the node `hydra`, and the file of each group."""
+        """Returns a run's config without the key `hydra`, and the chosen file of each group."""
         split = self._split(overrides)
         if split is None:
             return _without_hydra(self._load_files(config_name, overrides))
@@ -121,7 +121,7 @@ class CachingLoader(ConfigLoaderImpl):
 
     @staticmethod
     def _set_overrides(config: DictConfig, task: list[Override]) -> None:
-        """Sets the overrides of a job in the config's node `hydra`."""
+        """Sets the overrides of a job, `task`, under the config's key `hydra`."""
         config.hydra.overrides.task = [override.input_line for override in task]
         options = config.hydra.job.config.override_dirname
         config.hydra.job.override_dirname = get_overrides_dirname(

@@ -69,7 +69,7 @@ class Node:
         return import_class(self.description, self.target, self.where)
 
     def takes(self, name: str) -> bool:
-        """Returns whether the constructor accepts an argument."""
+        """Returns whether the constructor accepts an argument called `name`."""
         description = _describe(self.constructor)
         return description.open_ended or name in description.parameters
 
@@ -99,7 +99,9 @@ class Node:
 
 @dataclass
 class Factory:
-    """A constructor with some arguments set; reports errors under its key path.
+    """A constructor with some of its arguments; a call passes the others and builds the object.
+
+    Errors contain the key path of the node in the config.
 
     Attributes:
         where: the key path of the node.
@@ -156,7 +158,7 @@ class Factory:
         return frozenset(_describe(self.constructor).parameters.keys() - self.arguments.keys())
 
     def _is_ours(self) -> bool:
-        """Returns whether the class is Étude's own, and so checks its arguments."""
+        """Returns whether the class is one of Étude's, which check their arguments themselves."""
         return str(self.constructor.__module__).startswith("etude.")
 
     def _refused(self, error: BaseException) -> BaseException:
@@ -192,7 +194,7 @@ def check_node(
         named = where.split(".") if where.startswith(("callbacks.", "logger.")) else []
         group = "=".join(named) or f"{where.replace('.', '/')}=..."
         hint = f"choose a file: {group}"
-        return None, [Problem(where, "a node with _target_", value, hint)]
+        return None, [Problem(where, "a mapping with the key _target_", value, hint)]
     try:
         constructor = find_constructor(value["_target_"], where, extensions, within_extension)
     except RequestError as error:
@@ -228,10 +230,11 @@ def _contract_at(where: str) -> Contract | None:
 def _apply_contract(
     contract: Contract, constructor: Constructor, arguments: dict[str, Any]
 ) -> tuple[Constructor, dict[str, Any]]:
-    """Applies a contract to the description and the arguments of a user's class.
+    """Returns the description and the arguments of a user's class, as changed by a contract.
 
-    The caller passes the contract's arguments when the object is built. A config may set the
-    contract's open arguments; if it sets one to null, the caller passes that argument.
+    The caller passes the contract's arguments when the object is built, so a config must not set
+    them. The contract's open arguments are exceptions, which a config may set; the caller passes an
+    open argument if the config omits it or sets it to null.
     """
     omitted = {name for name in contract.open if arguments.get(name) is None}
     parameters = {n: p for n, p in constructor.parameters.items() if n not in omitted}
@@ -343,7 +346,7 @@ def _adapter(hint: Any) -> TypeAdapter[Any]:
 
 
 def _value_type_in(hint: Any) -> Any:
-    """Returns the dataclass that a dictionary's annotation has as type of its values, or `Any`."""
+    """Returns the dataclass D of an annotation `dict[..., D]`; `Any` for other annotations."""
     options = typing.get_args(hint) if is_union(hint) else (hint,)
     kinds = (typing.get_args(o)[1] for o in options if typing.get_origin(o) is dict)
     return next((kind for kind in kinds if record_in(kind) is not None), Any)

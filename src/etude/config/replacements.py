@@ -51,12 +51,12 @@ class Replacement:
 
 
 def report_replaced(*requests: Sequence[str]) -> None:
-    """Logs a warning for each chosen file some of whose values another file replaces.
+    """Logs a warning for each chosen config file if another file replaces some of its values.
 
     To be called inside `etude.config.compose.search_configs`.
 
     Args:
-        requests: lists of overrides; equal lines are logged once.
+        requests: lists of overrides, one per config; equal warnings are logged once.
     """
     lines: dict[str, None] = {}
     for typed in requests:
@@ -72,7 +72,10 @@ def is_choice(key: str) -> bool:
 
 
 def find_replaced(typed: Sequence[str]) -> list[Replacement]:
-    """Returns which values of the chosen files other files replace, for `report_replaced`."""
+    """Returns a `Replacement` for each chosen config file and each file that replaces its values.
+
+    `typed` are the overrides.
+    """
     items = [item for item in typed if is_choice(_key_of(item))]
     if not {_key_of(item) for item in items} - {"experiment", "sweep"}:
         return []
@@ -117,9 +120,10 @@ class _Files:
         self._typed = values
 
     def changes(self, group: str, name: str) -> Iterator[tuple[str, str]]:
-        """Yields each change of a chosen file's values: the file that causes it, and a description.
+        """Yields each value of the chosen file `group`/`name` that another config file replaces.
 
-        The chosen file includes the files in its defaults list.
+        A value is yielded as the path of the other file, and a text such as `model.layers=2 instead
+        of 12`. The chosen file's values include those of the files in its defaults list.
         """
         path = f"{group}/{name}"
         indices = [index for index, each in enumerate(self._all) if each.config_path == path]
@@ -166,14 +170,14 @@ class _Files:
         return sorted(files, key=self._all.index)
 
     def _replaced_part(self, each: ResultDefault) -> tuple[str, str, str] | None:
-        """Returns how the choice of a file in a defaults list was replaced by another file.
+        """Returns how another file replaced the choice of a file in a defaults list.
 
         Args:
             each: the file that is used now.
 
         Returns:
             The file that replaced the choice, the config group, and the original choice; None if
-            no file replaced it.
+            no file replaced the choice.
         """
         slot, owner = each.override_key, each.parent
         if (
@@ -193,7 +197,7 @@ class _Files:
         return None
 
     def _values(self, each: ResultDefault) -> dict[str, Any]:
-        """Returns the values of a file by full key path."""
+        """Returns a dictionary from the full key paths of a file's values to the values."""
         read = self._repository.load_config(str(each.config_path))
         if read is None or each.config_path == "schema":
             return {}

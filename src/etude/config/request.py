@@ -48,12 +48,12 @@ class Request:
 
 
 def parse(arguments: Sequence[str], command: str = "train", further: Sequence[str] = ()) -> Request:
-    """Separates options from overrides, which may be mixed.
+    """Parses the arguments of a command: separates options from overrides, which may be mixed.
 
     Args:
         arguments: the arguments of the command.
-        command: the command, for messages.
-        further: options of the command that were already removed, for hints.
+        command: name of the command, for messages.
+        further: options of the command that the caller has removed already, for suggestions.
 
     Raises:
         RequestError: an option is unknown or lacks its value.
@@ -77,7 +77,7 @@ def parse(arguments: Sequence[str], command: str = "train", further: Sequence[st
                 value = words.pop(0) if words else ""
                 request.options.append(value)
             if not value:
-                raise RequestError(Problem(option, "a value after it"))
+                raise RequestError(Problem(option, "a value after the option"))
             if option in ("--config-dir", "-cd"):
                 request.config_dir = value
         elif option in ("--info", "-i"):

@@ -34,7 +34,7 @@ class Run:
         on_error: what to do if a job of a sweep fails: `continue` with the others, or `stop`.
         stop_at_step: pause after this optimizer step; the same command without it continues.
         save_every: optimizer steps between checkpoints; null saves at validations and at the end.
-        keep_every: checkpoints at multiples of this optimizer step are never removed.
+        keep_every: number of optimizer steps; checkpoints at its multiples are never removed.
         keep_last: number of latest checkpoints to keep in addition to the best one, not counting
             those saved when a run was stopped; null keeps two.
         cache: folder of prepared data; null is `$ETUDE_CACHE` or `~/.cache/etude`.
@@ -99,8 +99,8 @@ class InitFrom:
             `blocks.0.*`; `body` means all except the head.
         lora: options of LoRA; only the updates, and the head of an encoder, are trained.
         head: `keep` uses the source's head if it fits the task; `new` starts with a new head.
-        grow_positions: whether to allow longer sequences than the source, with new, untrained rows
-            of learned positions after those of the source.
+        grow_positions: whether to allow longer sequences than the source. The learned position
+            embeddings get new, untrained rows for the additional positions.
         found: description of the source, set automatically; the part of `init_from` that is hashed
             into the signature.
     """

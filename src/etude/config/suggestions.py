@@ -12,11 +12,11 @@ from etude.errors import RequestError
 
 
 def suggest_node(key: str, config: Mapping[str, Any]) -> str | None:
-    """Returns a hint if an unknown key is an argument of a node: `trainer.compile` for `compile`.
+    """Returns a hint if an unknown key exists below another key: `trainer.compile` for `compile`.
 
     Args:
         key: the unknown key.
-        config: the config whose constructors' arguments are searched.
+        config: the config; the arguments of its classes are searched for the key.
     """
     if get_close_matches(key, ROOT_KEYS, n=1, cutoff=0.75):  # a misspelled root key
         return None

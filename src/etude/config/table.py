@@ -56,7 +56,7 @@ class Table:
     moved: Mapping[str, str]
 
     def slot(self, path: str) -> str | None:
-        """Returns the slot at a key path, or None if no class is allowed there.
+        """Returns the slot of a key path, or None if no class is allowed at the key path.
 
         Example:
             >>> table().slot("callbacks.stop")

@@ -25,7 +25,7 @@ PACKAGE = "etude"
 
 
 def installed_extensions() -> list[str]:
-    """Returns the modules that installed packages provide under the entry point."""
+    """Returns the modules that installed packages register as entry points `etude.extensions`."""
     return list(_entry_point_modules(tuple(sys.path)))
 
 
@@ -75,7 +75,12 @@ def find_constructor(
 
 
 def import_class(constructor: Constructor, target: str, where: str) -> Callable[..., Any]:
-    """Imports the class of a description.
+    """Imports and returns the class that the description `constructor` describes.
+
+    Args:
+        constructor: the description.
+        target: the class' `_target_` in the config, for messages.
+        where: the key path of the node, for messages.
 
     Raises:
         RequestError: the module cannot be imported.
@@ -84,7 +89,10 @@ def import_class(constructor: Constructor, target: str, where: str) -> Callable[
 
 
 def resolve_class(target: str, where: str, extensions: Iterable[str] = ()) -> Callable[..., Any]:
-    """Imports the class that a `_target_` names; see `find_constructor` for the arguments."""
+    """Imports and returns the class that a `_target_` names.
+
+    The arguments and errors are those of `find_constructor`.
+    """
     return _import(_location(target, where, extensions, False), target, where)
 
 

@@ -77,7 +77,16 @@ def parse_yaml(text: str, where: str) -> Any:
 
 
 def _problems(node: yaml.Node, where: str, key: str, seen: set[int]) -> Iterator[Problem]:
-    """Yields the problems below a node, and changes the tag of sexagesimal numbers to string."""
+    """Yields a problem for each ambiguous or unsupported value below a YAML node.
+
+    Numbers such as `12:30` become strings.
+
+    Args:
+        node: the YAML node; the tags of such numbers are changed in place.
+        where: name of the file, for messages.
+        key: key path of the node.
+        seen: ids of the nodes that were visited already.
+    """
     if id(node) in seen:  # an alias
         return
     seen.add(id(node))

@@ -21,7 +21,8 @@ nesting levels in a run's config, so that reading takes a few seconds at most. A
 
 
 def read_config(path: Path) -> DictConfig:
-    """Returns the config in a run's `config.yaml`; its keys and types are checked by the schema.
+    """Returns the config in a run's `config.yaml`, after comparing its keys and types with the
+    schema.
 
     Raises:
         RequestError: the file is missing, is not YAML, is too large, contains aliases or tags, or
@@ -53,8 +54,8 @@ def to_portable(config: DictConfig) -> DictConfig:
 
     Loggers are removed, and the folders of runs and of prepared data have their default values.
 
-    Only keys outside the signature can refer to environment variables. If a variable is not set on
-    this machine, the default value of the key is used.
+    Only keys that are not hashed into the run's signature can refer to environment variables. If
+    such a variable is not set on this machine, the key gets its default value.
     """
     from omegaconf import OmegaConf
 
@@ -78,7 +79,7 @@ def to_portable(config: DictConfig) -> DictConfig:
 
 
 def read_flat(path: Path) -> dict[str, Any]:
-    """Returns the values in a run's `config.yaml` by key path, without checking their types.
+    """Returns a dictionary from key paths to values of a run's `config.yaml`, with unchecked types.
 
     The dictionary is empty if the file is missing or invalid. A value that is a single reference,
     such as `${data.sequence_length}`, is replaced by the value that it refers to; other
@@ -132,11 +133,11 @@ def _checked_text(path: Path) -> str:
 def check_simple_yaml(text: str, path: Path) -> None:
     """Checks that a YAML text is not too large or too deeply nested, and has no aliases.
 
-    Aliases are refused because they can expand without limit.
+    Aliases (`*name`) are refused because they can expand without limit.
 
     Args:
         text: the YAML text.
-        path: path of its file, for the message.
+        path: path of the text's file, for the error message.
 
     Raises:
         RequestError: the text does not pass the check.
@@ -144,7 +145,7 @@ def check_simple_yaml(text: str, path: Path) -> None:
     import yaml
 
     if len(text.encode()) > CONFIG.largest:
-        raise RequestError(Problem(str(path), f"at most {CONFIG.largest:,} bytes"))
+        raise RequestError(Problem(str(path), f"a file of at most {CONFIG.largest:,} bytes"))
     depth = 0
     try:
         for number, event in enumerate(yaml.parse(text, Loader=_loader())):

@@ -23,7 +23,7 @@ from etude.secrets import mask_variables
 
 @contextmanager
 def naming_errors(path: Path) -> Iterator[None]:
-    """Context manager that adds `path` to operating system errors, as those of writes lack it."""
+    """Context manager that adds `path` to each `OSError`; errors of failed writes have no path."""
     try:
         yield
     except OSError as error:
@@ -33,8 +33,12 @@ def naming_errors(path: Path) -> Iterator[None]:
 def temporary_path(path: Path, more: str = "") -> Path:
     """Returns a temporary path next to `path`.
 
-    All temporary files and folders of Étude have names of this form, so that `remove_temporaries`
-    can remove those that killed processes left.
+    All temporary files and folders of Étude have names of the same form, so that
+    `remove_temporaries` can remove those that killed processes left.
+
+    Args:
+        path: final path of the file or folder.
+        more: end of the temporary name, such as `-old`.
     """
     return path.with_name(_temporary_name(path.name, more))
 
@@ -48,7 +52,7 @@ def write_text(path: Path, text: str, kind: Kind | None = None) -> None:
     Args:
         path: path of the file.
         text: new content of the file.
-        kind: kind of a file in a run's folder; links inside that folder are not followed. None for
+        kind: kind of the file if it is in a run's folder, where links are not followed; None for
             all other files.
     """
     write_bytes(path, mask_variables(text).encode(), kind)
@@ -60,7 +64,11 @@ def write_bytes(path: Path, content: bytes, kind: Kind | None = None) -> None:
 
 
 def write_parts(path: Path, parts: Iterable[bytes], kind: Kind | None = None) -> None:
-    """Writes blocks of bytes to a file atomically; together, they need not fit into memory."""
+    """Writes blocks of bytes to a file atomically.
+
+    The blocks are written one by one, so the whole content need not fit into memory. `kind` is as
+    for `write_text`.
+    """
     temporary_name = _temporary_name(path.name)
     with naming_errors(path), open_parent(path, 0 if kind is None else kind.depth) as folder:
         try:
@@ -78,12 +86,16 @@ def write_parts(path: Path, parts: Iterable[bytes], kind: Kind | None = None) ->
 
 
 def _temporary_name(name: str, more: str = "") -> str:
-    """Returns a temporary name that is unique to this process and thread."""
+    """Returns a temporary name, unique to this process and thread, that ends with `more`."""
     return f".{name}.tmp-{os.getpid()}-{threading.get_ident()}{more}"
 
 
 def _new_file(name: str, folder: int) -> int:
-    """Creates a new file; fails if the name exists, so that no link is followed."""
+    """Creates the file `name` in the folder with the descriptor `folder`; returns its descriptor.
+
+    Raises:
+        FileExistsError: the name exists, possibly as a link, which would lead to another file.
+    """
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     return os.open(name, flags, 0o666, dir_fd=folder)
 
@@ -98,7 +110,7 @@ def read_json(path: Path | str, kind: Kind | None = None) -> Any:
 
     Args:
         path: path of the file.
-        kind: kind of a file in a run's folder; None for all other files.
+        kind: kind of the file if it is in a run's folder; None for all other files.
 
     Raises:
         RequestError: the file is missing, is not JSON, or is rejected by `open_file`.
@@ -112,7 +124,7 @@ def read_json(path: Path | str, kind: Kind | None = None) -> Any:
 
 
 def parse_integer(digits: str) -> int:
-    """Converts digits to an integer; an argument `parse_int` of `json.loads`.
+    """Converts a string of digits to an integer; for the argument `parse_int` of `json.loads`.
 
     Raises:
         ValueError: there are more than 308 digits, which exceeds the range of floats.
@@ -123,7 +135,9 @@ def parse_integer(digits: str) -> int:
 
 
 def unique_keys_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Builds a JSON object from its entries; an argument `object_pairs_hook` of `json.loads`.
+    """Builds a dictionary from the keys and values of a JSON object.
+
+    For the argument `object_pairs_hook` of `json.loads`.
 
     Raises:
         ValueError: a key occurs twice. JSON libraries differ in which of the values they return.
@@ -165,7 +179,10 @@ def atomic_folder(destination: Path) -> Iterator[Path]:
 
 
 def remove_folder(folder: Path) -> None:
-    """Removes a folder; renames it first, so that its name never refers to a partial folder."""
+    """Removes a folder.
+
+    The folder is renamed first, so that no process finds a partly removed folder under its name.
+    """
     doomed = temporary_path(folder, "-old")
     os.rename(folder, doomed)
     shutil.rmtree(doomed, ignore_errors=True)
@@ -180,9 +197,10 @@ def remove_temporaries(folder: Path, *, of: str | None = None, age: float = 0.0)
 
     Args:
         folder: folder to search; may be missing.
-        of: name of the file or folder whose temporary versions are removed; None for all names.
-        age: minimum number of seconds since the last write. 0 is safe only for the process that
-            has locked the folder, because no other process writes there.
+        of: name of one file or folder; only its temporary versions are removed. None removes the
+            temporary versions of all names.
+        age: minimum age in seconds; newer files are kept, as another process may be writing them.
+            0 is safe only for the process that has locked the folder.
     """
     oldest = time.time() - age
     for path in folder.glob(".*" if of is None else f".{glob.escape(of)}.*"):

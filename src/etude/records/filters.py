@@ -33,7 +33,8 @@ class Filter:
 
     Attributes:
         key: key of the value; `etude.records.record_fields` defines the keys.
-        operator: `=`, `!=`, `<`, `<=`, `>`, `>=`, `~` (contains, ignoring case) or `!~`.
+        operator: `=`, `!=`, `<`, `<=`, `>`, `>=`, `~` (contains, ignoring case) or `!~`
+            (does not contain).
         value: the text after the operator, without surrounding spaces. For keys of times, such as
             `started`, it is a local time or its beginning: `2026-01-31` means the whole day.
     """
@@ -49,7 +50,8 @@ class Filter:
     def accepts(self, value: Any) -> bool:
         """Returns whether a value fulfils the condition.
 
-        A missing value is equal only to `null`; the operators `<`, `<=`, `>` and `>=` reject it.
+        A missing value is equal only to `null`. With `<`, `<=`, `>` and `>=`, no missing value
+        fulfils the condition.
         """
         if self.key in TIME_KEYS and isinstance(value, str):
             value = to_local(value)
@@ -91,7 +93,7 @@ class Filter:
 
 
 def is_filter(word: str) -> bool:
-    """Returns whether an argument contains an operator and so is meant as a filter."""
+    """Returns whether a command-line argument contains an operator, and therefore is a filter."""
     return any(character in word for character in "<>=!~")
 
 

@@ -25,11 +25,11 @@ change again within the same tick of the file system's clock, so that its times 
 
 
 def cached_fingerprint(cache: Path, data: Mapping[str, Any]) -> str | None:
-    """Returns the cached fingerprint of data if none of its files has changed, else None.
+    """Returns the cached fingerprint of data; None if there is none or if a file has changed.
 
     Args:
-        cache: folder of prepared data.
-        data: the config's node `data`, in the form that is hashed into the signature.
+        cache: folder of prepared data, which contains the cached fingerprints.
+        data: the config's section `data`, in the form that is hashed into the run's signature.
     """
     try:
         entry = json.loads(_cache_file(cache, data).read_text(encoding="utf-8"))
@@ -43,7 +43,7 @@ def cached_fingerprint(cache: Path, data: Mapping[str, Any]) -> str | None:
 def cache_fingerprint(
     cache: Path, data: Mapping[str, Any], fingerprint: str, files: Iterable[Path]
 ) -> None:
-    """Writes the fingerprint of data to the cache, unless a file has changed very recently.
+    """Writes the fingerprint of data to the cache, unless a file has changed in the last 2 seconds.
 
     Args:
         cache: folder of prepared data.
@@ -64,7 +64,10 @@ def cache_fingerprint(
 
 
 def _cache_file(cache: Path, data: Mapping[str, Any]) -> Path:
-    """Returns the cache file of a data config, source version and working directory."""
+    """Returns the path of the cached fingerprint of a data config.
+
+    The path also depends on the version of Étude's source and on the working directory.
+    """
     key = sha256_of([data, source_hash(), os.getcwd()])[:DIGITS]
     return cache / "fingerprints" / f"{key}.json"
 

@@ -1,11 +1,12 @@
 """Integrity checks of saved runs, by hashes of their files.
 
-The field `sha256` of `run.json` contains the hash of each file that a result depends on, by the
-file's path, and under the key `run.json` a short hash of each other field. For a checkpoint, the
-hashed file is its manifest, which contains the hashes of the checkpoint's files. The hash of the
-metrics of a finished run is in `metrics_sha256`, those of source patches are in `starts`, and
-evaluations contain their own hashes (see `sealed`). Samples, figures and logs are not hashed,
-because no result depends on them.
+The field `sha256` of `run.json` is a dictionary from the paths of files to their hashes. It
+contains the files that results depend on. Its key `run.json` contains a short hash of each other
+field of `run.json`. For a checkpoint, the hashed file is its manifest, which contains the hashes of
+the checkpoint's files. The hash of a finished run's `metrics.jsonl` is in the field
+`metrics_sha256`, the hashes of source patches are in the field `starts`, and evaluations contain
+their own hashes (see `sealed`). Samples, figures and logs are not hashed, because no result depends
+on them.
 
 The hashes detect accidents: damage, files of another run, values edited by hand. They do not
 protect against forgery, as anyone can recompute them. Runs of older versions have no hashes; they
@@ -29,7 +30,10 @@ from etude.records.sealed import digest
 HASHES = "sha256"
 """Key of the hashes in `run.json`."""
 RUN_FILE = "run.json"
-"""Key inside `HASHES` of the hashes of fields; that of `sha256` covers the hashes of all files."""
+"""Key, in the field `sha256`, of the hashes of fields.
+
+The hash of the field `sha256` itself covers the hashes of all files.
+"""
 CONFIG, OVERRIDES, TOKENIZER = IMMUTABLE_FILES = ("config.yaml", "overrides.yaml", "tokenizer.json")
 METRICS = "metrics.jsonl"
 ANNOTATIONS = ("tags", "notes")
@@ -46,7 +50,7 @@ class FileFault:
 
     Attributes:
         text: description of the fault, with the file's name.
-        readable: whether the file can be read, so that the fault is its content.
+        readable: whether the file can be read; if so, its content was changed.
     """
 
     text: str
@@ -70,7 +74,7 @@ def hash_fields(info: dict[str, Any], keys: Iterable[str]) -> None:
 
     Args:
         info: content of `run.json`; changed in place.
-        keys: names of the fields.
+        keys: names of the changed or removed fields.
     """
     hashes = info.setdefault(HASHES, {})
     if not isinstance(hashes.get(RUN_FILE), dict):
@@ -85,7 +89,13 @@ def hash_fields(info: dict[str, Any], keys: Iterable[str]) -> None:
 
 
 def hash_files(info: dict[str, Any], folder: Path, names: Iterable[str]) -> None:
-    """Stores the hashes of files of the run in `folder` in `info`, the content of `run.json`."""
+    """Hashes files of a run, and stores the hashes in the content of `run.json`.
+
+    Args:
+        info: content of `run.json`; changed in place.
+        folder: the run's folder.
+        names: paths of the files, relative to the run's folder.
+    """
     if not is_hashed(info):  # an older version: hash all current fields
         hash_fields(info, list(info))
     for name in names:
@@ -113,17 +123,17 @@ def delete_checkpoint_hashes(info: dict[str, Any], folder: Path, after: int | No
 def accept(info: dict[str, Any], folder: Path) -> list[str]:
     """Accepts manual edits of a run: updates the hashes to the current content.
 
-    Accepted are edits of the fields tags and notes, and of `config.yaml` and `tokenizer.json`; the
-    caller checks that these files still belong to the run. Edits of other fields of `run.json`,
-    which are results, and of `overrides.yaml`, the run's command, are refused. Changes of metrics
-    and checkpoints are never accepted.
+    Accepted are edits of the fields `tags` and `notes`, and of the files `config.yaml` and
+    `tokenizer.json`; the caller checks that both files still belong to the run. Edits of other
+    fields of `run.json`, which are results, and of `overrides.yaml`, the run's command, are
+    refused. Changes of metrics and checkpoints are never accepted.
 
     Args:
         info: content of `run.json`; changed in place.
         folder: the run's folder.
 
     Returns:
-        The names of the accepted fields and files; all of them if the run had no hashes.
+        The names of the accepted fields and files; all names if the run had no hashes.
 
     Raises:
         RequestError: another field or `overrides.yaml` was changed; then no hash is updated.
@@ -150,7 +160,10 @@ def accept(info: dict[str, Any], folder: Path) -> list[str]:
 
 
 def changed_fields(info: Mapping[str, Any]) -> list[str]:
-    """Returns the names of the fields of `run.json` that differ from their hashes, if any exist."""
+    """Returns the names of the fields of `run.json` that differ from their hashes.
+
+    The list is empty if `run.json` contains no hashes.
+    """
     if not is_hashed(info):
         return []
     fields = info[HASHES].get(RUN_FILE)
@@ -162,7 +175,13 @@ def changed_fields(info: Mapping[str, Any]) -> list[str]:
 
 
 def file_fault(info: Mapping[str, Any], folder: Path, name: str) -> FileFault | None:
-    """Returns the fault of a file of a run; None if the file is unchanged or has no hash."""
+    """Returns the fault of a file of a run; None if the file is unchanged or has no hash.
+
+    Args:
+        info: content of `run.json`.
+        folder: the run's folder.
+        name: path of the file, relative to the run's folder.
+    """
     expected = info.get("metrics_sha256") if name == METRICS else _file_hashes(info).get(name)
     if expected is None:
         return None
@@ -182,9 +201,9 @@ def file_fault(info: Mapping[str, Any], folder: Path, name: str) -> FileFault | 
 def change_problems(
     info: Mapping[str, Any], folder: Path, names: Iterable[str]
 ) -> Iterator[Problem]:
-    """Yields a problem for each changed field of `run.json`, and for each changed file of `names`.
+    """Yields a problem for each changed field of `run.json`, and each changed file among `names`.
 
-    The fields tags and notes are not checked.
+    The fields `tags` and `notes` are not checked.
     """
     for key in changed_fields(info):
         if key not in ANNOTATIONS:
@@ -195,7 +214,7 @@ def change_problems(
             if name in (CONFIG, TOKENIZER) and fault.readable:
                 accept = accept_command(folder)
                 hint += f"; restore the file, or run {accept} if no result depends on the edit"
-            yield Problem(str(folder / name), "the file saved during training", hint=hint)
+            yield Problem(str(folder / name), "the file exactly as training saved it", hint=hint)
 
 
 def _field_problem(info: Mapping[str, Any], folder: Path, key: str) -> Problem:
@@ -213,7 +232,7 @@ def accept_command(folder: Path) -> str:
 
 
 def edits(info: Mapping[str, Any], folder: Path) -> Iterator[str]:
-    """Yields descriptions of manual edits of tags and notes."""
+    """Yields a message for each of the fields `tags` and `notes` that was edited by hand."""
     for key in changed_fields(info):
         if key in ANNOTATIONS:
             command = accept_command(folder)
@@ -221,7 +240,10 @@ def edits(info: Mapping[str, Any], folder: Path) -> Iterator[str]:
 
 
 def describe_changes(info: Mapping[str, Any], folder: Path) -> Iterator[str]:
-    """Yields descriptions of all changes, except in metrics, checkpoints, tags and notes."""
+    """Yields a message for each changed field of `run.json` and each changed, hashed file.
+
+    The fields `tags` and `notes`, `metrics.jsonl` and removed checkpoints are not included.
+    """
     for key in changed_fields(info):
         if key not in ANNOTATIONS:
             yield f"run.json: field {key} was changed after training"
@@ -245,7 +267,7 @@ def _sha256(folder: Path, name: str) -> str:
     kind = opening.MANIFEST if _MANIFEST.fullmatch(name) else _KINDS.get(name)
     if kind is None:
         names = ", ".join(IMMUTABLE_FILES)
-        expected = f"only the files {names}, and the {MANIFEST} of checkpoints"
+        expected = f"a key among {names} and the paths of checkpoints' {MANIFEST}"
         raise RequestError(Problem(f"{RUN_FILE}: {HASHES}", expected, name))
     return sha256_file(folder / name, kind)
 

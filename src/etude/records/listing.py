@@ -62,7 +62,7 @@ class Selection:
     """The runs that `select_runs` selected, and the errors of runs that could not be read.
 
     Attributes:
-        rows: one value per selected run, in order.
+        rows: the value that `take` returned for each selected run, in order.
         damaged: errors of the runs that could not be read.
     """
 
@@ -71,14 +71,14 @@ class Selection:
 
 
 def select_runs(query: Query, take: Callable[[Record], Any], keys: Sequence[str] = ()) -> Selection:
-    """Returns `take(record)` for each run that `query` selects.
+    """Calls the function `take` for each run that `query` selects, and returns its results.
 
-    Records are read one at a time and not retained, as there may be many thousands of runs.
+    Runs are read one at a time and not retained, as there may be many thousands of them.
 
     Args:
         query: runs to select.
-        take: function that is called with the record of each selected run.
-        keys: keys, in addition to those of the query, that must exist in at least one run.
+        take: function that is called with each selected run.
+        keys: keys that must exist in at least one run, in addition to the keys of `query`.
 
     Raises:
         RequestError: the folder or the name does not exist, or a key exists in no run.
@@ -111,7 +111,8 @@ def print_list(query: Query, columns: Sequence[str] = COLUMNS, *, as_json: bool 
 
     Args:
         query: runs to print.
-        columns: keys as in `record_fields`; JSON with the default columns has all of `run.json`.
+        columns: keys to print (see `record_fields`). With the default columns, JSON output
+            contains all fields of `run.json`.
         as_json: whether to print unrounded values as JSON.
 
     Raises:
@@ -133,7 +134,7 @@ def print_list(query: Query, columns: Sequence[str] = COLUMNS, *, as_json: bool 
 
 
 def full_summary(record: Record) -> dict[str, Any]:
-    """Returns all of `run.json`, with the run's name, path, and current status and step."""
+    """Returns all fields of `run.json`, with the run's name, path, current status and step."""
     return {
         "run": field_value(record, "run"),
         "path": str(record.path),
@@ -159,7 +160,7 @@ def print_run(record: Record, *, as_json: bool = False) -> None:
     except (KeyError, TypeError, IndexError) as error:
         where = str(record.path / "run.json")
         raise RequestError(
-            Problem(where, "all fields of a run", hint=f"damaged: {error!r}")
+            Problem(where, "all fields that training saves", hint=f"damaged: {error!r}")
         ) from error
     for number, (title, fields) in enumerate(sections.items()):
         present = [(key, str(value)) for key, value in fields if value not in (None, "")]
@@ -180,7 +181,7 @@ def _print_fields(fields: Sequence[tuple[str, str]]) -> None:
 
 
 def _metric_lines(record: Record) -> Iterator[str]:
-    """Yields lines with the latest metrics, and a note on the class of precision, recall and F1."""
+    """Yields lines with a run's latest metrics, and with its `positive_class_note`, if any."""
     metrics = record.info.get("final") or latest_metrics(record)
     if not metrics:
         return
@@ -208,9 +209,9 @@ def _records(query: Query, damaged: list[RequestError]) -> Iterator[Record]:
 
 
 def _sorted(rows: list[tuple[Any, Any]], *, descending: bool) -> list[tuple[Any, Any]]:
-    """Returns rows sorted by their first item, numbers and strings separately.
+    """Returns rows sorted by their first item; numbers and strings form two groups.
 
-    Rows without a value are last in either order.
+    Rows whose first item is missing are last in either order.
     """
 
     def has_value(value: Any) -> bool:
@@ -248,7 +249,7 @@ def _as_json(record: Record, columns: Sequence[str]) -> dict[str, Any]:
 
 
 def _sections(record: Record) -> dict[str, list[tuple[str, Any]]]:
-    """Returns the fields that `etude runs show` prints, by the title of their section."""
+    """Returns what `etude runs show` prints: for each section's title, its fields and values."""
     info = record.info
     best = best_validation(record)
     start = info["starts"][-1]

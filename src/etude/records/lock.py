@@ -78,7 +78,10 @@ class RunLock:
         self._file = file
 
     def _try_lock(self, force: bool) -> IO[bytes] | None:
-        """Returns the open, locked lock file; None if another process holds or just removed it."""
+        """Returns the open, locked lock file; None if another process holds or just removed it.
+
+        `force` is as for `acquire`.
+        """
         create_folder(self.path.parent)
         try:
             file = open_for_append(self.path, LOCK, readable=True)  # held until `release`
@@ -121,7 +124,7 @@ def is_held(folder: Path) -> bool:
 
 
 def read_holder(path: Path) -> dict[str, Any]:
-    """Returns host, process id and time from a lock file; empty if no process holds the lock."""
+    """Returns `host`, `pid` and `since` from a lock file; empty if no process holds the lock."""
     try:
         content = json.loads(read_bytes(path, LOCK).decode())
         return content if isinstance(content, dict) else {}
@@ -130,12 +133,18 @@ def read_holder(path: Path) -> dict[str, Any]:
 
 
 def _is_on_other_host(info: dict[str, Any]) -> bool:
-    """Returns whether the lock is held on another host, where the process cannot be checked."""
+    """Returns whether the content of a lock file, `info`, names another host.
+
+    Processes on another host cannot be checked.
+    """
     return bool(info) and info.get("host") != socket.gethostname()
 
 
 def _is_alive_here(info: dict[str, Any]) -> bool:
-    """Returns whether a live process of this host holds the lock; used if `flock` is missing."""
+    """Returns whether the process that the content of a lock file names is alive on this host.
+
+    Used on file systems without `flock`.
+    """
     pid = info.get("pid")
     if not isinstance(pid, int) or pid <= 0 or _is_on_other_host(info):
         return False

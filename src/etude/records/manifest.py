@@ -26,8 +26,8 @@ def write_manifest(folder: Path, step: int, metrics: Mapping[str, Any] | None) -
     Args:
         folder: folder with the weights and the state.
         step: the checkpoint's step.
-        metrics: result of `MetricsFile.sync` from before the checkpoint was written; None omits
-            the hash of the metrics.
+        metrics: length and hash of `metrics.jsonl`, which `MetricsFile.sync` returned before the
+            checkpoint was written; None omits both.
     """
     hashes = {name: sha256_file(folder / name) for name in (WEIGHTS, STATE)}
     content: dict[str, Any] = {"format": FORMAT, "step": step, "sha256": hashes}
@@ -40,11 +40,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """Returns the content of a checkpoint's manifest.
 
     Returns:
-        `format`, `step`, `sha256` by file and, except in older versions, `metrics`.
+        A dictionary with the keys `format`, `step`, `sha256` (the hash of each file) and, except in
+        older versions, `metrics` (length and hash of `metrics.jsonl`).
 
     Raises:
-        RequestError: the manifest is missing or damaged, has a format of another version, or has
-            another step than the folder's name.
+        RequestError: the manifest is missing or damaged, has a format of another version, or its
+            step differs from the step in the folder's name.
     """
     file = folder / MANIFEST
     manifest = read_sealed(file, opening.MANIFEST, "the checkpoint is damaged")
@@ -84,5 +85,6 @@ def verify_checkpoint(folder: Path) -> dict[str, Any]:
         except FileNotFoundError:
             actual = "no such file"
         if actual != expected:
-            raise RequestError(Problem(str(file), f"sha256 {expected[:12]}...", actual[:12]))
+            wanted = f"sha256 {expected[:12]}..., as in {MANIFEST}"
+            raise RequestError(Problem(str(file), wanted, actual[:12]))
     return manifest

@@ -28,7 +28,7 @@ _LINE = 2**20
 
 
 class MetricsFile:
-    """Writer of `metrics.jsonl`.
+    """Writer of a run's `metrics.jsonl`.
 
     An appended row survives the end of this process and, once `sync` has returned, a power failure.
     Values that JSON cannot represent (NaN, infinities) are written as null.
@@ -41,7 +41,7 @@ class MetricsFile:
         self._hash = hashlib.sha256()
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Appends one row."""
+        """Appends one row: a dictionary with the step and with metric names and values."""
         clean = {key: _null_if_not_finite(value) for key, value in row.items()}
         with naming_errors(self.path), open_for_append(self.path, METRICS) as file:
             file.write(_line(clean))
@@ -50,8 +50,8 @@ class MetricsFile:
         """Flushes all rows and the file's name to disk.
 
         Returns:
-            A dictionary with the file's length `bytes` and the `sha256` of its content. Only bytes
-            that no earlier call has read are read.
+            A dictionary with the file's length, `bytes`, and the `sha256` of its content. Each call
+            reads only the bytes that were appended after the previous call.
         """
         with naming_errors(self.path):
             try:
@@ -105,8 +105,9 @@ class MetricsFile:
 
 
 def iter_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Yields the rows of a file, up to the first line that is not JSON (killed processes leave
-    partial lines).
+    """Yields the rows of a `metrics.jsonl`, up to the first line that is not JSON.
+
+    A killed process can leave a partial line. If the file is missing, there are no rows.
 
     Raises:
         RequestError: `open_file` rejects the file.
@@ -204,8 +205,9 @@ def iter_lines(file: IO[bytes]) -> Iterator[bytes]:
 
 
 def _arrow_table(file: IO[bytes]) -> Any:
-    """Returns the rows as an Arrow table of integers and floats; None if there are other values or
-    if the last line is incomplete.
+    """Returns the rows of a `metrics.jsonl` as an Arrow table of integers and floats.
+
+    None if there are values of other types, or if the last line is incomplete.
     """
     from importlib import import_module
 
@@ -260,8 +262,8 @@ def is_higher_better(
 
     Args:
         metric: name of the metric.
-        more: metric names, without `val/`, where higher is better.
-        less: metric names, without `val/`, where lower is better.
+        more: further metric names, without `val/`, where higher is better.
+        less: further metric names, without `val/`, where lower is better.
     """
     names = set(metric.split("/"))
     if names & set(more):

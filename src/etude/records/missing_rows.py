@@ -25,7 +25,7 @@ def validation_interval(stated: float | None, total_steps: int) -> int:
 
 @dataclass(frozen=True)
 class RowInterval:
-    """Steps between the rows that a run writes after one of its starts.
+    """Numbers of steps between the rows that a run writes after one of its starts.
 
     Attributes:
         begin: step at which the run was started or continued.
@@ -39,7 +39,7 @@ class RowInterval:
 
 
 def missing_row(info: Mapping[str, Any], steps: Iterable[int], upto: int) -> int | None:
-    """Returns the first step up to and including `upto` whose row is missing.
+    """Returns the first step, up to and including `upto`, whose row in `metrics.jsonl` is missing.
 
     Returns None if all rows exist, or if the expected steps cannot be determined from `run.json`.
 
@@ -55,7 +55,7 @@ def missing_row(info: Mapping[str, Any], steps: Iterable[int], upto: int) -> int
 def _expected_steps(info: Mapping[str, Any], upto: int) -> Iterator[int]:
     """Yields the steps that should have rows, in order.
 
-    A step occurs twice if training metrics and a validation are due.
+    A step is yielded twice if it should have training metrics and a validation.
     """
     intervals = list(_intervals(info))
     if not intervals:
@@ -75,9 +75,10 @@ def _expected_steps(info: Mapping[str, Any], upto: int) -> Iterator[int]:
 
 
 def _intervals(info: Mapping[str, Any]) -> Iterator[RowInterval]:
-    """Yields the row intervals of a run's starts, in order of their steps; none if unknown.
+    """Yields a `RowInterval` for each start of a run, in the order of steps.
 
-    If a start continues from an earlier step, intervals from that step on are omitted.
+    Yields nothing if `run.json` (`info`) lacks the intervals. If a later start begins at an earlier
+    step, the intervals of previous starts from that step on are omitted.
     """
     starts, total = info.get("starts"), info.get("total_steps")
     if not isinstance(starts, list) or not _is_number(total):
@@ -93,6 +94,13 @@ def _intervals(info: Mapping[str, Any]) -> Iterator[RowInterval]:
 
 
 def _interval_of_start(start: Any, info: Mapping[str, Any], *, alone: bool) -> RowInterval | None:
+    """Returns the `RowInterval` of an entry of `starts` in `run.json`; None if it is unknown.
+
+    Args:
+        start: the entry of `starts`.
+        info: content of `run.json`.
+        alone: whether the run has only this start.
+    """
     every: Any
     validated: Any
     if not isinstance(start, dict) or not isinstance(start.get("step"), int):

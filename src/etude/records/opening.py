@@ -90,8 +90,8 @@ def open_file(path: Path | str, kind: Kind | None, *, links: bool = False) -> Bu
 
     Args:
         path: path of the file.
-        kind: kind of a file in a run's folder; None for any other file, which may be a link and
-            has no size limit, but must be a regular file.
+        kind: kind of the file if it is in a run's folder. None for any other file, which may be a
+            link and has no size limit, but must be a regular file.
         links: whether to follow links, as for a path from the user; the size limit of the kind
             still applies.
 
@@ -154,7 +154,7 @@ def open_parent(path: Path | str, depth: int = 0) -> Iterator[int]:
             must not be links.
 
     Raises:
-        RequestError: one of these folders is a link or is not a folder.
+        RequestError: one of the `depth` folders is a link or is not a folder.
         OSError: a folder is missing or cannot be opened.
     """
     *above, base = _components(path, depth)
@@ -173,11 +173,11 @@ def open_parent(path: Path | str, depth: int = 0) -> Iterator[int]:
 
 
 def make_subfolder(base: Path, *names: str) -> Path:
-    """Returns the folder `names` inside `base`; creates it if it is missing.
+    """Returns the path of the subfolder `names` of `base`; creates the subfolder if it is missing.
 
     Args:
-        base: the folder of a run, or the folder of all runs for `_sweeps` and the like; may be a
-            link.
+        base: the folder of a run, or the folder of all runs (for `_sweeps`, `_papers`, ...); may be
+            a link.
         names: path components below `base`, none of which may be a link.
 
     Raises:
@@ -239,7 +239,7 @@ def special_entries(folder: Path, apart: Collection[str] = ()) -> Iterator[Probl
 
 
 def check_file_type(stat_result: os.stat_result, path: Path | str, expected: str) -> None:
-    """Checks that a path is a file, or a folder.
+    """Checks that a path is a regular file, or that it is a folder.
 
     Args:
         stat_result: result of `os.stat` or `os.lstat` for the path.
@@ -285,9 +285,9 @@ def _open_no_link(name: str, folder: int | None, path: Path | str, flags: int) -
 
 
 def _regular(descriptor: int, path: Path | str) -> int:
-    """Returns an open descriptor after checking that it is a regular file.
+    """Returns an open file descriptor after checking that the open file is a regular file.
 
-    The path may have been replaced since it was checked.
+    The file at `path` may have been replaced since the path was checked.
     """
     try:
         check_file_type(os.fstat(descriptor), path, "a file")
@@ -298,7 +298,10 @@ def _regular(descriptor: int, path: Path | str) -> int:
 
 
 def _components(path: Path | str, depth: int) -> list[str]:
-    """Returns the names of the `depth` folders above a file, innermost first, then their path."""
+    """Returns the names of the `depth` folders above a file, innermost first.
+
+    The last item is the path of the folder that contains these folders.
+    """
     names = []
     above = os.path.dirname(path)
     for _ in range(depth):
@@ -308,7 +311,7 @@ def _components(path: Path | str, depth: int) -> list[str]:
 
 
 def file_type(mode: int) -> str:
-    """Returns a description of the file type of a mode from `os.stat`."""
+    """Returns the file type of a mode from `os.stat` as text, such as `a folder` or `a link`."""
     for test, description in _DESCRIPTIONS:
         if test(mode):
             return description

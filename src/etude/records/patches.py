@@ -47,18 +47,20 @@ def write_patches(
 ) -> list[dict[str, Any]]:
     """Writes a patch for each Git checkout with uncommitted changes into a run's folder.
 
-    The first source's checkout is written to `source.patch`, the others to `source.<name>.patch`;
-    `source-2.patch` and so on if an earlier start wrote different content. A patch that the folder
-    already contains is not written again.
+    The patch of the first source's checkout is `source.patch`; other patches are
+    `source.<name>.patch`. If an earlier start of the run wrote a different patch of that name, the
+    name is `source-2.patch` and so on. A patch that the folder already contains is not written
+    again.
 
     Args:
         record: the run's folder.
-        sources: names and folders of source code.
+        sources: pairs of a package's name, such as `etude`, and the folder of its source code.
         mask: mask for secrets in the source.
 
     Returns:
-        The `file`, `sha256` and base `commit` of each patch, for `run.json`. Empty if there are no
-        changes, no checkouts, or git is not installed.
+        For `run.json`: a list with a dictionary for each patch, with the keys `file`, `sha256` and
+        `commit` (to which the patch applies). Empty if there are no changes, no checkouts, or git
+        is not installed.
     """
     checkouts: dict[Checkout, tuple[str, list[Path]]] = {}
     for number, (name, folder) in enumerate(sources):
@@ -77,7 +79,7 @@ def write_patches(
 
 
 def find_checkout(folder: Path) -> Checkout | None:
-    """Returns the checkout that contains `folder`.
+    """Returns the Git checkout that contains `folder`.
 
     Returns None if there is no checkout, if git ignores the folder (such as a virtual environment),
     if git is not installed, or if there is no commit yet.
@@ -113,7 +115,7 @@ def diff_checkout(checkout: Checkout, folders: Sequence[Path]) -> bytes:
 
 
 def mask_patch(patch: bytes, mask: Mask) -> bytes:
-    """Returns the patch with masked secrets; if there are any, a first line states this."""
+    """Returns a patch with masked secrets; if there are any, the first line reports the masking."""
     text = patch.decode(errors="surrogateescape")
     masked_text = mask.text(text)
     if masked_text == text:
@@ -122,7 +124,10 @@ def mask_patch(patch: bytes, mask: Mask) -> bytes:
 
 
 def _diff(checkout: Checkout, paths: Sequence[str], source: Sequence[str]) -> bytes:
-    """Returns the output of `git diff HEAD`; a temporary index includes new source files."""
+    """Returns the output of `git diff HEAD` for `paths`.
+
+    Untracked Python and YAML files in `source` are included through a temporary index.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         index = Path(scratch) / "index"
         if checkout.index.exists():
@@ -163,6 +168,13 @@ def _git(
 ) -> bytes:
     """Returns the output of a git command, up to one byte more than the largest patch.
 
+    Args:
+        folder: folder in which git runs.
+        arguments: arguments of git.
+        environment: additional environment variables.
+        stdin: standard input of git.
+        accepted_codes: exit codes that are not errors.
+
     Raises:
         OSError: git is not installed.
         subprocess.SubprocessError: git failed or timed out.
@@ -186,7 +198,10 @@ def _git(
 
 
 def _write_patch(record: Path, stem: str, patch: bytes) -> str:
-    """Writes a patch unless the run's folder already contains it, and returns the file's name."""
+    """Writes a patch unless the run's folder already contains it, and returns the file's name.
+
+    The name is `<stem>.patch`, `<stem>-2.patch` and so on.
+    """
     number = 1
     while True:
         path = record / (f"{stem}.patch" if number == 1 else f"{stem}-{number}.patch")

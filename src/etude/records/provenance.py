@@ -27,13 +27,16 @@ def timestamp() -> str:
 
 
 def module_hash(name: str) -> str | None:
-    """Returns the source hash of a user's module without importing it; None without a source."""
+    """Returns the hash of the source of a user's module, without importing the module.
+
+    None if the module or its source does not exist.
+    """
     files = _module_files(name)
     return None if files is None else hash_of(*files)
 
 
 def _module_files(name: str) -> tuple[Path, list[Path]] | None:
-    """Returns the folder of a module's source, and its Python files."""
+    """Returns the folder of a module's source, and its Python files; None without a source."""
     spec = importlib.util.find_spec(name)
     if spec is None or spec.origin is None:
         return None
@@ -69,7 +72,12 @@ def _git(*arguments: str) -> str:
 
 
 def write_source_patches(record: Path, modules: Sequence[str], mask: Mask) -> list[dict[str, Any]]:
-    """Writes patches of uncommitted changes in the source of Étude and of `modules`.
+    """Writes patches of uncommitted changes in the source of Étude and of the user's modules.
+
+    Args:
+        record: the run's folder.
+        modules: names of the user's modules.
+        mask: mask for secrets in the source.
 
     Returns:
         The entries of the patches for `starts` in `run.json`; see `write_patches`.

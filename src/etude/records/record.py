@@ -1,4 +1,4 @@
-"""The record of a run: the files in its folder, `experiments/<name>/<signature>/`."""
+"""Saved runs: the files in the folder of a run, `experiments/<name>/<signature>/`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ log = logging.getLogger("etude")
 FORMAT = 1
 STATUSES = tuple(status.value for status in Status if status.is_recorded)
 FINAL_STATUSES = tuple(status for status in STATUSES if Status(status).is_final)
-"""Statuses that the same command would reach again; it reports them and does not repeat the run."""
+"""Statuses of runs that the same command only reports: repeated, they would end in the same way."""
 
 
 _TYPES: dict[str, tuple[type, ...]] = {
@@ -62,10 +62,10 @@ def _result_numbers(info: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 class Record:
-    """Record of a run: its folder and the content of its `run.json`.
+    """A saved run: its folder and the content of its `run.json`.
 
     Args:
-        path: `<root>/<name>/<signature>`; may have been moved after training.
+        path: the run's folder, `<root>/<name>/<signature>`; may have been moved after training.
     """
 
     def __init__(self, path: Path) -> None:
@@ -75,7 +75,7 @@ class Record:
 
     @classmethod
     def read(cls, path: Path) -> Record:
-        """Returns the record of the run in the folder `path`.
+        """Returns the saved run in the folder `path`.
 
         Raises:
             RequestError: `run.json` is missing or damaged, or a newer version of Étude wrote it.
@@ -110,9 +110,9 @@ class Record:
         return record
 
     def update(self, **changes: Any) -> None:
-        """Changes fields of `run.json` and writes it atomically; masks passwords in URLs.
+        """Sets fields of `run.json` and writes the file atomically; masks passwords in URLs.
 
-        The hashes of these fields are updated, except for runs of older versions, which have no
+        The hashes of the fields are updated, except for runs of older versions, which have no
         hashes.
         """
         hashed = not self.info or integrity.is_hashed(self.info)
@@ -130,7 +130,7 @@ class Record:
             integrity.hash_fields(self.info, keys)
 
     def note_files(self, *names: str) -> None:
-        """Stores hashes of files, given by relative path; the next `update` writes `run.json`."""
+        """Hashes files of the run, given by relative path; the next `update` saves the hashes."""
         integrity.hash_files(self.info, self.path, names)
 
     def delete_checkpoint_hashes(self, after: int) -> None:
@@ -161,7 +161,7 @@ class Record:
                 log.warning(message, self.path, key, integrity.accept_command(self.path))
 
     def check_weights(self, folders: Sequence[Path]) -> None:
-        """Checks that checkpoints are those saved during training.
+        """Checks that the checkpoints in `folders` are unchanged since training.
 
         Raises:
             RequestError: see `check`.
@@ -188,7 +188,7 @@ class Record:
         return changed
 
     def write_config(self, config_yaml: str, overrides: Sequence[str]) -> None:
-        """Writes `config.yaml` and `overrides.yaml`.
+        """Writes the config and the overrides to `config.yaml` and `overrides.yaml`.
 
         Raises:
             RequestError: the config is too large to be read again; no file is written.
@@ -207,7 +207,7 @@ class Record:
 
     @property
     def status(self) -> str:
-        """Status in `run.json`, or `interrupted` if it is `running` without a live process."""
+        """Status in `run.json`; `interrupted` instead of `running` if no process holds the run."""
         status = str(self.info.get("status", "interrupted"))
         return "interrupted" if status == "running" and not is_held(self.path) else status
 
@@ -230,7 +230,7 @@ class Record:
     def step(self) -> int:
         """Number of completed optimizer steps.
 
-        While a run is trained, it is the step of the latest checkpoint or logged row.
+        During training, the number is the step of the latest checkpoint or logged row.
         """
         step: int = self.info.get("step", 0)
         logged = self.latest.get("step") if self.status == "running" else None
@@ -250,10 +250,10 @@ class Record:
 
     @property
     def config(self) -> dict[str, Any]:
-        """Values of the config by key path.
+        """The run's config: a dictionary from key paths, such as `model.dim`, to values.
 
-        They are read from `run.json` or, for runs of older versions, from `config.yaml`. Empty if
-        neither file contains them.
+        The values are read from `run.json` or, for runs of older versions, from `config.yaml`. The
+        dictionary is empty if neither file contains the config.
         """
         recorded = self.info.get("config")
         return recorded if isinstance(recorded, dict) else self._config_file
@@ -270,7 +270,7 @@ class Record:
         return str(self.info.get("label", ""))
 
     def checkpoints(self) -> list[tuple[int, Path]]:
-        """Returns steps and folders of complete checkpoints, earliest first.
+        """Returns the step and the folder of each complete checkpoint, earliest first.
 
         Raises:
             RequestError: the checkpoint folder is a link or cannot be read.
@@ -332,7 +332,9 @@ class Record:
                 f"available steps: {steps}; to keep more checkpoints, train with"
                 f" run.save_every=N run.keep_last={count or 2}"
             )
-            expected = f"an average of at most {len(available)} checkpoints, as many as are saved"
+            expected = (
+                f"an average of at most {len(available)} checkpoints, the number that is saved"
+            )
             raise RequestError(Problem(self._checkpoint_argument, expected, which, hint))
         selected = available[-count:] if count else available
         return SelectedCheckpoints(
@@ -349,7 +351,7 @@ class SelectedCheckpoints:
     """One checkpoint, or several checkpoints whose weights are averaged.
 
     Attributes:
-        name: text in file names that identifies these weights.
+        name: text in the names of output files that identifies the weights.
         folders: checkpoint folders, earliest first.
     """
 
@@ -358,7 +360,7 @@ class SelectedCheckpoints:
 
 
 _MAX_NAMED_STEPS = 8
-"""Maximum number of steps in a file name; longer lists give the first, the last and a hash."""
+"""Maximum number of steps in a file name; instead of more steps, it has two of them and a hash."""
 
 
 def _average_name(steps: Sequence[int]) -> str:
@@ -368,14 +370,18 @@ def _average_name(steps: Sequence[int]) -> str:
 
 
 def run_folder(root: Path, name: str, whole_signature: str) -> Path:
-    """Returns the folder of a run; a run that was trained again has a suffix such as `~2`."""
+    """Returns the folder of a run, `<root>/<name>/<first 12 digits of the signature>`.
+
+    If the run was trained again, the folder's name has a suffix such as `~2`, which is not added.
+    """
     return root / name / whole_signature[:DIGITS]
 
 
 def build_label(overrides: Sequence[str]) -> str:
-    """Returns a run's label: its overrides without the experiment, with shortened keys.
+    """Returns a run's label: its overrides with shortened keys.
 
-    A key is shortened to its last component if that is unique.
+    A key is shortened to its last component if that is unique. Overrides of `experiment`, `run`,
+    `logger` and a few other keys are omitted.
 
     Example:
         >>> build_label(["experiment=debug", "model/position=rotary", "optimizer.lr=1e-3"])

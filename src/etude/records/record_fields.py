@@ -17,7 +17,7 @@ MISSING: Any = object()
 
 
 class ClassName(str):
-    """Class name of a component whose config file is not known.
+    """Class name of a component of the config, used if the component's config file is not known.
 
     In filters and comparisons, `rotary` and `Rotary` are equal.
     """
@@ -58,7 +58,10 @@ _ROW_FIELDS = ("step", "tokens", "time")
 
 
 def best_validation(record: Record) -> dict[str, Any]:
-    """Returns `metric`, `value` and `step` of the best validation; empty before the first one."""
+    """Returns a dictionary with `metric`, `value` and `step` of the best validation.
+
+    The dictionary is empty before the first validation.
+    """
     info = record.info.get("best")
     return info if isinstance(info, dict) else {}
 
@@ -72,10 +75,14 @@ def monitored_metric(record: Record) -> str:
 
 
 def order_metrics(keys: Iterable[str], monitor: str) -> list[str]:
-    """Returns the keys of metric rows in the order in which they are shown.
+    """Returns the keys of a row of metrics in the order in which they are shown.
 
     The order is: step, tokens, training loss, monitored metric, other validation metrics, other
-    metrics, learning rate, speed, time. Within each of these, keys keep their order.
+    metrics, learning rate, speed, time. Keys of the same group keep their order.
+
+    Args:
+        keys: the keys.
+        monitor: the monitored metric, which selects the best checkpoint.
     """
     first = ("step", "tokens", "train/loss", monitor)
     last = ("lr", "perf/", "time")
@@ -113,7 +120,7 @@ def positive_class_note(config: Mapping[str, Any], metrics: Iterable[str]) -> st
 
 
 def field_value(record: Record, key: str) -> Any:
-    """Returns the value of `key`, or `MISSING` where the run has no such key."""
+    """Returns a run's value of a key such as `val/loss`; `MISSING` if the run lacks the key."""
     field = FIELDS.get(key)
     if field is not None:
         return field(record)
@@ -136,7 +143,11 @@ def field_value(record: Record, key: str) -> Any:
 
 
 def config_values(record: Record) -> dict[str, Any]:
-    """Returns the config values by key path; for each node, its chosen file, or its class."""
+    """Returns a dictionary from the key paths of a run's config to their values.
+
+    The value of a key that names a class, such as `model.position`, is the name of the chosen
+    config file or, if no file was chosen, the name of the class.
+    """
     values: dict[str, Any] = {}
     for path, value in record.config.items():
         node, _, last = path.rpartition(".")
@@ -166,7 +177,7 @@ def check_keys_exist(requested: Iterable[tuple[str, str]], records: Iterable[Rec
     """Checks that each key exists in at least one run.
 
     Args:
-        requested: pairs of a key and the argument that contains it.
+        requested: pairs of a key and the command's argument that contains the key.
         records: all runs that were searched; iterated only if needed.
 
     Raises:
@@ -188,6 +199,6 @@ def check_keys_exist(requested: Iterable[tuple[str, str]], records: Iterable[Rec
             continue
     if choices:  # without runs, no key can exist
         raise RequestError(
-            Problem(where, "a key that some run has", key, nearest(key, choices))
+            Problem(where, "a key of at least one run", key, nearest(key, choices))
             for key, where in unknown.items()
         )

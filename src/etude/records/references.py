@@ -31,7 +31,7 @@ def check_expanded_size(tree: Any, file: str) -> None:
         file: file name for errors.
 
     Raises:
-        RequestError: the check fails; the message names the key if one is at fault.
+        RequestError: the check fails; the message names the key that causes the failure, if any.
     """
     expected = f"references that expand to at most {MAX_SIZE:,} characters"
     try:
@@ -99,7 +99,7 @@ class _Sizes:
         if resolver in ("oc.select", "oc.dict.keys", "oc.dict.values"):
             return len(arguments) + self.of(_target(arguments.partition(",")[0].strip(), path))
         if resolver.startswith("oc."):
-            allowed = "oc.env, oc.select, oc.dict.keys, oc.dict.values, oc.decode of oc.env"
+            allowed = "oc.env, oc.select, oc.dict.keys, oc.dict.values, or oc.decode with oc.env"
             raise self._error(
                 path, f"a resolver that is allowed in saved runs: {allowed}", resolver
             )
@@ -120,7 +120,7 @@ class _Sizes:
 
 
 def _target(reference: str, path: tuple[str, ...]) -> tuple[str, ...]:
-    """Returns the key path that a reference in the value at `path` points to."""
+    """Returns the key path that `reference`, in the value at the key path `path`, refers to."""
     keys_text = reference.lstrip(".")
     dots = len(reference) - len(keys_text)
     keys = tuple(key for key in re.split(r"[.\[\]]+", keys_text) if key)

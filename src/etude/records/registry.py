@@ -72,7 +72,7 @@ def check_outside(path: Path, where: str) -> None:
 
 
 def read_records(root: Path, damaged: list[RequestError] | None = None) -> Iterator[Record]:
-    """Yields the record of each readable run below `root`.
+    """Reads and yields each readable run below `root`.
 
     Args:
         root: as for `record_folders`.
@@ -87,7 +87,7 @@ def read_records(root: Path, damaged: list[RequestError] | None = None) -> Itera
 
 
 def find_record(run: str, root: Path, *, unfinished: bool = False) -> Record:
-    """Returns the record of the run that the argument RUN selects.
+    """Returns the saved run that the user's argument RUN selects.
 
     RUN is a path, the first characters of a signature, or a name, which selects the latest finished
     run of this name.
@@ -116,14 +116,14 @@ def find_record(run: str, root: Path, *, unfinished: bool = False) -> Record:
         raise damaged[0]
     statuses = ", ".join(f"{r.path.name} {r.status}" for r in matching[:6])
     hint = f"the runs of this name: {statuses}"
-    raise RequestError(Problem("RUN", "a name with a finished run", run, hint))
+    raise RequestError(Problem("RUN", "the name of at least one finished run", run, hint))
 
 
 def find_folders(run: str, root: Path) -> list[Path]:
-    """Returns the folder of the run that RUN selects by path or signature, or those of a name.
+    """Returns the folders of the runs that the user's argument RUN selects.
 
-    No files of runs are read. Entries below `root` that cannot be read are reported in one line on
-    standard error.
+    A path or a signature selects one run, a name selects all runs of the name. No files of runs are
+    read. Entries below `root` that cannot be read are reported in one line on standard error.
 
     Raises:
         RequestError: no run matches, or several signatures match; the message suggests names or
@@ -160,7 +160,7 @@ def find_folders(run: str, root: Path) -> list[Path]:
 
 
 def find_finished(runs: Sequence[str], root: Path) -> list[Record]:
-    """Returns the records of the runs that the RUN arguments select, without duplicates.
+    """Returns the saved runs that the user's arguments RUN select, without duplicates.
 
     A name selects all its finished runs, in the order in which they were started; the folder of a
     sweep selects all finished runs of the sweep.
@@ -226,7 +226,7 @@ def _sweep_runs(folder: Path) -> list[Record] | None:
 
 
 def run_folder_in(root: Path, path: str) -> Path:
-    """Returns the folder of a sweep's run: the last two components of `path`, below `root`.
+    """Returns the folder of a sweep's run: `root`, followed by the last two components of `path`.
 
     Raises:
         RequestError: the path does not end in a name and a signature.
@@ -276,7 +276,7 @@ def report_damaged(damaged: Sequence[RequestError]) -> None:
 
 
 class UnreadableEntry(RequestError):
-    """Error of an entry in a folder of runs that is not a run and cannot be read."""
+    """Error of a path in a folder of runs that is not a run and cannot be read."""
 
 
 def _join_first(items: Sequence[str]) -> str:
@@ -290,7 +290,10 @@ def _short_name(where: str) -> str:
 
 
 def _entries(folder: Path | str, skipped: list[RequestError]) -> list[str]:
-    """Returns the paths in a folder that may be runs or folders of runs; not `_sweeps`, `.git`."""
+    """Returns the paths in a folder that may be runs or folders of runs.
+
+    Names that begin with `_` or `.`, such as `_sweeps` and `.git`, are omitted.
+    """
     try:
         with os.scandir(folder) as entries:
             names = sorted(entry.name for entry in entries if not entry.name.startswith(("_", ".")))

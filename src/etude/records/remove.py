@@ -69,7 +69,7 @@ def folder_size(folder: Path) -> int:
 
 
 def remove_records(folders: Sequence[Path], root: Path) -> None:
-    """Removes runs, and the folders of their names below `root` that become empty.
+    """Removes the folders of runs, and the folder of a run's name in `root` if it becomes empty.
 
     All runs are locked before the first one is removed. Of links in a run's folder, only the links
     are removed, not their targets.
@@ -102,7 +102,10 @@ def _is_record(folder: Path) -> bool:
 
 
 def _remove(folder: Path) -> None:
-    """Removes a folder; renames it first, so that its name never refers to a partial folder."""
+    """Removes a folder.
+
+    The folder is renamed first, so that no process finds a partly removed folder under its name.
+    """
     renamed = temporary_path(folder, "-old")
     os.rename(folder, renamed)
     shutil.rmtree(renamed)

@@ -22,7 +22,10 @@ _KEYS = ("status", "step", "parameters", "tokens", "seconds")
 
 
 def config_differences(records: Sequence[Record]) -> dict[str, list[Any]]:
-    """Returns the config keys whose values differ, with each run's value or `MISSING`."""
+    """Returns a dictionary from each config key whose values differ to the values of the runs.
+
+    The value of a run without the key is `MISSING`.
+    """
     configs = [config_values(record) for record in records]
     differences = {}
     for key in dict.fromkeys(key for config in configs for key in config):
@@ -38,7 +41,10 @@ def config_differences(records: Sequence[Record]) -> dict[str, list[Any]]:
 
 
 def results(records: Sequence[Record]) -> dict[str, list[Any]]:
-    """Returns the results of each run by key: status, step, size, time, best and latest metrics."""
+    """Returns a dictionary from the keys of results to a list with the value of each run.
+
+    Results are the status, step, number of parameters, time, and the best and latest metrics.
+    """
     values: dict[str, list[Any]] = {
         key: [field_value(record, key) for record in records] for key in _KEYS
     }
@@ -57,10 +63,10 @@ def short_run_names(records: Sequence[Record], *, without_seed: bool = False) ->
     """Returns a short, unique name for each run.
 
     A name consists of the overrides in the run's label that not all runs share. If these names are
-    not unique, it is the whole label, with the name and the signature of the run if necessary.
+    not unique, each name is the whole label, with the run's name and signature if necessary.
 
     Args:
-        records: records of the runs.
+        records: the runs.
         without_seed: whether overrides `seed=...` are left out, as in names of groups of runs that
             differ only in their seeds.
     """
@@ -88,9 +94,9 @@ def short_run_names(records: Sequence[Record], *, without_seed: bool = False) ->
 
 
 def as_json(records: Sequence[Record]) -> dict[str, Any]:
-    """Returns the runs, their config differences and their results as one JSON value.
+    """Returns a dictionary for JSON with the runs, their config differences and their results.
 
-    Each list has one entry per run; the entry is null if the run lacks the key.
+    Each list in it has one entry per run; the entry is null if the run lacks the key.
     """
     return {
         "runs": [
@@ -103,7 +109,13 @@ def as_json(records: Sequence[Record]) -> dict[str, Any]:
 
 
 def print_diff(first: Record, second: Record, *, as_text: bool = True) -> None:
-    """Prints two runs side by side: config differences, then results."""
+    """Prints two runs side by side: config differences, then results.
+
+    Args:
+        first: the first run.
+        second: the second run.
+        as_text: whether to print tables instead of JSON.
+    """
     pair = (first, second)
     if not as_text:
         print(json.dumps(as_json(pair), indent=1, ensure_ascii=False))

@@ -39,7 +39,7 @@ def read_sealed(path: Path, kind: Kind, hint: str) -> dict[str, Any]:
     Args:
         path: path of the file.
         kind: kind of the file.
-        hint: hint of the message for a changed file, such as what the user can do.
+        hint: hint of the error message for a changed file.
 
     Raises:
         RequestError: the file is missing, is not a JSON object, or was changed.

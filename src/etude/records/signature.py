@@ -30,6 +30,9 @@ def sha256_of(value: Any) -> str:
 def signature(identity: Mapping[str, Any]) -> str:
     """Returns the signature of a run, 64 hex digits.
 
+    Args:
+        identity: the values of the run's config that can change the result.
+
     Example:
         >>> signature({"seed": 1, "model": {}}) == signature({"model": {}, "seed": 1})
         True
@@ -38,8 +41,8 @@ def signature(identity: Mapping[str, Any]) -> str:
 
 
 def group(identity: Mapping[str, Any]) -> str:
-    """Returns the group of a run, 12 hex digits: the hash without the seed.
+    """Returns the group of a run: 12 hex digits of the hash of `identity` without the seed.
 
-    Runs that differ only in their seeds have the same group.
+    Runs that differ only in their seeds have the same group. `identity` is as for `signature`.
     """
     return sha256_of({key: value for key, value in identity.items() if key != "seed"})[:DIGITS]

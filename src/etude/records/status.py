@@ -45,7 +45,8 @@ class Status(StrEnum):
 
     @property
     def is_final(self) -> bool:
-        """Whether the same command would end with the same status again; then it only reports the
-        run.
+        """Whether a repeated command would end with the same status.
+
+        The command then only reports the run, and does not train it again.
         """
         return self in (Status.FINISHED, Status.REUSED, Status.DIVERGED)

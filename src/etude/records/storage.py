@@ -34,8 +34,12 @@ _FOLDERS = "fsync of folders, without which the last checkpoint may be lost in a
 def try_lock(file: int, operation: int) -> bool:
     """Calls `flock`; returns false if the file system has no locks.
 
+    Args:
+        file: descriptor of the lock file.
+        operation: operation of `flock`, such as `LOCK_EX | LOCK_NB`.
+
     Raises:
-        BlockingIOError: another process has the lock, and `operation` does not wait.
+        BlockingIOError: another process has the lock, and `operation` contains `LOCK_NB`.
     """
     return _try_call(lambda: fcntl.flock(file, operation))
 
@@ -60,7 +64,7 @@ def check_root(folder: Path, *, unsafe: bool = False) -> None:
 
     Args:
         folder: the folder of all runs, or the folder of one run; may be missing.
-        unsafe: whether only to warn if the file system has no locks or cannot flush.
+        unsafe: if true, a file system without locks or `fsync` causes only a warning.
 
     Raises:
         RequestError: the folder is not writable, its disk is full, or its file system lacks a
@@ -101,7 +105,10 @@ def check_root(folder: Path, *, unsafe: bool = False) -> None:
             for capability in unsupported
         )
     for capability in unsupported:
-        message = "the file system of %s does not support %s; run.unsafe_storage=true allows this"
+        message = (
+            "the file system of %s does not support %s; runs are saved there nevertheless,"
+            " because run.unsafe_storage=true is set"
+        )
         log.warning(message, existing, capability)
 
 
@@ -136,9 +143,14 @@ def check_free(existing: Path) -> None:
 
 
 def check_new(root: Path, name: str, *, unsafe: bool) -> None:
-    """Checks with `check_root` that runs can be saved, unless there are runs of this name already.
+    """Checks with `check_root` that a run can be saved, unless runs of its name exist already.
 
-    Existing runs may be finished, so that they are only read, possibly from a read-only folder.
+    An existing run may be finished; it is then only read, possibly from a read-only folder.
+
+    Args:
+        root: the folder of all runs.
+        name: the run's name.
+        unsafe: as for `check_root`.
     """
     if not any((root / name).glob("*/run.json")):
         check_root(root / name, unsafe=unsafe)

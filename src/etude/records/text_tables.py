@@ -34,7 +34,7 @@ a function selects the columns by name.
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Prints a table with wrapped cells on a terminal; in a pipe, as `print_columns`."""
+    """Prints a table: on a terminal with wrapped cells, in a pipe like `print_columns`."""
     if not sys.stdout.isatty():
         print_columns(columns, rows)
         return
@@ -75,7 +75,7 @@ def print_columns(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None
 
 
 def _pad(row: Sequence[str], widths: Sequence[int]) -> list[str]:
-    """Returns the cells of a row, padded to their widths and a gap; the last cell is not padded."""
+    """Returns the cells of a row, padded to their widths plus two; the last cell is not padded."""
     padded = [
         cell + " " * (width + 2 - _width(cell)) for cell, width in zip(row, widths, strict=True)
     ]
@@ -93,7 +93,13 @@ def _colour(column: str, value: str) -> int | None:
 
 
 def metric_grid(metrics: Sequence[tuple[str, str]], width: int) -> list[str]:
-    """Returns lines of names and values in as many columns as fit, filled from top to bottom."""
+    """Returns lines with the names and values of metrics, in as many columns as fit.
+
+    Args:
+        metrics: pairs of a metric's name and its formatted value; columns are filled from top to
+            bottom.
+        width: maximum number of characters of a line.
+    """
     if not metrics:
         return []
     metrics = [(printable(name, line=True), value) for name, value in metrics]
@@ -139,7 +145,10 @@ def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def format_cell(key: str, value: Any) -> str:
-    """Formats a table cell: metrics to five decimals, whole seconds, local times, lists as JSON."""
+    """Formats the value of a key as a table cell.
+
+    Metrics have five decimals, `seconds` none; times are local times, and lists are JSON.
+    """
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -188,7 +197,8 @@ def _width(text: str) -> int:
 def _truncate(text: str, width: int, column: str = "") -> str:
     """Returns a text, cut at the end to a maximum width.
 
-    Of runs, name and signature are cut separately, so that 8 digits of the signature remain.
+    In the column `run`, name and signature are cut separately, so that at least 8 digits of the
+    signature remain.
     """
     if _width(text) <= width:
         return text
@@ -202,7 +212,15 @@ def _truncate(text: str, width: int, column: str = "") -> str:
 
 
 def _fit_widths(widths: list[int], columns: Sequence[str], available: int) -> list[int]:
-    """Reduces widths in the order of `_REDUCTIONS` until the columns fit or none can be reduced."""
+    """Returns column widths, reduced in the order of `_REDUCTIONS` to fit the available width.
+
+    The columns may still be too wide if none of them can be reduced further.
+
+    Args:
+        widths: widths of the columns in characters.
+        columns: names of the columns.
+        available: maximum number of characters of a line.
+    """
     widths = list(widths)
     for is_reducible, least in _REDUCTIONS:
         while sum(widths) + 2 * (len(widths) - 1) > available:

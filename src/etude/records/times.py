@@ -51,7 +51,7 @@ def format_duration(seconds: Any) -> str:
 
 
 def parse_time(text: str) -> str:
-    """Returns the time, or the beginning of a time, in a filter, in the format of `to_local`.
+    """Converts the time in a filter to the format of `to_local`.
 
     Args:
         text: a time or the beginning of one (`2026-01-31`, `2026-01-31 14:05`, `2026-01`),
