@@ -113,7 +113,7 @@ def plan(
 ) -> list[PlannedJob]:
     """Returns the jobs that `etude train` would run, each with state, parameters, FLOPs and time.
 
-    Trains nothing and writes no file.
+    Trains nothing and writes no run.
 
     Args:
         overrides: as for `compose`.

@@ -23,7 +23,7 @@ HELP = """\
 usage: etude plan [OVERRIDES] [-m] [--config-dir DIR] [--signature] [--json] [--no-measure]
 
 Show what `etude train` would do with the same arguments: which runs are new, finished or would
-continue, and their parameters, FLOPs, memory and time. Trains nothing and writes no file.
+continue, and their parameters, FLOPs, memory and time. Trains nothing and writes no run.
 
 Examples:
   etude plan experiment=nano
