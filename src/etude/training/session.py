@@ -37,7 +37,7 @@ class TrainingSession:
     compile: bool = False
 
     def fit(self, data: Any, checkpoint: Path | str | None) -> None:
-        """Trains the task, starting from `checkpoint` if it is not None."""
+        """Trains the task with `data`, continuing from `checkpoint` if it is not None."""
         restore_collection()
         with compiled(self.task.model, self.compile):
             self.trainer.fit(self.task, datamodule=data, ckpt_path=checkpoint)
@@ -110,7 +110,7 @@ def build_session(
 def build_task(
     checked: CheckedConfig, parts: Parts, model: Any, *, total_steps: int, schedule: Any
 ) -> Task:
-    """Builds the task of a config.
+    """Builds the task of a config: the model with its loss and optimizer.
 
     Args:
         checked: Checked config of the run.
