@@ -379,7 +379,10 @@ def _check_weights(module: torch.nn.Module, step: int) -> None:
 
 
 def _validate(trainer: pl.Trainer) -> dict[str, float]:
-    """Runs Lightning's validation loop once, between two training steps, and returns the metrics."""
+    """Runs Lightning's validation loop once, between two training steps.
+
+    Returns the metrics by name.
+    """
     connector = trainer._logger_connector
     first_iteration = connector._first_loop_iter
     trainer.validating = True
