@@ -95,7 +95,8 @@ def test_a_monitor_of_no_known_direction_is_refused(
     answer = mine()
     assert answer.code == 2
     assert "task.monitor = 'val/kappa': expected a metric with a known direction" in answer.err
-    assert 'set more_is_better = ("kappa",) or less_is_better in Mine' in answer.err
+    choice = 'more_is_better = ("kappa",) or less_is_better = ("kappa",)'
+    assert f"set {choice} in the class Mine" in answer.err
     assert not (tmp_path / "runs").exists()
     assert mine("task.monitor=val/f1_macro").code == 0
 

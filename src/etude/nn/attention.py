@@ -269,10 +269,12 @@ class MultiHeadAttention(nn.Module):
         position: Position,
         positions: int | Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns queries (B, H, T, K) of x (B, T, D), and their keys and values (B, G, S, K).
+        """Returns queries (B, H, T, K) of x (B, T, D), and the keys and values (B, G, S, K) that
+        they attend to.
 
-        Keys and values are those of x, after those in the cache; or those of a memory. Queries and
-        keys are rotated. The arguments are those of `forward`.
+        If a memory is given, keys and values are those of the memory. Otherwise they are those in
+        the cache, followed by those of x, and queries and keys are rotated. The arguments are those
+        of `forward`.
         """
         if memory is not None or (cache is not None and cache.memory is not None):
             return self._project_cross(x, memory, cache)

@@ -41,7 +41,8 @@ class LayerCache:
         """
         stop = self.length + k.shape[2]
         if stop > self.capacity:
-            raise InvalidArguments(Problem("cache", f"at most {self.capacity} positions", stop))
+            expected = f"at most {self.capacity} positions, the capacity of the cache"
+            raise InvalidArguments(Problem("cache length", expected, stop))
         if self._keys is None or self._values is None:
             self._keys, self._values = self._allocate(k), self._allocate(v)
         self._keys[:, :, self.length : stop] = k

@@ -57,7 +57,7 @@ class RunLoop(pl.Callback):
     """Lightning callback that logs, validates, saves and stops between optimizer steps.
 
     Args:
-        record: The run's `Record`, locked by this process.
+        record: The run's folder as a `Record`, locked by this process.
         total_steps: Optimizer steps of the run.
         val_interval: Optimizer steps between validations.
         log_interval: Optimizer steps between rows of metrics.

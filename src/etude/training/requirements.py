@@ -151,7 +151,8 @@ def _the_monitor_has_a_direction(built: BuiltParts) -> Iterator[Problem]:
     if task.rises(monitor) is None:
         name = monitor.rpartition("/")[2]
         expected = "a metric with a known direction (higher or lower is better)"
-        hint = f'set more_is_better = ("{name}",) or less_is_better in {task.__name__}'
+        choice = f'more_is_better = ("{name}",) or less_is_better = ("{name}",)'
+        hint = f"set {choice} in the class {task.__name__}"
         yield Problem("task.monitor", expected, monitor, hint)
 
 

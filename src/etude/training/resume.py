@@ -60,12 +60,13 @@ def _unusable(record: Record, step: int, folder: Path) -> str | None:
     if stated is not None:
         if metrics.starts_with(stated):
             return None
-        return f"needs the first {stated.get('bytes')} bytes of {metrics.path}, which have changed"
+        changed = f"the first {stated.get('bytes')} bytes of {metrics.path} have changed"
+        return f"cannot be used: {changed}"
     steps = [row["step"] for row in iter_rows(metrics.path) if isinstance(row.get("step"), int)]
     missing = missing_row(record.info, steps, step)
     if missing is None or (missing == step and _validation_due(folder)):
         return None
-    return f"needs the row of step {missing}, which is missing from {metrics.path}"
+    return f"cannot be used: the row of step {missing} is missing from {metrics.path}"
 
 
 def _validation_due(folder: Path) -> bool:

@@ -81,8 +81,8 @@ def train(
 
     Args:
         config: Composed config; see `etude.compose`.
-        epilogue: Called after training with the run's `Record` (still locked), the trained task and
-            the data, to write samples and figures.
+        epilogue: Function that writes samples and figures after training. Its arguments are the
+            run's folder as a `Record` (still locked), the trained task and the data.
         checked: Result of checking `config`; None if the caller has not checked it.
 
     Raises:

@@ -89,7 +89,7 @@ def cache_folder(checked: CheckedConfig) -> Path:
 
 @contextmanager
 def locked_record(folder: Path, *, wait: bool, force: bool = False) -> Iterator[Record]:
-    """Context manager that locks the run's folder and yields its `Record`.
+    """Context manager that locks the run's folder and yields it as a `Record`.
 
     Deletes the folder on exit if it contains no `run.json`.
 

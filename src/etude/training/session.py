@@ -58,7 +58,7 @@ def build_session(
         checked: Checked config of the run.
         parts: Objects of the run, with prepared data.
         model: Model, initialised from the run's seed.
-        record: The run's `Record`, to which the loop writes.
+        record: The run's folder as a `Record`, to which the loop writes.
         step: Number of optimizer steps that are already trained.
         rank: Rank of this process, below `parts.trainer.processes`.
 

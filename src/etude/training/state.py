@@ -50,7 +50,7 @@ class RunState:
         step: Number of optimizer steps that are already trained.
         path: The run's folder, which may not exist.
         problems: Reasons why the run cannot be trained.
-        record: The run's `Record`, if it exists.
+        record: The run's folder as a `Record`; None if `kind` is `new`, `held` or `refused`.
     """
 
     kind: Kind
@@ -72,7 +72,7 @@ class Outcome:
 
     Attributes:
         status: `finished` or `paused`.
-        record: The run's `Record`.
+        record: The run's folder as a `Record`.
         reused: Whether nothing was trained because the run was already finished or paused.
     """
 
