@@ -44,7 +44,7 @@ def test_every_kind_of_data(kind: str, toy: Callable, etude: Callable, tmp_path:
     ("more", "told"),
     [
         (["--from", "0"], "--from = 0.0: expected a positive number"),
-        (["--to", "1e-9"], "--to = 1e-09: expected a rate above the lowest, 1e-06"),
+        (["--to", "1e-9"], "--to = 1e-09: expected a learning rate above the lowest, 1e-06"),
         (["--steps", "2"], "--steps = 2: expected at least 10 steps"),
         (["--steps", "many"], "etude find-lr"),
         (["-m"], "etude find-lr"),

@@ -183,7 +183,12 @@ def test_every_contract_has_a_page_that_names_its_members() -> None:
 @pytest.mark.parametrize(
     ("group", "own", "wrong", "message"),
     [
-        ("optimizer", "return torch.optim.RMSprop", "torch.optim.RMSprop", "it returns NoneType"),
+        (
+            "optimizer",
+            "return torch.optim.RMSprop",
+            "torch.optim.RMSprop",
+            "the instance returns NoneType",
+        ),
         ("schedule", "return self.factor", "self.factor", "NoneType at step 0 of 3"),
         ("schedule", "return self.factor", "return True or self.factor", "bool at step 0 of 3"),
         ("schedule", "return self.factor", "return 1 / (step - 2) + self.factor", "ZeroDivision"),

@@ -204,7 +204,7 @@ def test_a_run_says_which_source_trained_it(
     assert theirs[0]["commit"] == git(checkout, "rev-parse", "HEAD")
     assert (path / theirs[0]["file"]).exists()
 
-    told = f"(commit {start['commit'] or 'unknown'}, source {start['source']}; "
+    told = f"(commit {start['commit'] or 'unknown'}, source hash {start['source']}; "
     assert told + "unchanged source" in etude("train", *words).out
     (checkout / "src" / NAME / "parts.py").write_text("DIM = 77\n")
     assert told + f"the source of {NAME} has changed" in etude("train", *words).out

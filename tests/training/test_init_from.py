@@ -334,7 +334,7 @@ class TestRefusals:
     def test_nothing_left_to_train(self, bert: Path, toy: Toy, tmp_path: Path) -> None:
         words = toys(toy("classification", tmp_path / "runs"), f"init_from={bert / 'body'}")
         told = self.told([*words, "init_from.freeze=['*']"])
-        assert "patterns that leave parameters to train" in told
+        assert "patterns that leave at least one parameter to train" in told
         assert "a pattern that matches a parameter name" in self.told(
             [*words, "init_from.freeze=layers.0"]
         )
@@ -374,7 +374,7 @@ class TestRefusals:
         told = self.told([*words, "data.sequence_length=100"])
         assert "data.sequence_length = 100: expected at most the source's 64 positions" in told
         assert "model.max_length" not in told
-        assert "set init_from.grow_positions=true to add untrained rows" in told
+        assert "set init_from.grow_positions=true to add untrained positions" in told
         told = self.told([*words, "data.sequence_length=100", "model.max_length=100"])
         assert "model.max_length = 100: expected at most the source's 64 learned positions" in told
         assert "model.max_length = 32: expected at least the source's 64 positions" in self.told(
@@ -398,8 +398,8 @@ class TestRefusals:
         [
             (["data.sequence_length=64"], "false, as the source's 64 positions are enough"),
             (["init_from.lora.rank=2"], "false with init_from.lora"),
-            (["init_from.freeze=body"], "false with frozen positions"),
-            (["init_from.freeze=[pos*]"], "false with frozen positions"),
+            (["init_from.freeze=body"], "false if positions are frozen"),
+            (["init_from.freeze=[pos*]"], "false if positions are frozen"),
         ],
     )
     def test_rows_that_would_never_be_trained(

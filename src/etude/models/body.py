@@ -26,7 +26,7 @@ from etude.optim.widths import Widths
 class Body(nn.Module):
     """Transformer without a head: maps token ids to vectors by a stack of blocks.
 
-    All other arguments are those of `Decoder`.
+    Arguments that are not listed here are those of `Decoder`.
 
     Args:
         embedding: layer that returns vectors (B, T, D), such as an embedding shared with another
@@ -140,7 +140,9 @@ class Body(nn.Module):
         return position
 
     def _base_width_arguments(self) -> dict[str, int]:
-        """Returns the attention's additional arguments in muP; empty at the base width."""
+        """Returns the additional constructor arguments of the attention in muP; empty at the base
+        width.
+        """
         if self.mup is None or self.mup.ratio == 1:
             return {}
         return {"base_head_dim": self.mup.base_head_dim}
@@ -154,6 +156,7 @@ class Body(nn.Module):
         """Builds the masks and position modules that layer kinds use instead of the model's.
 
         Args:
+            kinds: layer kinds by name.
             layer_kinds: name of each layer's kind.
             arguments: constructor arguments of a position module.
         """
@@ -242,11 +245,12 @@ class Body(nn.Module):
 
     def _check_packed(self, cache: KVCache | None) -> None:
         checks = Checks()
-        checks.that(cache is None, "documents", "with a cache", "a call without a cache")
-        for mask in self.masks.values():
-            expected = "a mask that does not depend on where a text starts (`everywhere = True`)"
-            kind = type(mask).__name__
-            checks.that(mask.everywhere, "documents", kind, expected)
+        expected = "None, because packed documents cannot be combined with a cache"
+        checks.that(cache is None, "cache", type(cache).__name__, expected)
+        for where, mask in self.masks.items():
+            expected = "a mask that does not depend on where a text starts"
+            hint = "packed documents start anywhere; suitable masks set `everywhere = True`"
+            checks.that(mask.everywhere, where, type(mask).__name__, expected, hint)
         checks.done()
 
     def _reach(self, length: int) -> None:
@@ -254,7 +258,13 @@ class Body(nn.Module):
             part.reach(length)
 
     def _embed(self, tokens: Tensor, at: int | Tensor, token_types: Tensor | None) -> Tensor:
-        """Returns the input of the first block, (B, T, D)."""
+        """Returns the input of the first block, (B, T, D).
+
+        Args:
+            tokens: token ids (B, T), or other inputs that the embedding accepts.
+            at: position of the first token, or the positions (B, T).
+            token_types: see `hidden`.
+        """
         x = self.embedding(tokens)
         if self.embedding_scale is not None and self.round_embedding_scale:
             scale = torch.full((), self.embedding_scale, dtype=torch.float32, device=x.device)
@@ -279,9 +289,10 @@ class Body(nn.Module):
         documents: Documents | None,
         memory_documents: Documents | None,
     ) -> dict[str, Any]:
-        """Returns the arguments of the cross-attention; empty if there is no memory.
+        """Returns the keyword arguments of the cross-attention; empty if there is no memory.
 
-        A cache that contains the memory also contains its padding mask.
+        `keep` is `memory_keep` of `hidden`. A cache that contains the memory also contains its
+        padding mask.
         """
         is_cached = cache is not None and cache.across[0].memory is not None
         if memory is None and not is_cached:
@@ -337,7 +348,16 @@ class Body(nn.Module):
         keep: Tensor | None,
         packed: Tensor | None,
     ) -> tuple[bool, Tensor | None]:
-        """Returns whether the attention hides later keys, and the bias of the scores or None."""
+        """Returns the arguments `causal` and `bias` of an attention module.
+
+        Args:
+            mask, position: mask and position module of the layer.
+            T, S: number of queries, and of all positions.
+            x: input of the first block.
+            keep: see `hidden`.
+            packed: (B, 1, T, S), true where query and key belong to the same document; None without
+                packed documents, or if each document is computed separately.
+        """
         causal, bias = mask.causal, position.bias(T, S, like=x)
         visible = mask.seen(T, S, x.device)
         if keep is not None:
@@ -361,7 +381,7 @@ class Body(nn.Module):
         return False, bias.masked_fill(~visible, -torch.inf)
 
     def at_layer(self, i: int) -> tuple[Mask, Position]:
-        """Returns the mask and the position module of layer i."""
+        """Returns the mask and the position module that layer i uses."""
         view, mask, position = self._views[i], self.mask, self.position
         if view is not None:
             mask = self._masks.get(view, mask)
@@ -370,7 +390,7 @@ class Body(nn.Module):
 
     @property
     def alike(self) -> bool:
-        """Whether all layers use the model's mask and position module."""
+        """Whether all layers use the model's own mask and position module."""
         return all(view is None for view in self._views)
 
     @property
@@ -405,7 +425,9 @@ class Body(nn.Module):
         return KVCache(len(self.blocks), batch, length)
 
     def widths(self) -> Widths | None:
-        """Returns the role of each parameter in muP; None in the standard parametrisation."""
+        """Returns the role of each parameter in muP, which determines its learning rate; None in
+        the standard parametrisation.
+        """
         return widths(self)
 
     def num_parameters(self) -> int:
@@ -414,14 +436,19 @@ class Body(nn.Module):
 
 
 def _parts_of_kind(kind: LayerKind, defaults: dict[str, Part]) -> dict[str, Part]:
-    """Returns the module factories of a layer kind: its own, or else the model's."""
+    """Returns the attention, feedforward and block factory of a layer kind, by name: its own or, if
+    it has none, the model's (`defaults`).
+    """
     return {name: getattr(kind, name) or part for name, part in defaults.items()}
 
 
 def _new_blocks(
     layers: Sequence[dict[str, Part]], arguments: dict[str, dict[str, Any]], norm: Part, cross: bool
 ) -> nn.ModuleList:
-    """Builds the blocks; factories with a parameter `layer` or `layers` receive this number.
+    """Builds the blocks.
+
+    Factories with a parameter `layer` receive the index of their block; those with a parameter
+    `layers` receive the number of blocks.
 
     Args:
         layers: attention, feedforward and block factory of each layer.

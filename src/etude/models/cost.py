@@ -1,4 +1,4 @@
-"""FLOPs and memory of a training step of a model, counted without running the model.
+"""FLOPs and memory of one training step of a model, counted without running the model.
 
 The model is built with fake tensors, which have shapes but no content. One forward and backward
 pass is traced operation by operation, with the kernels of the CPU. For a model of 175 billion
@@ -45,7 +45,7 @@ class Cost:
     positions.
 
     Attributes:
-        parameters: number of parameters; a shared one counts once.
+        parameters: number of parameters; a shared parameter counts once.
         forward_flops: operations of the forward pass.
         training_flops: operations of the forward and the backward pass.
         weight_bytes: bytes of parameters and buffers.
@@ -187,8 +187,8 @@ def _loss(model: nn.Module, output: torch.Tensor) -> torch.Tensor:
 
 
 def _cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Converts a module to a dtype, as `model.to(dtype)` does, which fake tensors don't
-    support.
+    """Converts a module to a dtype in place, and returns the module. (Fake tensors don't support
+    `model.to(dtype)`.)
     """
     converted: dict[int, Any] = {}
 
@@ -261,8 +261,8 @@ class Counter(TorchDispatchMode):
 
 
 def _attention(query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> int:
-    """Returns the number of operations of the CPU's fused attention, which torch's counter
-    omits.
+    """Returns the number of operations of the CPU's fused attention kernel, for which torch's FLOP
+    counter has no formula.
     """
     B, H, T, K = query.shape
     return int(2 * B * H * T * key.shape[-2] * (K + value.shape[-1]))

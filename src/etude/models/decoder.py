@@ -51,8 +51,8 @@ class Decoder(Body):
             and global layers. None makes all layers the same.
         kinds: layer kinds by name. A layer kind sets the modules that its layers use instead of
             those above.
-        logit_softcap: c, limits the logits to (-c, c), by c tanh(logit / c) (Gemma Team 2024,
-            arXiv:2408.00118, section 2).
+        logit_softcap: c; if set, each logit is replaced by c tanh(logit / c), which is between -c
+            and c (Gemma Team 2024, arXiv:2408.00118, section 2).
         initialise: function of the model and the number of layers that fills the weights
             (`etude.nn.init`). If None, `GPT2()` is used.
 

@@ -75,7 +75,7 @@ class EncoderDecoder(nn.Module):
     ) -> None:
         super().__init__()
         checks = Checks()
-        checks.that(start_token >= 0, "start_token", start_token, "a token's id")
+        checks.that(start_token >= 0, "start_token", start_token, "a token id (0 or more)")
         if decoder_layers is not None:
             checks.positive(decoder_layers=decoder_layers)
         checks.positive(logit_scale=logit_scale)
@@ -172,11 +172,13 @@ class EncoderDecoder(nn.Module):
         return ConditionedDecoder(self, self.encode(source, keep), keep)
 
     def widths(self) -> Widths | None:
-        """Returns the role of each parameter in muP; see `Body.widths`."""
+        """Returns the role of each parameter in muP; None in the standard parametrisation; see
+        `Body.widths`.
+        """
         return widths(self)
 
     def num_parameters(self) -> int:
-        """Returns the number of parameters; a shared one counts once."""
+        """Returns the number of parameters; a shared parameter counts once."""
         return sum(parameter.numel() for parameter in self.parameters())
 
     def _logits(self, x: Tensor) -> Tensor:
@@ -203,7 +205,7 @@ class ConditionedDecoder:
         return self.module.max_length
 
     def new_cache(self, batch: int, length: int) -> KVCache:
-        """Returns an empty cache; see `Body.new_cache`."""
+        """Returns an empty cache for the decoder; see `Body.new_cache`."""
         return self.module.decoder.new_cache(batch, length)
 
     def __call__(
@@ -214,7 +216,7 @@ class ConditionedDecoder:
 
         N is a multiple of the number of source sequences; the target sequences of one source are
         next to each other. With a cache, the first call reads the memory, and later calls use the
-        cached keys and values.
+        cached keys and values. The arguments `more` are passed to `Body.hidden`.
         """
         is_cached = cache is not None and cache.across[0].memory is not None
         memory, keep = (None, None) if is_cached else (self.memory, self.keep)

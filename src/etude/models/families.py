@@ -28,7 +28,9 @@ def is_of_other_family(model: Any, supported: Sequence[type]) -> bool:
 
 
 def family_names(families: Sequence[type]) -> tuple[str, str]:
-    """Returns the names of families, and the overrides that select one."""
+    """Returns the names of model families as text ("a decoder or an encoder"), and overrides that
+    select such a model ("model=nano or model=encoder_nano").
+    """
     entries = [_FAMILIES.get(kind, (kind.__name__, "")) for kind in families]
     choices = " or ".join(choice for _, choice in entries if choice)
     return " or ".join(name for name, _ in entries), choices
@@ -38,7 +40,7 @@ def lacks_head(model: Any, required: str | None) -> bool:
     """Returns whether a model is an encoder without the required head.
 
     Args:
-        required: value of `gives` that the head must have; None requires no head.
+        required: type of logits (`gives`) that the head must return; None requires no head.
     """
     if required is None or not isinstance(model, Encoder):
         return False

@@ -24,7 +24,8 @@ def logits(
 
     Args:
         output: output projection; for an embedding, the transpose of its weight is used.
-        softcap: c, limits the logits to (-c, c); None does not limit them.
+        softcap: c; each logit is replaced by c tanh(logit / c), which is between -c and c. None
+            leaves the logits unchanged.
         bias: (V,), bias of the logits.
         scale: factor of the vectors before the projection.
     """
@@ -80,8 +81,8 @@ class Head(nn.Module):
             InvalidArguments: the head doesn't declare its `readouts`.
         """
         checks = Checks()
-        name, expected = type(self).__name__, "a head with `readouts`, which mup_base_dim requires"
-        checks.that(self.readouts is not None, "head", name, expected)
+        expected = "a head that sets `readouts`, which mup_base_dim requires"
+        checks.that(self.readouts is not None, "head", type(self).__name__, expected)
         checks.done()
         self.logit_scale = 1 / ratio
 
@@ -92,7 +93,8 @@ class Head(nn.Module):
         return x if self.logit_scale == 1 else x * self.logit_scale
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Maps vectors (B, T, D) to logits.
+        """Maps vectors (B, T, D) to logits: (B, T, ...) at each position, or (B, labels) if `gives`
+        is `classes`.
 
         Args:
             keep: (B, T), false where a token is padding.
@@ -102,8 +104,8 @@ class Head(nn.Module):
     def of_packed(self, x: Tensor, documents: Documents) -> Tensor:
         """Maps vectors (B, T, D) of packed sequences to logits.
 
-        The shape is that of `forward`; for a head over classes, it is (N, labels) with one row for
-        each of the N documents.
+        The shape of the logits is that of `forward`, except for a head over classes: there it is
+        (N, labels), with one row for each of the N documents in the batch.
 
         Args:
             documents: the documents packed in the sequences.

@@ -74,14 +74,23 @@ def kinds_of_layers(
 
 
 def check_mask(checks: Checks, kind: str, mask: Mask, own: Mask) -> None:
-    """Adds a problem if the `causal` of a layer kind's mask differs from that of the model's."""
+    """Adds a problem to `checks` if a layer kind's mask and the model's mask differ in `causal`.
+
+    Args:
+        checks: receives the problem.
+        kind: name of the layer kind.
+        mask: mask of the layer kind.
+        own: mask of the model.
+    """
     behaviour = "hides" if own.causal else "doesn't hide"
     expected = f"a mask that {behaviour} later keys, like the model's mask"
     checks.that(mask.causal == own.causal, f"kinds.{kind}.mask", type(mask).__name__, expected)
 
 
 def check_position(checks: Checks, kind: str, position: Position) -> None:
-    """Adds a problem if the position module of a layer kind acts on the embeddings."""
+    """Adds a problem to `checks` if the position module of the layer kind `kind` acts on the
+    embeddings.
+    """
     expected = "a position module that acts on queries, keys or scores, not on the embeddings"
     name = type(position).__name__
     checks.that(not embeds(position), f"kinds.{kind}.position", name, expected)

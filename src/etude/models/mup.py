@@ -34,10 +34,10 @@ class MuP:
     width of the key-value heads) are in proportion.
 
     Attributes:
-        base: D at the base width.
-        dim: D.
+        base: base width, in place of D.
+        dim: D, the width.
         heads: H.
-        head_dim: K if it is set in the config, otherwise None.
+        head_dim: K (the width of one head) if it is set in the config, otherwise None.
 
     Raises:
         InvalidArguments: the model cannot have the base width.
@@ -49,16 +49,16 @@ class MuP:
     head_dim: int | None
 
     def __post_init__(self) -> None:
-        checks = Checks()
+        checks, hint = Checks(), None
         if not checks.that(self.base > 0, "mup_base_dim", self.base, "a positive number"):
             checks.done()
         if self.head_dim is None:
             is_whole, expected = self.base % self.heads == 0, f"a multiple of heads = {self.heads}"
         else:
             is_whole = self.heads * self.base % self.dim == 0
-            count = f"{self.heads} x width / {self.dim}"
-            expected = f"a width at which the number of heads, {count}, is a whole number"
-        checks.that(is_whole, "mup_base_dim", self.base, expected)
+            expected = "a base width with a whole number of heads"
+            hint = f"heads x mup_base_dim / dim is {self.heads} x {self.base} / {self.dim}"
+        checks.that(is_whole, "mup_base_dim", self.base, expected, hint)
         checks.done()
 
     @property
@@ -87,7 +87,8 @@ def check_initialise(mup: MuP | None, initialise: Initialise | None) -> None:
 
 
 def widths(module: Any) -> Widths | None:
-    """Returns the role of each parameter for the optimizer; None in the standard
+    """Returns the role of each parameter in muP (`etude.optim.widths.Role`: how its size grows with
+    the width), from which the optimizer scales its learning rate; None in the standard
     parametrisation.
     """
     if module.mup is None:
@@ -112,7 +113,7 @@ def _role(module: Any, name: str, parameter: Tensor) -> Role:
 
 
 def _readouts(module: Any) -> tuple[str, ...]:
-    """Returns the names of the linear layers that return logits."""
+    """Returns the names of a model's linear layers that return logits, without a tied embedding."""
     head = getattr(module, "head", None)
     if isinstance(head, nn.Linear):
         return ("head",)
@@ -160,7 +161,7 @@ def _fold_readout(module: Any) -> None:
 
 
 def _last_norm(body: Any) -> nn.Module:
-    """Returns the last norm of a body, whose output is the body's output."""
+    """Returns the norm whose output is the output of a body."""
     last = body.blocks[-1]
     if last.final_norm:
         return body.norm

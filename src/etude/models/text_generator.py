@@ -32,7 +32,7 @@ class PromptBatch:
         model: the model that returns the logits.
         tokens: (B, T), ids to continue.
         keep: (B, T), false where a token is padding; None without padding.
-        shown: for each row, the number of its last tokens that belong to the text.
+        shown: for each row, the number of tokens at its end that come from the text of the prompt.
     """
 
     model: CausalModel
@@ -169,14 +169,14 @@ class TextGenerator(ABC):
         return finished[0] if is_single else finished
 
     def _generators(self, seeds: Sequence[int]) -> list[torch.Generator]:
-        """Returns a generator for each text, on the device of the weights."""
+        """Returns a random number generator for each of `seeds`, on the device of the weights."""
         return [torch.Generator(self.device).manual_seed(seed) for seed in seeds]
 
     def _check_room(self, prompts: int, config: GenerationConfig, batch_size: int) -> None:
         """Checks that the texts of a batch, their cache and the logits fit into memory.
 
         Raises:
-            InvalidArguments: they don't fit; the message states the required memory.
+            InvalidArguments: the memory is too small; the message states the required memory.
         """
         available = memory_for(self.device)
         if available is None:
@@ -246,7 +246,9 @@ class TextGenerator(ABC):
         stops: list[str],
         stream: Callable[[str], None] | None,
     ) -> list[str]:
-        """Generates the texts of a batch of prompts, given as text and as ids."""
+        """Returns the generated texts of a batch of prompts, which are given as `texts` and as
+        token ids (`encoded`).
+        """
         batch = self._begin(encoded)
         typed = texts if self.continues else [""] * len(texts)
         T, tokens = batch.tokens.shape[1], batch.tokens
@@ -295,7 +297,9 @@ class TextGenerator(ABC):
 
 
 class _Stream:
-    """Decodes a text token by token and passes each non-empty piece to `stream`."""
+    """Incremental decoder, which decodes a text token by token and passes each non-empty piece to
+    `stream`.
+    """
 
     def __init__(self, text: Continuation, stream: Callable[[str], None]) -> None:
         self.text, self.stream = text, stream

@@ -27,14 +27,14 @@ def writer(module: nn.Module, tokenizer: Any) -> Writer | None:
 
 
 def wrap_trained(module: nn.Module, tokenizer: Any, labels: Sequence[str] = ()) -> Trained:
-    """Returns a trained module together with its tokenizer.
+    """Returns a wrapper that combines a trained module with its tokenizer.
 
     A decoder becomes a `LanguageModel`, an encoder-decoder a `Seq2Seq`, an encoder a `TextEncoder`,
     and a regressor, which needs no tokenizer, a `NumberModel`. A module of a custom class becomes a
     `LanguageModel` if it has the methods that generation needs, otherwise a `TextEncoder`.
 
     Args:
-        labels: names of the head's classes or tags.
+        labels: names of the head's classes or tags, by index.
     """
     if isinstance(module, Regressor):
         return NumberModel(module)

@@ -57,8 +57,8 @@ def reference_attention(
         scale: factor of the scores; None uses 1 / sqrt(K).
         dropout: dropout probability of the attention weights; always applied, so pass 0 in
             evaluation.
-        softcap: c, limits the scores to (-c, c), by c tanh(score / c) before bias and mask (Gemma
-            Team 2024, arXiv:2408.00118, section 2).
+        softcap: c; if set, each score is replaced by c tanh(score / c), which is between -c and c,
+            before bias and mask are applied (Gemma Team 2024, arXiv:2408.00118, section 2).
 
     Returns:
         (B, H, T, K).
@@ -141,7 +141,7 @@ class MultiHeadAttention(nn.Module):
         qkv_bias, out_bias: whether the `qkv` and the `out` projection have a bias; None uses
             `bias`.
         qk_norm: whether each head's query and key are RMS-normalised over their width, with a
-            learned weight, before the position part rotates them (Henry et al. 2020,
+            learned weight, before the position module rotates them (Henry et al. 2020,
             arXiv:2010.04245; the form of Qwen3, arXiv:2505.09388).
         qk_norm_eps: epsilon of these norms.
         qk_norm_offset: whether the gain of these norms is 1 + weight (`OffsetRMSNorm`; Gemma).
@@ -269,10 +269,12 @@ class MultiHeadAttention(nn.Module):
         position: Position,
         positions: int | Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns queries (B, H, T, K) of x (B, T, D), and their keys and values (B, G, S, K).
+        """Returns queries (B, H, T, K) of x (B, T, D), and the keys and values (B, G, S, K) that
+        they attend to.
 
-        Keys and values are those of x, after those in the cache; or those of a memory. Queries and
-        keys are rotated. The arguments are those of `forward`.
+        If a memory is given, keys and values are those of the memory. Otherwise they are those in
+        the cache, followed by those of x, and queries and keys are rotated. The arguments are those
+        of `forward`.
         """
         if memory is not None or (cache is not None and cache.memory is not None):
             return self._project_cross(x, memory, cache)
@@ -294,10 +296,11 @@ class MultiHeadAttention(nn.Module):
         scale: float | None = None,
         dropout: float = 0.0,
     ) -> Tensor:
-        """Returns the weighted average of the values for each query, (B, H, T, K); see
-        `reference_attention`.
+        """Returns the weighted average of the values for each query, (B, H, T, K).
 
-        For packed sequences, `forward` calls it once per document.
+        The arguments are those of `reference_attention`.
+
+        For packed sequences, `forward` calls this method once per document.
         """
         attention: Callable[..., Tensor] = fused_attention
         if not self.fused or self.softcap is not None:
@@ -373,7 +376,10 @@ class ReferenceAttention(MultiHeadAttention):
 
 
 def check_heads(checks: Checks, heads: int, head_dim: int | None, dim: int) -> None:
-    """Adds a problem if the number of heads doesn't divide the width, unless `head_dim` is set."""
+    """Adds a problem to `checks` if the number of heads doesn't divide the width `dim`.
+
+    If `head_dim` is set, any positive `heads` and `head_dim` are valid.
+    """
     if head_dim is None:
         check_divides(checks, "heads", heads, "dim", dim)
     else:
@@ -381,9 +387,13 @@ def check_heads(checks: Checks, heads: int, head_dim: int | None, dim: int) -> N
 
 
 def check_divides(checks: Checks, key: str, value: int, of_key: str, of: int) -> None:
-    """Adds a problem unless `value` is positive and divides `of`.
+    """Adds a problem to `checks` unless `value` is positive and divides `of`.
 
-    That `of` is positive is checked elsewhere.
+    Args:
+        checks: receives the problem.
+        key, value: name and value of the checked argument.
+        of_key, of: name and value of the argument that `value` must divide; the caller checks that
+            it is positive.
     """
     if not checks.that(value > 0, key, value, "a positive number") or of <= 0:
         return

@@ -16,8 +16,9 @@ class Block(nn.Module):
     """Base class of blocks, which consist of two or three residual branches with a norm each.
 
     Args:
-        attention, norm, feedforward: factories without arguments; `norm` is called once per branch.
-            If `feedforward` returns a `NoFeedForward`, the block has no feed-forward branch.
+        attention, norm, feedforward: factories without arguments; `norm` is called for each norm of
+            the block. If `feedforward` returns a `NoFeedForward`, the block has no feed-forward
+            branch.
         cross: factory of the cross-attention, the branch after the attention (Vaswani et al. 2017,
             section 3.1); None omits the branch.
 

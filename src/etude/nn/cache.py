@@ -32,15 +32,17 @@ class LayerCache:
         self.memory: tuple[Tensor, Tensor] | None = None
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Appends keys and values (B, G, T, K), and returns views of those of all S positions,
-        (B, G, S, K).
+        """Appends keys and values (B, G, T, K) of T new positions.
+
+        Returns views of the keys and of the values of all S positions in the cache, (B, G, S, K).
 
         Raises:
             InvalidArguments: the capacity is exceeded.
         """
         stop = self.length + k.shape[2]
         if stop > self.capacity:
-            raise InvalidArguments(Problem("cache", f"at most {self.capacity} positions", stop))
+            expected = f"at most {self.capacity} positions, the capacity of the cache"
+            raise InvalidArguments(Problem("cache length", expected, stop))
         if self._keys is None or self._values is None:
             self._keys, self._values = self._allocate(k), self._allocate(v)
         self._keys[:, :, self.length : stop] = k
@@ -62,12 +64,13 @@ class LayerCache:
         """Keeps only the sequences with the indices `rows` (N,), in this order, as each step of
         beam search requires.
 
-        If the number of sequences doesn't change, `memory` doesn't change either, because each beam
-        is then replaced by a beam of the same source.
+        If the number of sequences doesn't change, the cross-attention's keys and values (`memory`)
+        stay unchanged, because beam search then replaces each beam by a beam of the same source.
 
         Args:
-            since: first position that is copied if the number of sequences doesn't change. At the
-                positions before it, the replaced and the replacing sequence must be the same.
+            rows: indices of the sequences.
+            since: first position that is copied if the number of sequences doesn't change. Before
+                this position, the replaced and the replacing sequence must be the same.
         """
         same = len(rows) == self.batch
         since = since if same else 0
@@ -92,7 +95,8 @@ class LayerCache:
 
 
 class KVCache:
-    """A `LayerCache` for each layer of a model, and another for each layer's cross-attention.
+    """Key-value cache of a model: a `LayerCache` for each layer's self-attention, and another for
+    each layer's cross-attention.
 
     Args:
         layers: number of layers.
@@ -129,7 +133,7 @@ class KVCache:
             layer.select(rows, since)
 
     def nbytes(self) -> int:
-        """Returns the number of allocated bytes in all layers."""
+        """Returns the size in bytes of the memory that all layers have allocated."""
         tensors = [x for layer in self.layers for x in (layer._keys, layer._values)]
         tensors += [x for layer in self.across for x in layer.memory or ()]
         return sum(x.nbytes for x in tensors if x is not None)

@@ -37,7 +37,9 @@ class Documents:
 
     @classmethod
     def beginning_with(cls, token: int, tokens: Tensor) -> Documents:
-        """Returns the documents of tokens (B, T), each of which begins with `token`."""
+        """Returns the boundaries of the documents in token ids (B, T), where each document begins
+        with the id `token`.
+        """
         return cls(tokens == token)
 
     def to(self, device: torch.device | str) -> Documents:
@@ -64,15 +66,15 @@ class Documents:
         """Returns (B, 1, T, S), true where a query and a key belong to the same document.
 
         Args:
-            of: documents of the keys (B, S), matched by index; None uses the documents of the
-                queries.
+            of: documents of the keys (B, S); document i of the queries attends to document i of the
+                keys. None uses the documents of the queries.
         """
         keys = self if of is None else of
         return self.number[:, None, :, None] == keys.number[:, None, None, :]
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the vectors of each of the N documents, (N, L, D), and a mask (N, L) that is
-        false at padding; L is the length of the longest document.
+        """Returns the vectors of the N documents, (N, L, D), with one row per document, and a mask
+        (N, L) that is false at padding; L is the length of the longest document.
 
         Args:
             x: (B, T, D), vectors of the packed sequences.
@@ -93,11 +95,16 @@ class Documents:
         bias: Tensor | None,
         **options: object,
     ) -> Tensor:
-        """Returns the output of `attend`, called for each document separately, which is cheaper
-        than masked attention over the sequence.
+        """Returns the attention's output (B, H, T, K) for packed sequences.
+
+        Calls the function `attend` for each document separately, which is cheaper than masked
+        attention over the whole sequence.
 
         Args:
-            bias: broadcasts to (B, H, T, T), or None.
+            attend: computes attention, such as `MultiHeadAttention.attend`.
+            q, k, v: queries, keys and values of the sequences.
+            bias: bias of the scores, which broadcasts to (B, H, T, T), or None.
+            options: further keyword arguments of `attend`.
         """
         square = None if bias is None else bias.expand(*bias.shape[:-2], q.shape[2], k.shape[2])
         outputs, stop_row = [], 0

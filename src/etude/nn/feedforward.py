@@ -37,7 +37,7 @@ class FeedForward(nn.Module, ABC):
 
     @abstractmethod
     def activation(self, x: Tensor) -> Tensor:
-        """Applies the activation between the projections; same shape."""
+        """Applies the activation function to the output of `up`; same shape (..., F)."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (B, T, D) to (B, T, D)."""
@@ -116,7 +116,7 @@ class GatedFeedForward(nn.Module, ABC):
 
     @abstractmethod
     def activation(self, x: Tensor) -> Tensor:
-        """Applies the activation to the gate; same shape."""
+        """Applies the activation function to the output of `gate`; same shape (..., F)."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (B, T, D) to (B, T, D)."""
@@ -150,7 +150,8 @@ class GEGLUTanh(GatedFeedForward):
 
 
 class NoFeedForward(nn.Module):
-    """Marks a block without a feed-forward branch: the block omits the branch and its norm.
+    """Placeholder for blocks without a feed-forward branch: the block omits the branch and its
+    norm.
 
     For attention-only models (Elhage et al. 2021, "A Mathematical Framework for Transformer
     Circuits").

@@ -53,7 +53,10 @@ def transposed_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> 
 
 
 def kernel_for(rows: int, weights: int, vendor: str) -> Kernel:
-    """Returns the fastest kernel for a product, according to measurements.
+    """Returns the fastest kernel for a product x W^T, according to measurements.
+
+    `turned` means `transposed_linear`, `onednn` the kernel of oneDNN, and `torch` the kernel of
+    `F.linear`.
 
     MKL, which computes torch's float32 products, needs up to three times as long for a few rows as
     for one row. On AMD CPUs MKL uses different kernels: there, the transposed product is 25 % to

@@ -52,12 +52,13 @@ class LoRA:
 
 
 class LowRank(nn.Module):
-    """Low-rank adapter of some rows of a matrix, which adds B A x to their outputs.
+    """Low-rank adapter of some rows of a matrix: for an input x, adds B A x to the outputs of these
+    rows.
 
-    A (r, in) is initially random, B (rows, r) initially zero.
+    The parameters are A (r, inputs), initially random, and B (number of rows, r), initially zero.
 
     Args:
-        rows: the first row, and the row after the last.
+        rows: the first adapted row, and the row after the last.
         inputs: number of columns of the matrix.
         rank: r.
         like: tensor with the adapter's dtype and device.
@@ -79,7 +80,8 @@ class LoRALinear(nn.Linear):
 
     Args:
         whole: the layer to adapt; its weight and bias are shared, not copied.
-        slots: rows of each adapter, by name.
+        slots: rows of each adapter (the first row, and the row after the last), by the adapter's
+            name, such as `q`.
         options: options of the adapters.
     """
 
@@ -132,7 +134,8 @@ class LoRALinear(nn.Linear):
 
 
 def adapt(module: nn.Module, options: LoRA) -> list[str]:
-    """Adds low-rank adapters to a model and freezes all other weights, except an encoder's head.
+    """Adds low-rank adapters to a model and freezes all other weights, except those of an encoder's
+    head.
 
     Cross-attention is not adapted.
 
@@ -140,7 +143,7 @@ def adapt(module: nn.Module, options: LoRA) -> list[str]:
         The names of the adapted layers.
 
     Raises:
-        InvalidArguments: the model does not contain one of the targets.
+        InvalidArguments: a matrix in `options.targets` is missing from the model.
     """
     targets = list(_targets(module, options.targets))
     checks = Checks()
@@ -159,7 +162,9 @@ def adapt(module: nn.Module, options: LoRA) -> list[str]:
 
 
 def merge(module: nn.Module) -> nn.Module:
-    """Replaces all adapted layers by equivalent `nn.Linear` layers."""
+    """Replaces all adapted layers of a module by equivalent `nn.Linear` layers, and returns the
+    module.
+    """
     for name, part in list(module.named_modules()):
         if isinstance(part, LoRALinear):
             path, _, key = name.rpartition(".")

@@ -93,15 +93,21 @@ class Prefix(Mask):
 
 
 def causal_mask(T: int, S: int, device: torch.device | None = None) -> Tensor:
-    """Returns the causal mask (T, S), true where key j is not after query i, at S - T + i."""
+    """Returns the causal mask (T, S), true where the key's index is at most S - T + i, the position
+    of query i.
+    """
     return torch.ones(T, S, dtype=torch.bool, device=device).tril(S - T)
 
 
 def hide_later(bias: Tensor, T: int, S: int) -> Tensor:
-    """Returns the bias, broadcast to (..., T, S), with minus infinity at keys after the query."""
+    """Returns the bias of the scores, broadcast to (..., T, S), with minus infinity at the keys
+    after each query.
+    """
     return bias.masked_fill(~causal_mask(T, S, bias.device), -torch.inf)
 
 
 def own_key(T: int, S: int, device: torch.device | None = None) -> Tensor:
-    """Returns a mask (T, S), true where a key is at the query's own position."""
+    """Returns a mask (T, S) of the last T of S positions as queries: true where a key is at the
+    query's own position.
+    """
     return torch.ones(T, S, dtype=torch.bool, device=device).tril(S - T).triu(S - T)

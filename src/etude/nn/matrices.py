@@ -40,7 +40,13 @@ class Matrix:
 
 
 def whole(name: str, layer: nn.Linear, *, writes: bool = False) -> Matrix:
-    """Returns the purpose of a layer that is a single matrix."""
+    """Returns the purpose of a layer that contains a single matrix.
+
+    Args:
+        name: name of the matrix.
+        layer: the layer.
+        writes: whether the layer's output is added to the residual stream.
+    """
     return Matrix({name: (0, layer.out_features)}, writes)
 
 
@@ -50,7 +56,7 @@ def queries_keys_values(queries: int, others: int, head_dim: float) -> Matrix:
     Args:
         queries: number of rows of the queries, H K.
         others: number of rows of the keys, and of the values, G K.
-        head_dim: see `Matrix`.
+        head_dim: K; see `Matrix`.
     """
     ends = (0, queries, queries + others, queries + 2 * others)
     pieces = {name: (ends[i], ends[i + 1]) for i, name in enumerate("qkv")}
@@ -58,10 +64,12 @@ def queries_keys_values(queries: int, others: int, head_dim: float) -> Matrix:
 
 
 def declared(module: nn.Module) -> dict[str, Matrix]:
-    """Returns the purposes of a model's linear layers, by name; layers without one are omitted.
+    """Returns the purposes of a model's linear layers, by name; layers without a declared purpose
+    are omitted.
 
     Raises:
-        InvalidArguments: a declaration does not match its layer.
+        InvalidArguments: a method `matrices()` returns a name that is no linear layer, or row
+            ranges that don't fit the layer.
     """
     purposes: dict[str, Matrix] = {}
     checks = Checks()
@@ -73,10 +81,10 @@ def declared(module: nn.Module) -> dict[str, Matrix]:
                 layer: Any = module.get_submodule(full)
             except AttributeError:
                 layer = None
-            expected = "a linear layer, as declared by matrices()"
+            expected = "a linear layer, because matrices() of its module lists it"
             if checks.that(isinstance(layer, nn.Linear), full, layer, expected):
-                rows, expected = layer.out_features, f"pieces that cover {layer.out_features} rows"
-                expected += " without gaps"
+                rows = layer.out_features
+                expected = f"pieces whose row ranges cover {rows} rows without gaps"
                 checks.that(_cover(matrix, rows), full, dict(matrix.pieces), expected)
             purposes[full] = matrix
     checks.done()

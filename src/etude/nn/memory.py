@@ -10,7 +10,7 @@ import torch
 
 
 def memory_of_machine() -> int | None:
-    """Returns the bytes of memory and swap available to this process; None if unknown."""
+    """Returns the bytes of memory and swap that this process may use; None if unknown."""
     limits = []
     with suppress(OSError, ValueError):
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
@@ -41,7 +41,7 @@ def _cgroup_limits() -> list[Path]:
 
 
 def memory_for(device: torch.device) -> int | None:
-    """Returns the bytes of memory of a device; None if unknown."""
+    """Returns the size in bytes of the memory of a device; None if unknown."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     return memory_of_machine()

@@ -58,7 +58,7 @@ class OffsetRMSNorm(nn.RMSNorm):
 
 
 class NoNorm(nn.Module):
-    """The identity, for models without normalisation."""
+    """Norm that returns its input unchanged, for models without normalisation."""
 
     def __init__(self, *, dim: int, bias: bool) -> None:
         super().__init__()

@@ -18,7 +18,9 @@ object with a method `unset_arguments`.
 
 
 def accepted_arguments(part: Part, **offered: Any) -> dict[str, Any]:
-    """Returns those of the offered arguments that the factory accepts and that are not set yet."""
+    """Returns those of the keyword arguments `offered` that the factory `part` accepts and that are
+    not set in the factory yet.
+    """
     names = unset_arguments(part)
     return {name: value for name, value in offered.items() if name in names}
 

@@ -21,8 +21,8 @@ from etude.errors import Checks, InvalidArguments, Problem
 class Position(nn.Module):
     """Base class of position modules; it adds no position information itself.
 
-    The model passes the arguments below to each part. The base class ignores them, so a custom
-    constructor need not pass them on.
+    The model passes the arguments below to each position module. The base class ignores them, so a
+    custom constructor need not pass them on.
 
     Args:
         dim: D.
@@ -53,15 +53,16 @@ class Position(nn.Module):
         super().__init__()
 
     def embed(self, x: Tensor, start: int | Tensor = 0) -> Tensor:
-        """Adds positions to embeddings x (B, T, D); same shape.
+        """Returns embeddings x (B, T, D) with position information added; the shape doesn't change.
 
         Args:
-            start: position of the first embedding; or positions (B, T).
+            start: position of the first embedding, or a tensor (B, T) with the position of each.
         """
         return x
 
     def rotate(self, q: Tensor, k: Tensor, start: int | Tensor = 0) -> tuple[Tensor, Tensor]:
-        """Rotates queries (B, H, T, K) and keys (B, G, T, K); same shapes.
+        """Returns queries (B, H, T, K) and keys (B, G, T, K), rotated according to their positions;
+        the shapes don't change.
 
         Args:
             start: as for `embed`.
@@ -69,8 +70,8 @@ class Position(nn.Module):
         return q, k
 
     def reach(self, length: int) -> None:
-        """Prepares for positions below `length`; called before `embed` and `rotate` when positions
-        are passed explicitly.
+        """Prepares the module for positions below `length`; called before `embed` and `rotate` when
+        positions are passed explicitly.
         """
 
     def at_base_width(self, ratio: float) -> None:
@@ -81,7 +82,8 @@ class Position(nn.Module):
         """
 
     def bias(self, T: int, S: int, like: Tensor) -> Tensor | None:
-        """Returns the bias (H, T, S) of the scores of the last T of S positions; None for no bias.
+        """Returns the bias (H, T, S) of the scores of queries at the last T of S positions; None
+        for no bias.
 
         Args:
             like: a tensor with the device and the dtype of the bias.
@@ -427,7 +429,7 @@ class ALiBi(Position):
 
 
 def alibi_slopes(heads: int) -> list[float]:
-    """Returns the slope of each head; see `ALiBi`."""
+    """Returns the slope of each of `heads` heads, as defined in `ALiBi`."""
     n = 2 ** int(math.log2(heads))
     slopes = [2 ** (-8 * (h + 1) / n) for h in range(n)]
     return slopes + [2 ** (-4 * (h + 1) / n) for h in range(0, 2 * (heads - n), 2)]
@@ -459,7 +461,11 @@ _FIRST_ROWS = 2**16
 
 
 class _Table:
-    """A function of the position, tabulated in float64 and cached in the caller's dtype.
+    """Table of a function of the position, computed in float64 and cached in the caller's dtype.
+
+    Args:
+        rows: function of positions (T,) that returns their rows (T, ...).
+        size: initial number of rows.
 
     The table is not a buffer of the module, because `model.bfloat16()` would round it and
     `to_empty()` would leave it undefined. It is on the device of the caller's tensors, and its
@@ -476,10 +482,11 @@ class _Table:
         self.size = max(self.size, length)
 
     def __call__(self, start: int | Tensor, T: int, like: Tensor) -> Tensor:
-        """Returns the rows from `start` to `start + T - 1`; if `start` contains positions (B, T),
-        their rows, (B, T, ...).
+        """Returns the rows of the table for the positions `start` to `start + T - 1`, (T, ...).
 
-        The rows are on the device of `like`, in its dtype or in float32 if that is more precise.
+        If `start` is a tensor of positions (B, T), returns the rows of these positions, (B, T,
+        ...). The rows are on the device of `like`, in its dtype, or in float32 if float32 is more
+        precise.
         """
         dtype = torch.promote_types(like.dtype, torch.float32)
         stop = self.size if isinstance(start, Tensor) else start + T

@@ -23,7 +23,9 @@ from etude.training.trainer import Trainer
 
 @dataclass
 class Parts:
-    """Objects that a run's config describes, except the model, before the data is prepared."""
+    """Objects of a run that are built from its config before the data is prepared; all except the
+    model, which depends on the data. `task` is a factory of the task.
+    """
 
     data: Any
     optimizer: Any
@@ -35,11 +37,13 @@ class Parts:
 
 
 def check_all(config: DictConfig) -> CheckedConfig:
-    """Checks a config like `etude.config.checks.check`, and adds errors of constructors and data.
+    """Checks a config and returns the checked config; reports all errors together.
+
+    The errors are those of `etude.config.checks.check` (keys and types) and, for each group of the
+    config without such an error, those of its constructor (values) and of the data's files.
 
     Raises:
-        RequestError: The config has errors; contains all errors in keys, types and values, and in
-            the data's files.
+        RequestError: The config has errors; the exception contains all of them.
     """
     try:
         return check(config)
@@ -65,16 +69,17 @@ def check_all(config: DictConfig) -> CheckedConfig:
 def build_parts(checked: CheckedConfig, *, check_data: bool = False) -> Parts:
     """Builds the objects of a run, except the model, and checks that they are compatible.
 
-    For these checks, a model with one layer, or one period of the pattern of layer kinds, is built
-    on the meta device.
+    For these checks, a small model is built on the meta device: it has one layer, or one repetition
+    of the pattern of layer kinds.
 
     Args:
         checked: Checked config of the run.
         check_data: Whether to check that the data exists, too.
 
     Raises:
-        RequestError: The config has errors; contains the errors of all constructors, all
-            incompatibilities and, if requested, the errors in the data's files.
+        RequestError: The config has errors; the exception contains the errors of all constructors,
+            all incompatibilities between the objects and, if requested, the errors in the data's
+            files.
     """
     problems: list[Problem] = []
 

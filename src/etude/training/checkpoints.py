@@ -1,8 +1,8 @@
 """Checkpoints as folders: weights in safetensors format, and the remaining training state.
 
-`checkpoints/step-00002000/` contains `model.safetensors`, `state.pt` (optimizer, position, sums;
-loaded with `weights_only=True`) and `MANIFEST.json` (the sha256 of both). A folder gets its final
-name only when all its files are on the disk.
+`checkpoints/step-00002000/` contains `model.safetensors`, `state.pt` (state of the optimizer, of
+Lightning's loops and of the callbacks; loaded with `weights_only=True`) and `MANIFEST.json` (the
+sha256 of both). A folder gets its final name only when all its files are on the disk.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ _PREFIX = "model."
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
-    """Returns the path of the checkpoint of an optimizer step; names sort by step."""
+    """Returns the path of the checkpoint of an optimizer step; the names of checkpoints sort by
+    step.
+    """
     return folder / f"step-{step:08d}"
 
 
@@ -41,10 +43,11 @@ class FolderCheckpointIO(CheckpointIO):
         """Saves `checkpoint` to the folder `path`, atomically.
 
         Args:
-            checkpoint: Lightning's checkpoint.
+            checkpoint: Lightning's checkpoint: a dict with the weights and the training state.
             path: Folder of the checkpoint.
-            storage_options: `metrics`: result of `MetricsFile.sync`, which describes the rows that
-                were written to the disk before the checkpoint.
+            storage_options: Dict with an optional key `metrics`: the result of `MetricsFile.sync`,
+                which describes the rows of metrics that were written to the disk before the
+                checkpoint.
         """
         weights = {
             name.removeprefix(_PREFIX): tensor.contiguous()
@@ -73,7 +76,10 @@ class FolderCheckpointIO(CheckpointIO):
     def load_checkpoint(
         self, path: Any, map_location: Any | None = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Loads the checkpoint in the folder `path` and verifies its hashes.
+        """Verifies the hashes of the checkpoint in the folder `path` and returns Lightning's
+        checkpoint.
+
+        Tensors are loaded to the CPU; the other arguments are accepted for Lightning and ignored.
 
         Raises:
             RequestError: A file is missing or differs from the manifest.
@@ -93,7 +99,7 @@ class FolderCheckpointIO(CheckpointIO):
 
 
 def tensor_bytes(value: Any) -> int:
-    """Returns the size in bytes of all tensors in nested containers."""
+    """Returns the total size in bytes of all tensors in nested dicts, lists and tuples."""
     if isinstance(value, torch.Tensor):
         return value.numel() * value.element_size()
     if isinstance(value, dict):
@@ -113,6 +119,10 @@ def must_be_stored(file: IO[bytes], path: Path) -> None:
     """Checks that a `state.pt` is not compressed, because compressed content could be far larger
     than the file.
 
+    Args:
+        file: The open file; the next read starts at its beginning.
+        path: Path of the file, for the error message.
+
     Raises:
         RequestError: The file is compressed, or is not an archive written by `torch.save`.
     """
@@ -131,13 +141,13 @@ def must_be_stored(file: IO[bytes], path: Path) -> None:
 
 
 def load_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """Loads and verifies a checkpoint's weights, by parameter name."""
+    """Verifies a checkpoint and returns its weights, by parameter name."""
     verify_checkpoint(folder)
     return _read(folder / WEIGHTS)
 
 
 def load_mean(folders: Sequence[Path]) -> dict[str, torch.Tensor]:
-    """Loads and verifies the weights of several checkpoints and returns their mean, by name.
+    """Verifies several checkpoints and returns the mean of their weights, by parameter name.
 
     Vaswani et al. 2017, section 6.1, average the last checkpoints of a run. Sums are computed in
     double precision, and the mean has the dtype of the weights. Tensors that are not floating-point
@@ -166,8 +176,8 @@ _TIED = "same as: "
 def _deduplicate(
     weights: dict[str, torch.Tensor],
 ) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Returns each distinct weight under one of its names, and metadata with the other names of
-    tied weights.
+    """Returns two dicts: each distinct tensor by one of its names, and, for tied weights (one
+    tensor with several names), metadata that maps each further name, after a prefix, to that name.
     """
     first: dict[tuple[int, int, tuple[int, ...]], str] = {}
     unique, tied = {}, {}
@@ -182,7 +192,9 @@ def _deduplicate(
 
 
 def _read(file: Path) -> dict[str, torch.Tensor]:
-    """Returns all weights by name; a tied weight is under each of its names."""
+    """Returns all weights of a safetensors file by name; a tied weight appears under each of its
+    names.
+    """
     with opening.open_file(file, opening.WEIGHTS) as held:
         descriptor = f"/dev/fd/{held.fileno()}"  # the library opens only paths
         weights = load_file(descriptor)
@@ -195,7 +207,9 @@ def _read(file: Path) -> dict[str, torch.Tensor]:
 
 
 def retain(folder: Path, keep: set[int], keep_every: int | None) -> None:
-    """Deletes all checkpoints except those of the steps `keep` and of multiples of `keep_every`."""
+    """Deletes the checkpoints in a folder, except those of the steps in `keep` and, if `keep_every`
+    is set, those of the steps that are multiples of `keep_every`.
+    """
     for name in opening.list_names(folder):
         digits = name.removeprefix("step-")
         if not name.startswith("step-") or not digits.isdecimal():  # not one of Étude's

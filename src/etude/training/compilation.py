@@ -3,7 +3,7 @@
 The layers of a model are alike, so each layer is compiled separately and the compiled code is
 shared; a model without a list of layers is compiled as a whole. Modules are compiled in place,
 which keeps the names of weights. Validation, generation and loaded runs don't use the compiled
-code, so that `evaluate` reproduces the metrics of the validation.
+code, so that `etude evaluate` reproduces the metrics of the validation.
 """
 
 from __future__ import annotations
@@ -81,7 +81,9 @@ class FirstBatch(pl.Callback):
 
 
 def _layers(model: nn.Module) -> list[nn.Module]:
-    """Returns the modules in the model's outermost module lists, or the model if it has none."""
+    """Returns the modules in the model's outermost `nn.ModuleList` objects; without such a list,
+    the model itself.
+    """
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
     inner = {id(layer) for modules in lists for module in modules for layer in module.modules()}
     outer = [modules for modules in lists if id(modules) not in inner]

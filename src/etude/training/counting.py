@@ -1,9 +1,10 @@
 """Counts the parameters, FLOPs and memory of a config's model, from models with a few layers.
 
 Layers are alike or repeat a pattern, so parameters, operations and bytes grow by the same amount
-with each period of the pattern, and the counts at two depths determine those at any depth. A model
-of a billion layers is counted as fast as a model of four layers. If a module receives the index of
-its layer, layers may differ: such a model is counted as a whole, up to `_MAX_COUNTED` layers.
+with each repetition of the pattern, and the counts at two depths determine those at any depth. A
+model of a billion layers is counted as fast as a model of four layers. If a module receives the
+index of its layer, layers may differ: such a model is counted as a whole, up to `_MAX_COUNTED`
+layers.
 """
 
 from __future__ import annotations
@@ -20,11 +21,14 @@ from etude.nn.lora import LoRA, adapt
 
 _LAYER_KEYS = ("layers", "decoder_layers")
 _LINEAR_FROM = 3
-"""Number of layers from which each further one adds the same to the peak memory of a step."""
+"""Number of layers from which each further layer adds the same amount to the peak memory of a step.
+"""
 _MAX_COUNTED = 256
 
 Build = Callable[[Node], Any]
-"""Builds a model from its config node, with the sizes of the data."""
+"""Function that builds a model from its config node, with the vocabulary size and the number of
+labels of the data.
+"""
 
 
 @dataclass(frozen=True)
@@ -44,12 +48,13 @@ class ParameterCounts:
 
 
 def with_layers(node: Node, layers: int) -> Node:
-    """Returns a model's node with at most `layers` layers; a custom class's node is unchanged.
+    """Returns a copy of a model's config node with at most `layers` layers; the node of a custom
+    class is returned unchanged.
 
     Args:
         node: Config node of the model.
-        layers: Maximum number of layers in the encoder and in the decoder; with a pattern of layer
-            kinds, the maximum number of its periods.
+        layers: Maximum number of layers in the encoder and in the decoder; if the model has a
+            pattern of layer kinds, the maximum number of its repetitions.
     """
     most = layers * _period(node)
     return _replace_layers(
@@ -62,7 +67,7 @@ def count_parameters(node: Node, build: Build, lora: LoRA | None = None) -> Para
 
     Args:
         node: Config node of the model.
-        build: Builds a model from a node.
+        build: Function that builds a model from a node.
         lora: Options of a low-rank adaptation; None for a model without adapters.
 
     Raises:
@@ -88,11 +93,13 @@ def count_parameters(node: Node, build: Build, lora: LoRA | None = None) -> Para
 
 
 def count_cost(node: Node, build: Build, **options: Any) -> Cost:
-    """Returns the FLOPs and memory of a training step of a model, as `etude.models.cost.cost` does.
+    """Returns the FLOPs and memory of one training step of a model.
+
+    The result is that of `etude.models.cost.cost`, computed from models with few layers.
 
     Args:
         node: Config node of the model.
-        build: Builds a model from a node.
+        build: Function that builds a model from a node.
         **options: Arguments of `etude.models.cost.cost`.
 
     Raises:
@@ -111,7 +118,7 @@ def count_cost(node: Node, build: Build, **options: Any) -> Cost:
 
 
 def build_addressable(build: Build, node: Node) -> Any:
-    """Builds the model of a config node.
+    """Builds the model of a config node with the function `build`, and returns the model.
 
     Raises:
         RequestError: A tensor is larger than 2**63 bytes.
@@ -127,11 +134,14 @@ def build_addressable(build: Build, node: Node) -> Any:
             if isinstance(value, int) and value >= 10**6
         )
         expected = "tensors smaller than 2**63 bytes"
-        raise RequestError(Problem("model", expected, hint=keys or None)) from error
+        hint = f"large values: {keys}" if keys else None
+        raise RequestError(Problem("model", expected, hint=hint)) from error
 
 
 def _layer_counts(node: Node) -> dict[str, int]:
-    """Returns the positive numbers of layers in the node of a built-in model, by argument."""
+    """Returns the numbers of layers that a built-in model's config node sets, by argument
+    (`layers`, `decoder_layers`); empty for a custom class.
+    """
     if not node.is_ours:
         return {}
     stated = {key: node.arguments.get(key) for key in _LAYER_KEYS}
@@ -139,7 +149,9 @@ def _layer_counts(node: Node) -> dict[str, int]:
 
 
 def _period(node: Node) -> int:
-    """Returns the number of layers after which the pattern of layer kinds repeats."""
+    """Returns the number of layers after which the pattern of layer kinds repeats; 1 without a
+    pattern.
+    """
     pattern = node.arguments.get("pattern")
     return len(pattern) if isinstance(pattern, list) and pattern else 1
 
@@ -170,7 +182,8 @@ def _extrapolate(
     Args:
         node: Config node of the model.
         count: Function that counts a model; its results grow linearly from `first` layers on.
-        first: Minimum number of layers of the smaller model; the larger model has one period more.
+        first: Minimum number of layers of the smaller model; the larger model has one repetition of
+            the pattern more.
     """
     layer_counts, period = _layer_counts(node), _period(node)
     first = max(first, period)

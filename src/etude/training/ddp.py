@@ -22,7 +22,7 @@ _COLLECTIVE_TIMEOUT = timedelta(minutes=60)
 
 
 class _OneMachine(ClusterEnvironment):
-    """Lightning's description of the cluster: ranks on one machine, already started."""
+    """Lightning cluster environment for ranks that run on one machine and are already started."""
 
     def __init__(self, rank: int, world: int) -> None:
         self._rank, self._world = rank, world
@@ -55,8 +55,9 @@ class _OneMachine(ClusterEnvironment):
 
 
 class SharedSteps(DDPStrategy):
-    """Lightning's DDP strategy for ranks that have already joined the process group; rank 0 can
-    save alone.
+    """Lightning's DDP strategy for ranks that have already joined the process group.
+
+    Rank 0 can save a checkpoint without waiting for the other ranks.
 
     Args:
         rank: Rank of this process.
@@ -74,7 +75,9 @@ class SharedSteps(DDPStrategy):
         """Does nothing: the ranks are already started."""
 
     def setup_distributed(self) -> None:
-        """Sets the ranks; the processes have already joined."""
+        """Sets the numbers of the ranks; does not create a process group, which the ranks have
+        already joined.
+        """
         self.set_world_ranks()
 
     def barrier(self, *args: Any, **kwargs: Any) -> None:
@@ -132,7 +135,11 @@ def disable_sigterm_handling(trainer: pl.Trainer) -> None:
 
 
 def open_store(world: int) -> Any:
-    """Opens the store through which the ranks connect, on a free local port."""
+    """Opens the TCP store through which the ranks connect, on a free local port, and returns it.
+
+    Args:
+        world: Number of processes.
+    """
     import socket
 
     listening = socket.create_server((LOCALHOST, 0))
@@ -149,7 +156,12 @@ def open_store(world: int) -> Any:
 
 
 def find_store(port: int, world: int) -> Any:
-    """Connects to rank 0's store from another rank."""
+    """Connects to rank 0's TCP store from another rank, and returns the connection.
+
+    Args:
+        port: Port of the store.
+        world: Number of processes.
+    """
     return dist.TCPStore(  # type: ignore[attr-defined]
         LOCALHOST, port, world, is_master=False, timeout=_JOIN_TIMEOUT
     )
@@ -192,6 +204,9 @@ def leave(*, broken: bool = False) -> None:
 
 
 def abort() -> None:
-    """Aborts operations that wait for other ranks on a GPU; gloo detects a lost rank itself."""
+    """Aborts operations on a GPU (nccl) that wait for other ranks.
+
+    Does nothing with gloo, which detects the loss of a rank itself.
+    """
     if dist.is_initialized() and dist.get_backend() == "nccl":
         dist.distributed_c10d._abort_process_group()

@@ -52,7 +52,12 @@ class Devices:
         )
 
     def check_arguments(self, checks: Checks, num_nodes: int) -> None:
-        """Adds the errors in the arguments to `checks`, independently of the machine."""
+        """Adds a problem for each invalid argument to `checks`; does not check which devices exist.
+
+        Args:
+            checks: Receives the problems.
+            num_nodes: Value of `trainer.num_nodes`.
+        """
         checks.that(
             self.stated != 0,
             "devices",
@@ -98,8 +103,9 @@ class Devices:
         highest = max(self.devices) if isinstance(self.devices, list) else self.processes - 1
         if highest >= gpus:
             count = f"{gpus or 'no'} GPU{'' if gpus == 1 else 's'}"
-            expected = f"devices of this machine, which has {count} that torch can use"
-            hint = "set trainer.accelerator=cpu to run the processes on the CPU"
+            expected = "devices that exist on this machine"
+            on_cpu = f"set trainer.accelerator=cpu trainer.devices={self.processes}"
+            hint = f"torch can use {count} here; {on_cpu} to run the processes on the CPU"
             raise RequestError(Problem("trainer.devices", expected, self.devices, hint))
 
 

@@ -1,4 +1,4 @@
-"""Initialises a run from the weights of another run or from pretrained ones (`init_from`)."""
+"""Initialises a run from the weights of another run, or from pretrained weights (`init_from`)."""
 
 from __future__ import annotations
 
@@ -54,17 +54,23 @@ class WeightSource:
 
 
 class InitFromSource:
-    """Applies `init_from` to a config and to a model's weights."""
+    """Applies the config group `init_from` to a run's config and to its model's weights.
+
+    The source is the saved run, the folder or the Hugging Face Hub repository that
+    `init_from.source` names.
+    """
 
     @classmethod
     def resolve_config(cls, config: DictConfig) -> DictConfig:
-        """Returns a copy of the config with the source's model, tokenizer and identity.
+        """Returns a copy of the config with the source's model and tokenizer, and with the source's
+        identity (a commit or hashes of the weights) in `init_from.found`.
 
         Args:
             config: Composed config; not modified.
 
         Raises:
-            RequestError: The source is missing, or overrides contradict it.
+            RequestError: The source is missing, or an override would replace the source's model or
+                tokenizer.
         """
         options = config.init_from
         source = _locate(options, Path(config.run.root))
@@ -117,7 +123,7 @@ class InitFromSource:
         current = _identity(source)
         if dict(options.found) != current:
             hint = "the source has changed; set run.on_existing=again to train a new run from it"
-            expected = f"the source in the run's config, {dict(options.found)}"
+            expected = f"the same source as in the run's config, {dict(options.found)}"
             raise RequestError(Problem("init_from", expected, current, hint))
         weights = _load_weights(source, options, module)
         _load(module, weights, new_head=options.head == "new", grow=bool(options.grow_positions))
@@ -182,7 +188,9 @@ def _under_init_from(problem: Problem) -> Problem:
 
 
 def _identity(source: WeightSource) -> dict[str, Any]:
-    """Returns the identity of a source, independent of its name or path, for the signature."""
+    """Returns a dict that identifies a source in the run's signature: hashes of the weights, or the
+    repository and commit. It does not depend on the source's name or path.
+    """
     if source.record is not None:
         manifests = [read_manifest(folder) for folder in source.checkpoints]
         steps = [manifest["step"] for manifest in manifests]
@@ -219,7 +227,7 @@ def _run_config(source: WeightSource) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _constructor_parameters(node: Mapping[str, Any], config: DictConfig) -> Mapping[str, Any]:
-    """Returns the parameters of the model's constructor."""
+    """Returns the parameters of the model's constructor, by name."""
     return inspect.signature(resolve_class(node["_target_"], "model", config.extensions)).parameters
 
 
@@ -261,8 +269,10 @@ def _check_overrides(config: DictConfig) -> None:
 
 
 def _load_weights(source: WeightSource, options: Any, module: nn.Module) -> dict[str, Tensor]:
-    """Returns the source's weights by their names in Étude, without those of the head if its class
-    is not that of the model's head.
+    """Returns the source's weights by their names in Étude.
+
+    If the source's head and the head of `module` have different classes, the weights of the
+    source's head are omitted.
     """
     head = head_class_name(module)
     if source.record is not None:
@@ -308,7 +318,7 @@ def _load(module: nn.Module, weights: dict[str, Tensor], *, new_head: bool, grow
         elif grow and (rows := extend_positions(module, name, weights[name])) is not None:
             loaded[name] = rows
             added = len(rows) - len(weights[name])
-            log.warning("%s: added %d untrained rows to the source's rows", name, added)
+            log.warning("%s: added %d untrained rows after the source's rows", name, added)
         elif weights[name].shape != tensor.shape:
             have, want = (" x ".join(map(str, x.shape)) for x in (weights[name], tensor))
             hint = "set init_from.head=new for a new head" if is_in_head(name) else None

@@ -1,8 +1,8 @@
 """Callback that logs, validates, saves and stops between optimizer steps.
 
-One callback does this in a fixed order after each step: it writes metrics, validates the model,
-then saves the state. A checkpoint therefore contains the validation of its own step, and a run that
-continues from it neither repeats nor skips anything.
+After each step the callback first writes metrics, then validates the model, then saves the state. A
+checkpoint therefore contains the validation of its own step, and a run that continues from it
+neither repeats nor skips anything.
 """
 
 from __future__ import annotations
@@ -57,19 +57,21 @@ class RunLoop(pl.Callback):
     """Lightning callback that logs, validates, saves and stops between optimizer steps.
 
     Args:
-        record: The run's `Record`, locked by this process.
+        record: The run's folder as a `Record`, locked by this process.
         total_steps: Optimizer steps of the run.
         val_interval: Optimizer steps between validations.
         log_interval: Optimizer steps between rows of metrics.
-        save_interval: Optimizer steps between checkpoints; None saves at improved validations and
-            at the end.
+        save_interval: Optimizer steps between regular checkpoints; None saves no regular
+            checkpoints. A checkpoint is always saved after a validation with the best result so
+            far, and at the end.
         keep_every: Interval, in optimizer steps, of checkpoints that are never deleted.
         keep_last: Number of latest checkpoints to keep. Checkpoints saved because of a stop are not
             counted, so that a finished run has the same checkpoints with or without stops. None
             keeps the last two checkpoints.
-        stop_at_step: Optimizer step at which to pause.
-        tokens_per_step: Number of target tokens in one optimizer step. If the number differs
-            between steps, each batch contains it as `step_tokens`.
+        stop_at_step: Optimizer step at which to pause; None doesn't pause.
+        tokens_per_step: Number of target tokens in one optimizer step. If steps have different
+            numbers of tokens, each batch contains the number of tokens of its step as
+            `step_tokens`.
         watch_gradients: Whether training counts as diverged if a gradient norm is not finite; false
             with loss scaling, where non-finite norms are normal.
     """
@@ -121,8 +123,8 @@ class RunLoop(pl.Callback):
     # -- state in checkpoints, in addition to Lightning's own -------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the losses since the last row of metrics, the training time, and the state of
-        validation and checkpoints.
+        """Returns the callback's state for a checkpoint: the losses since the last row of metrics,
+        the training time, and the state of validation and checkpoints.
         """
         return {
             "losses": [float(value) for value in self._losses],
@@ -153,8 +155,8 @@ class RunLoop(pl.Callback):
 
     @property
     def seconds(self) -> float:
-        """Seconds of training over all starts, without steps that were lost because a process was
-        killed.
+        """Seconds of training over all starts of the run. Does not include the time of steps that
+        were lost because a process was killed.
         """
         return self._seconds + time.monotonic() - self._clock
 
@@ -249,7 +251,7 @@ class RunLoop(pl.Callback):
             self.progress.row(row, self.best)
 
     def _check_finite(self, step: int) -> None:
-        """Raises `Diverged` for the first loss or gradient norm that is not finite."""
+        """Raises `Diverged` if a loss or gradient norm is not finite, for the first such step."""
         first = step - len(self._losses) + 1
         unchecked = self._losses[self._checked :]
         for offset, value in enumerate(_numbers(unchecked)):
@@ -300,7 +302,7 @@ class RunLoop(pl.Callback):
             self._save(trainer, step)
 
     def _warn_of_unlisted_metrics(self, task: Any, metrics: dict[str, float]) -> None:
-        """Warns once of metrics that the task computes but doesn't list in `metric_names`."""
+        """Logs one warning if the task computes metrics that its `metric_names` doesn't list."""
         if self._reported or not task.metric_names:
             return
         self._reported = True
@@ -308,7 +310,8 @@ class RunLoop(pl.Callback):
         known = tuple(f"{name}/" for name in listed)
         if new := [name for name in metrics if name not in listed and not name.startswith(known)]:
             kind = type(task).__name__
-            log.warning("%s.metric_names does not contain %s", kind, ", ".join(new))
+            message = "%s computes metrics that its metric_names doesn't list: %s"
+            log.warning(message, kind, ", ".join(new))
 
     def _save(self, trainer: pl.Trainer, step: int, *, for_stop: bool = False) -> None:
         """Saves a checkpoint of the state; only rank 0 writes it.
@@ -376,7 +379,10 @@ def _check_weights(module: torch.nn.Module, step: int) -> None:
 
 
 def _validate(trainer: pl.Trainer) -> dict[str, float]:
-    """Runs Lightning's validation loop once, between two training steps."""
+    """Runs Lightning's validation loop once, between two training steps.
+
+    Returns the metrics by name.
+    """
     connector = trainer._logger_connector
     first_iteration = connector._first_loop_iter
     trainer.validating = True

@@ -22,7 +22,9 @@ def accelerators() -> list[str]:
 
 
 def select_accelerator(accelerator: str) -> str | None:
-    """Returns the accelerator that `accelerator` selects on this machine; None if it is missing."""
+    """Returns the accelerator (`cpu`, `cuda` or `mps`) that a value of `trainer.accelerator`
+    selects on this machine; None if this machine doesn't have it.
+    """
     available = accelerators()
     if accelerator == "auto":
         return available[-1]
@@ -32,7 +34,9 @@ def select_accelerator(accelerator: str) -> str | None:
 
 
 def missing_accelerator(accelerator: str) -> Problem | None:
-    """Returns a problem if the accelerator is missing on this machine, otherwise None."""
+    """Returns a problem if this machine lacks the accelerator that `trainer.accelerator` selects,
+    otherwise None.
+    """
     import torch
 
     if select_accelerator(accelerator) is not None:
@@ -47,7 +51,8 @@ def missing_accelerator(accelerator: str) -> Problem | None:
 
 @cache
 def missing_compiler(kind: str) -> str | None:
-    """Returns what `torch.compile` lacks on this machine; None if nothing is missing.
+    """Returns the compiler or package that `torch.compile` needs and this machine lacks, as text
+    for an error message; None if nothing is missing.
 
     Args:
         kind: Accelerator: `cpu`, `cuda` or `mps`.

@@ -22,7 +22,8 @@ def retain_memory() -> Iterator[None]:
     By default glibc returns freed memory to the system, which fills its pages with zeros again in
     the next step. Retained memory is reused instead. The process may use more memory than its
     tensors need at once, because of fragmentation. Blocks above 32 MB, such as the logits over a
-    large vocabulary, are therefore not retained: `etude.huge_pages` makes new ones cheap.
+    large vocabulary, are therefore not retained; `etude.huge_pages` makes it cheap to allocate such
+    blocks again.
 
     Does nothing with another C library, or if the environment configures malloc (`MALLOC_*`,
     `GLIBC_TUNABLES`).

@@ -1,8 +1,8 @@
 """Checks, before the model is built, that a run fits into the memory of this machine.
 
 The check adds up what every run needs: weights and gradients, the activations that blocks save for
-the backward pass, and the tokens of a step. In unclear cases the memory of a step is counted
-operation by operation (`etude.models.cost`).
+the backward pass, and the tokens of a step. If the sum leaves open whether the run fits, the memory
+of a step is counted operation by operation (`etude.models.cost`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ from etude.training.throughput import compute_dtype
 _PROCESS_BYTES, _WORKER_BYTES = 256 * 2**20, 16 * 2**20
 """Minimum memory of a process (its libraries) and of a forked worker (the pages it copies)."""
 _COUNT_FROM = 0.25
-"""Fraction of the memory above which a step is counted operation by operation."""
+"""If the estimated memory of a step exceeds this fraction of the available memory, the step is
+counted operation by operation.
+"""
 _REQUIRED_ACTIVATIONS = 0.7
 """Fraction of the counted activations that every task needs; some tasks use few of the logits."""
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -44,7 +46,7 @@ def check_memory(checked: CheckedConfig, parts: Parts, vocabulary: int | None = 
     Args:
         checked: Checked config of the run.
         parts: Objects of the run.
-        vocabulary: Size of the tokenizer; None before the data is prepared.
+        vocabulary: Number of tokens of the tokenizer; None before the data is prepared.
 
     Raises:
         RequestError: The run needs more memory; the message states the config keys, the required
@@ -134,15 +136,15 @@ def check_memory(checked: CheckedConfig, parts: Parts, vocabulary: int | None = 
 def check_model_size(
     checked: CheckedConfig, vocabulary: int, labels: int, elements: int | None
 ) -> None:
-    """Checks, before the model of a saved run is built, that it is not larger than the saved
-    weights.
+    """Checks, before the model of a saved run is built, that the model has no more parameters than
+    the saved weights.
 
     Args:
         checked: Checked config of the saved run.
-        vocabulary: Size of the tokenizer.
+        vocabulary: Number of tokens of the tokenizer.
         labels: Number of labels of the data; 0 for none.
-        elements: Number of elements of all weights; None if the weights are not complete. The
-            model must then only fit into the machine's memory.
+        elements: Number of elements of all weights; None if the saved weights are not complete, so
+            that only the machine's memory limits the size of the model.
 
     Raises:
         RequestError: The model is larger than its weights or than the memory.
@@ -157,7 +159,7 @@ def check_model_size(
     )
     machine = memory_of_machine()
     if elements is not None and counts.total > elements:
-        expected = f"a model of at most {elements:,} parameters, as many as the saved weights have"
+        expected = f"a model of at most {elements:,} parameters, the number in the saved weights"
         raise RequestError(Problem("model", expected, f"{counts.total:,} parameters"))
     if machine is not None and 4 * counts.total > machine:
         raise RequestError(
@@ -171,7 +173,13 @@ def _on_gpu(settings: Any) -> bool:
 
 
 def _device_memory(machine: int, processes: int, on_gpu: bool) -> int:
-    """Returns the memory in bytes for one of the run's processes, on the device it computes on."""
+    """Returns the memory in bytes that each process of the run has on its device.
+
+    Args:
+        machine: Memory of the machine in bytes.
+        processes: Number of processes of the run.
+        on_gpu: Whether the processes compute on GPUs.
+    """
     if not on_gpu:
         return machine // processes
     if torch.cuda.is_available():
@@ -193,7 +201,7 @@ def _too_many(key: str, count: int, bytes_each: int, machine: int) -> Problem:
 def _model_too_large(
     checked: CheckedConfig, counts: ParameterCounts, vocabulary: int, device: int, needed: int
 ) -> Problem:
-    """Returns a problem that names the config key responsible for most of the parameters.
+    """Returns a problem that names the config key that causes most of the parameters.
 
     Its hint suggests a value of this key with which the model fits, if there is one.
 
@@ -234,7 +242,7 @@ def _micro_too_large(micro: int, bytes_each: int, length: int, left: int, device
         micro: Number of examples in a micro-batch.
         bytes_each: Memory in bytes that one example needs.
         length: Number of tokens in an example.
-        left: Memory in bytes that the model leaves free.
+        left: Memory in bytes that remains for activations.
         device: Memory in bytes of the device.
     """
     memory = f"that fits into {format_bytes(device)} of memory with the model"

@@ -30,7 +30,8 @@ def configured_vocabulary(checked: CheckedConfig) -> int | None:
 
 
 def unused_vocabulary_warning(checked: CheckedConfig, tokens: int) -> str | None:
-    """Returns a warning if `model.vocab_size` is at least twice the tokenizer's size, or None.
+    """Returns a warning if `model.vocab_size` is at least twice the tokenizer's size, otherwise
+    None.
 
     Args:
         checked: Checked config of the run.
@@ -49,14 +50,26 @@ def unused_vocabulary_warning(checked: CheckedConfig, tokens: int) -> str | None
 def build_model_from_config(
     checked: CheckedConfig, vocabulary: int, labels: int = PLACEHOLDER_LABELS
 ) -> Any:
-    """Builds the model of a config; sizes that are null in the config are those of the data."""
+    """Builds the model of a config.
+
+    Args:
+        checked: Checked config of the run.
+        vocabulary: Size of the vocabulary, used if `model.vocab_size` is null.
+        labels: Number of labels, used if `model.head.labels` is null.
+    """
     return build_with_sizes(
         checked.nodes["model"], configured_vocabulary(checked) or vocabulary, labels
     )
 
 
 def build_with_sizes(model: Node, vocabulary: int, labels: int = PLACEHOLDER_LABELS) -> Any:
-    """Builds a model with the sizes of the data; a model that reads no tokens has no vocabulary."""
+    """Builds a model for the vocabulary size and the number of labels of the data.
+
+    Args:
+        model: Config node of the model.
+        vocabulary: Size of the vocabulary; ignored for a model that reads no tokens.
+        labels: Number of labels, used if the node of the head doesn't set it.
+    """
     node = _with_labels(model, labels)
     if not node.takes("vocab_size"):
         return node.build()
@@ -64,7 +77,9 @@ def build_with_sizes(model: Node, vocabulary: int, labels: int = PLACEHOLDER_LAB
 
 
 def _with_labels(model: Node, labels: int) -> Node:
-    """Returns the model's node, with the number of labels of its head set if it was null."""
+    """Returns the model's config node; if its head accepts a number of labels and the config has
+    null, the number is set to `labels`.
+    """
     head = model.arguments.get("head")
     if not isinstance(head, Node) or "labels" in head.arguments:
         return model
@@ -85,10 +100,12 @@ def build_model(
 
     Args:
         checked: Checked config of the run.
-        vocabulary: Size of the tokenizer, used if the config has null; 0 if the data are numbers.
-        labels: Number of labels of the data, used if the config has null.
-        generator: Random number generator for the weights; None uses torch's global one, which
-            only the training thread may use. Both give the same weights.
+        vocabulary: Number of tokens of the tokenizer, used if `model.vocab_size` is null; 0 if the
+            data are numbers.
+        labels: Number of labels of the data, used if `model.head.labels` is null; 0 for data
+            without labels.
+        generator: Random number generator for the weights; None uses torch's global generator,
+            which only the training thread may use. The weights are the same in both cases.
 
     Raises:
         RequestError: The config's vocabulary is smaller than the tokenizer's, or its number of
@@ -153,7 +170,7 @@ def lora_options(checked: CheckedConfig) -> LoRA | None:
         return None
     problems = []
     if start.source is None:
-        expected = "a source of the weights that LoRA adapts"
+        expected = "a source of weights, which init_from.lora adapts"
         problems.append(Problem("init_from.source", expected, None))
     if start.freeze:
         expected, hint = "[] with init_from.lora", "LoRA already freezes all other parameters"
@@ -168,7 +185,7 @@ def lora_options(checked: CheckedConfig) -> LoRA | None:
 
 
 def freeze(model: Any, patterns: Sequence[str]) -> None:
-    """Freezes the parameters whose names match a pattern.
+    """Freezes the parameters of a model whose names match at least one of the patterns.
 
     Args:
         model: The model.
@@ -191,7 +208,7 @@ def freeze(model: Any, patterns: Sequence[str]) -> None:
             problems.append(Problem("init_from.freeze", expected, pattern, hint))
         frozen |= matching
     if patterns and len(frozen) == len(names):
-        expected = "patterns that leave parameters to train"
+        expected = "patterns that leave at least one parameter to train"
         problems.append(Problem("init_from.freeze", expected, list(patterns)))
     if problems:
         raise RequestError(problems)

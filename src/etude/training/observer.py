@@ -9,7 +9,7 @@ from typing import Any
 
 
 class RunObserver:
-    """Base class of observers of a run. By default it does nothing and lets every run continue."""
+    """Base class of observers of training runs. Its methods do nothing, and no run is paused."""
 
     def began(self, path: Path) -> None:
         """Called when the run's folder is locked and training is about to start."""
@@ -26,7 +26,9 @@ _watchers: list[RunObserver] = [RunObserver()]
 
 
 def current_observer() -> RunObserver:
-    """Returns the observer of the runs that this process trains; by default one without effect."""
+    """Returns the observer of the runs that this process trains; by default, an observer that does
+    nothing.
+    """
     return _watchers[-1]
 
 

@@ -1,7 +1,8 @@
 """Extends learned positions in a run that starts from other weights (`init_from.grow_positions`).
 
-A position module with one learned row per position (`Position.bounded`) has as many rows as the
-source of its weights. `init_from.grow_positions=true` adds rows, initialised as in a new model.
+A position module with a learned row for each position (`Position.bounded`) has as many rows as the
+model whose weights it starts from (the source). `init_from.grow_positions=true` adds rows,
+initialised as in a new model.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from etude.errors import Problem, RequestError
 from etude.nn.position import Position
 
 _ROWS = ("position.weight", "encoder.position.weight", "decoder.position.weight")
-_GROW = "set init_from.grow_positions=true to add untrained rows"
+_GROW = "set init_from.grow_positions=true to add untrained positions"
 
 
 def resolve_max_length(node: Mapping[str, Any], config: Any, stated: int | None) -> int:
@@ -29,7 +30,8 @@ def resolve_max_length(node: Mapping[str, Any], config: Any, stated: int | None)
         stated: `model.max_length` if the user has set it.
 
     Raises:
-        RequestError: The source has a different number of positions, or no positions to extend.
+        RequestError: `model.max_length` or `init_from.grow_positions` doesn't fit the positions of
+            the source.
     """
     options, source = config.init_from, int(node["max_length"])
     position = node.get("position") or {}
@@ -53,11 +55,11 @@ def resolve_max_length(node: Mapping[str, Any], config: Any, stated: int | None)
             raise RequestError(Problem("model.max_length", expected, stated, _GROW))
         return source
     if options.lora.rank:
-        expected = "false with init_from.lora, which would leave the new rows untrained"
+        expected = "false with init_from.lora, which would leave the new positions untrained"
         raise RequestError(Problem(key, expected, True))
     for pattern in options.freeze:
         if pattern == "body" or any(fnmatchcase(name, pattern) for name in _ROWS):
-            expected = "false with frozen positions, as the new rows would stay untrained"
+            expected = "false if positions are frozen, as the new positions would stay untrained"
             hint = f"init_from.freeze contains {pattern!r}"
             raise RequestError(Problem(key, expected, True, hint))
     needed = int(config.data.get("sequence_length") or 0)
@@ -89,9 +91,10 @@ def sequence_length_problem(model: Any, length: int, *, from_source: bool) -> Pr
 
 
 def extend_positions(module: nn.Module, name: str, tensor: Tensor) -> Tensor | None:
-    """Returns the source's learned positions, followed by the additional rows of `module`.
+    """Returns the source's learned position vectors, followed by the additional rows of `module`.
 
-    Returns None if the tensor contains no learned positions, or `module` has no additional rows.
+    Returns None if the tensor contains no learned position vectors, or if `module` has no
+    additional rows.
 
     Args:
         module: Model of the run.

@@ -38,7 +38,7 @@ class Progress:
         self.monitor = monitor
         self._best: Mapping[str, Any] | None = None
         self._latest: dict[str, float] = {}
-        self._unlogged: dict[str, float] = {}  # those not yet in a line
+        self._unlogged: dict[str, float] = {}  # metrics that no logged line has shown yet
         self._began = time.monotonic()
         self._first = step
         self._last_line_time = self._began
@@ -56,7 +56,10 @@ class Progress:
             self._bar.update(self._task, completed=step)
 
     def row(self, row: Mapping[str, Any], best: Mapping[str, Any] | None = None) -> None:
-        """Updates the metrics; without a bar, logs a line every ten seconds and after validations.
+        """Updates the displayed metrics with a row of metrics.
+
+        Without a progress bar, logs a line after a validation, and otherwise if the last line is at
+        least ten seconds old.
 
         Args:
             row: The row of metrics.
@@ -112,14 +115,18 @@ class Progress:
         return "best so far" if self._best["step"] == self.step else format_best(self._best)
 
     def _speed(self) -> str:
-        """Formats the speed of the latest row, which excludes validations."""
+        """Formats the training speed of the latest row of metrics; the time of validations is not
+        included.
+        """
         if "perf/tokens_per_second" not in self._latest:
             return ""
         utilisation = f"  mfu {self._latest['perf/mfu']:.0%}" if "perf/mfu" in self._latest else ""
         return f"{self._latest['perf/tokens_per_second'] / 1000:.1f} k tokens/s{utilisation}"
 
     def _left(self) -> str:
-        """Formats the remaining time, estimated from the speed so far including validations."""
+        """Formats the remaining time, estimated from the time per step so far, including
+        validations.
+        """
         steps = self.step - self._first
         if steps < 1:
             return ""

@@ -47,7 +47,7 @@ class RangeTestResult:
     """Result of a range test.
 
     Attributes:
-        base: Learning rate in the config; `rates` are values for the same key.
+        base: Learning rate in the config (`optimizer.lr`), which any of `rates` can replace.
         folder: Folder for the results of the test.
         rates: Learning rate of each step. Parameter groups with another rate are scaled in
             proportion.
@@ -125,7 +125,9 @@ def check_range(lowest: float, highest: float, steps: int) -> None:
     checks = Checks()
     checks.positive(lowest=lowest, highest=highest)
     if not checks.problems:
-        checks.that(highest > lowest, "highest", highest, f"a rate above the lowest, {lowest:g}")
+        checks.that(
+            highest > lowest, "highest", highest, f"a learning rate above the lowest, {lowest:g}"
+        )
     checks.that(steps >= MIN_STEPS, "steps", steps, f"at least {MIN_STEPS} steps")
     checks.done()
 
@@ -172,8 +174,8 @@ def _run_test(checked: CheckedConfig, lowest: float, highest: float, steps: int)
 
 
 def _base_rate(recipe: Any, model: Any) -> float:
-    """Returns `optimizer.lr`; if it is missing, the highest learning rate of the optimizer's
-    parameter groups.
+    """Returns the optimizer's setting `lr`; if the optimizer has no such setting, the highest
+    learning rate of its parameter groups.
     """
     stated = getattr(recipe, "lr", None)
     if isinstance(stated, int | float):

@@ -50,7 +50,8 @@ class RankRequest(TypedDict):
         parent: Process id of rank 0.
         path: Python's module search path.
         record: The run's folder.
-        checkpoint: Checkpoint from which the run continues; None starts from the beginning.
+        checkpoint: Checkpoint from which the run continues; None if the run starts from the
+            beginning.
         step: Number of optimizer steps that are already trained.
         content: Fingerprint of the data.
     """
@@ -101,7 +102,8 @@ def _train(request: RankRequest, send: Callable[[dict[str, Any]], None]) -> None
     fingerprint = parts.data.fingerprint()
     if fingerprint != request["content"]:
         expected = f"the fingerprint of the data on rank 0, {request['content']}"
-        raise RequestError(Problem("data", expected, fingerprint))
+        hint = "the processes of the run have read different data"
+        raise RequestError(Problem("data", expected, fingerprint, hint))
     model = build_model(checked, parts.data.tokenizer_.vocab_size, len(parts.data.labels))
     start = checked.config.init_from
     if start.source is not None and (request["checkpoint"] is None or start.lora.rank):
@@ -146,8 +148,12 @@ def _connect_to_rank_0(parent: int) -> tuple[Callable[[dict[str, Any]], None], T
 def _end_with(source: int, parent: int) -> None:
     """Ends this process when rank 0 closes its end of `source` or has ended.
 
-    Both are checked, because after rank 0 is killed, workers of its data loader may keep the other
-    end of `source` open for seconds.
+    Both conditions are checked, because after rank 0 is killed, workers of its data loader may keep
+    the other end of `source` open for seconds.
+
+    Args:
+        source: File descriptor of the pipe from rank 0.
+        parent: Process id of rank 0.
     """
     while True:
         readable, _, _ = select.select([source], [], [], 1.0)

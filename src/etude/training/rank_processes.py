@@ -1,4 +1,4 @@
-"""Starts, monitors and ends the other ranks of a run in several processes, from rank 0.
+"""Used by rank 0 of a run in several processes: starts, monitors and ends the other ranks.
 
 Rank 0 is the process that the user started: it locks the run, writes the run's folder and handles
 signals. The other ranks (`rank.py`) receive their request on standard input, which stays open: when
@@ -73,7 +73,7 @@ def running_ranks(
     checkpoint: Path | None,
     data: Any,
 ) -> Iterator[None]:
-    """Context manager that runs the other ranks and ends them on exit.
+    """Context manager that starts all ranks except rank 0, and ends them on exit.
 
     Does nothing for a run in one process.
 
@@ -81,7 +81,7 @@ def running_ranks(
         checked: Checked config of the run.
         session: Objects that train in this process, rank 0.
         step: Number of optimizer steps that are already trained.
-        checkpoint: Checkpoint from which the run continues.
+        checkpoint: Checkpoint from which the run continues; None if it starts from the beginning.
         data: Prepared data.
 
     Raises:
@@ -220,7 +220,12 @@ class RankProcesses:
 
 
 class _RankProcess:
-    """Process of one rank, with threads that read its output and wait for its end."""
+    """Process of one rank, with threads that read its output and wait for its end.
+
+    Args:
+        request: The rank's `rank.RankRequest`.
+        ended: Called with this object when the process has ended.
+    """
 
     def __init__(self, request: dict[str, Any], ended: Callable[[_RankProcess], None]) -> None:
         self.rank: int = request["rank"]
@@ -270,8 +275,8 @@ class _RankProcess:
             self._process.stdin.close()
 
     def wait(self, seconds: float) -> None:
-        """Waits until the process has ended and its output is read, for at most `seconds` and one
-        second per stream.
+        """Waits until the process has ended and its output is read, for at most `seconds`, plus one
+        second for each output stream.
         """
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(seconds)
@@ -309,8 +314,9 @@ class _RankProcess:
 
 
 class _FailureCheck(pl.Callback):
-    """Callback that raises the failure of another rank after a step, which ends the run even if
-    rank 0 never waits for that rank.
+    """Callback that raises the failure of another rank after the current step.
+
+    The run then ends even if rank 0 never waits for the failed rank.
     """
 
     def __init__(self, ranks: RankProcesses) -> None:

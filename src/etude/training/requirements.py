@@ -151,7 +151,8 @@ def _the_monitor_has_a_direction(built: BuiltParts) -> Iterator[Problem]:
     if task.rises(monitor) is None:
         name = monitor.rpartition("/")[2]
         expected = "a metric with a known direction (higher or lower is better)"
-        hint = f'set more_is_better = ("{name}",) or less_is_better in {task.__name__}'
+        choice = f'more_is_better = ("{name}",) or less_is_better = ("{name}",)'
+        hint = f"set {choice} in the class {task.__name__}"
         yield Problem("task.monitor", expected, monitor, hint)
 
 
@@ -206,7 +207,7 @@ def _schedule_gives_numbers(built: BuiltParts) -> Iterator[Problem]:
         is_number = isinstance(factor, Real) and not isinstance(factor, bool)
         if not is_number or not math.isfinite(factor):
             shown = str(factor) if is_number else type(factor).__name__
-            hint = f"it returns {shown} at step {step} of {total}"
+            hint = f"the instance returns {shown} at step {step} of {total}"
             yield _contract_problem(built, "schedule", expected, hint)
             return
 
@@ -220,7 +221,7 @@ def _recipe_makes_an_optimizer(built: BuiltParts) -> Iterator[Problem]:
         return
     if not isinstance(optimizer, torch.optim.Optimizer):
         expected = "a class whose instances return a torch.optim.Optimizer for a model"
-        hint = f"it returns {type(optimizer).__name__}"
+        hint = f"the instance returns {type(optimizer).__name__}"
         yield _contract_problem(built, "optimizer", expected, hint)
 
 
@@ -256,7 +257,9 @@ REQUIREMENTS: tuple[Requirement, ...] = (
 
 
 def _contract_problem(built: BuiltParts, slot: str, expected: str, hint: str) -> Problem:
-    """Returns a problem for a custom class that doesn't follow the contract of its config key."""
+    """Returns a problem for the custom class at the config key `slot`, which doesn't follow the
+    contract of this key.
+    """
     hint += f"; see {CONTRACTS[slot].page}"
     return Problem(f"{slot}._target_", expected, built.checked.nodes[slot].target, hint)
 

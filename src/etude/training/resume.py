@@ -16,7 +16,7 @@ from etude.records.record import Record
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """Position from which a run continues.
+    """Checkpoint and optimizer step from which a run continues.
 
     Attributes:
         checkpoint: Folder of the checkpoint; None starts from the beginning.
@@ -30,7 +30,8 @@ class ResumePoint:
 
 
 def resume_point(record: Record) -> ResumePoint:
-    """Returns the latest checkpoint that is valid and whose rows of metrics are complete.
+    """Returns the latest checkpoint that is valid and whose rows of metrics are complete; without
+    such a checkpoint, the beginning of the run.
 
     If rows were lost in a power cut, the run continues from an earlier checkpoint and writes the
     lost rows again.
@@ -45,9 +46,11 @@ def resume_point(record: Record) -> ResumePoint:
 
 
 def _unusable(record: Record, step: int, folder: Path) -> str | None:
-    """Returns why a run cannot continue from a checkpoint; None if it can."""
+    """Returns why a run cannot continue from a checkpoint, as a predicate such as "is damaged:
+    ..."; None if it can.
+    """
     if fault := file_fault(record.info, record.path, manifest_name(folder)):
-        return f"differs from the saved checkpoint: {fault.text}"
+        return f"has changed since it was saved: {fault.text}"
     try:
         manifest = verify_checkpoint(folder)
     except RequestError as error:
@@ -57,12 +60,13 @@ def _unusable(record: Record, step: int, folder: Path) -> str | None:
     if stated is not None:
         if metrics.starts_with(stated):
             return None
-        return f"needs the first {stated.get('bytes')} bytes of {metrics.path}, which have changed"
+        changed = f"the first {stated.get('bytes')} bytes of {metrics.path} have changed"
+        return f"cannot be used: {changed}"
     steps = [row["step"] for row in iter_rows(metrics.path) if isinstance(row.get("step"), int)]
     missing = missing_row(record.info, steps, step)
     if missing is None or (missing == step and _validation_due(folder)):
         return None
-    return f"needs the row of step {missing}, which is missing from {metrics.path}"
+    return f"cannot be used: the row of step {missing} is missing from {metrics.path}"
 
 
 def _validation_due(folder: Path) -> bool:

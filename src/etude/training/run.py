@@ -81,9 +81,9 @@ def train(
 
     Args:
         config: Composed config; see `etude.compose`.
-        epilogue: Called after training with the run's `Record` (still locked), the trained task and
-            the data, to write samples and figures.
-        checked: The checked config, if available.
+        epilogue: Function that writes samples and figures after training. Its arguments are the
+            run's folder as a `Record` (still locked), the trained task and the data.
+        checked: Result of checking `config`; None if the caller has not checked it.
 
     Raises:
         RequestError: The config, the data or a path is invalid, or this process already trains. No
@@ -141,7 +141,9 @@ def _train(checked: CheckedConfig, epilogue: AfterTraining | None) -> Outcome:
 
 
 def _fingerprint(checked: CheckedConfig, data: Any) -> str:
-    """Returns the data's fingerprint, and caches it if the files that were read are known."""
+    """Returns the data's fingerprint. Caches it, except for a config with extensions, or if the
+    files that the data are read from are not known.
+    """
     fingerprint: str = data.fingerprint()
     files = None if checked.config.extensions else data.files_read()
     if files is not None:
@@ -168,7 +170,7 @@ def _train_claimed(
     total = settings.total_steps(data.steps_per_epoch)
     point = resume_point(record)
     for folder, why in point.passed_over:
-        log.warning("%s %s; using the checkpoint before it", folder.name, why)
+        log.warning("checkpoint %s %s; continuing from an earlier step", folder.name, why)
     checkpoint, step = point.checkpoint, point.step
     stop_at = checked.run.stop_at_step
     if checked.config.init_from.source is not None and step == 0 and record.checkpoints():
@@ -267,7 +269,9 @@ def _train_claimed(
 
 @contextmanager
 def _raising_interrupted(signals: StopSignals) -> Iterator[None]:
-    """Context manager that raises `Interrupted` if a library replaced or suppressed it."""
+    """Context manager that raises `Interrupted` on exit if a signal has stopped training, even if a
+    library has replaced or suppressed the exception.
+    """
     try:
         yield
     except Interrupted:
@@ -299,8 +303,9 @@ def _is_model_metric(key: str) -> bool:
 def _measure_throughput(
     checked: CheckedConfig, parts: Parts, session: TrainingSession
 ) -> dict[str, Any]:
-    """Determines the FLOPs per token and the machine's peak speed for the metrics `perf/*`; returns
-    them with the devices, for `run.json`.
+    """Determines the FLOPs per token and the machine's peak speed, which the metrics `perf/*` need.
+
+    Returns the entries of `run.json` that describe these two numbers and the devices.
     """
     precision = parts.trainer.lightning["precision"]
     device = session.trainer.strategy.root_device

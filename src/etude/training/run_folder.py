@@ -35,7 +35,7 @@ _STALE = 3600.0  # seconds after which a temporary file in them is one of a kill
 
 
 def current_folder(base: Path, checked: CheckedConfig) -> Path:
-    """Returns the run's folder: `base`, or the latest folder with a suffix `~2`, `~3`, ...
+    """Returns the run's folder: `base`, or its latest repetition with a suffix `~2`, `~3`, ...
 
     With `run.on_existing=again`, if that run has ended, returns a folder with the next suffix.
     """
@@ -75,20 +75,27 @@ def room_for_checkpoints(folder: Path, weights: int) -> None:
             "a checkpoint" if has_checkpoint else "two checkpoints"
         )
         value = f"{existing}: {free / 2**20:.0f} MiB free"
-        raise RequestError(Problem("run.root", expected, value))
+        hint = "free disk space, or set run.root to a folder on another disk"
+        raise RequestError(Problem("run.root", expected, value, hint))
 
 
 def cache_folder(checked: CheckedConfig) -> Path:
-    """Returns the folder of prepared data: `run.cache`, `$ETUDE_CACHE`, or `~/.cache/etude`."""
+    """Returns the folder in which prepared data is cached: `run.cache` if it is set, otherwise
+    `$ETUDE_CACHE` or `~/.cache/etude`.
+    """
     stated = checked.run.cache
     return Path(os.path.expanduser(stated)) if stated else constructors.cache_folder()
 
 
 @contextmanager
 def locked_record(folder: Path, *, wait: bool, force: bool = False) -> Iterator[Record]:
-    """Context manager that locks the run's folder and yields its `Record`.
+    """Context manager that locks the run's folder and yields it as a `Record`.
 
     Deletes the folder on exit if it contains no `run.json`.
+
+    Args:
+        folder: The run's folder; created if it is missing.
+        wait, force: See `RunLock.acquire`.
 
     Raises:
         RequestError: The folder exists and contains links or special files.
@@ -126,7 +133,13 @@ def check_no_links(folder: Path) -> None:
 
 
 def _delete_if_empty(folder: Path, new: list[Path]) -> None:
-    """Deletes a folder without a `run.json`, and the parent folders that were created for it."""
+    """Deletes the run's folder if it contains no `run.json`, and then the parent folders that were
+    created for it.
+
+    Args:
+        folder: The run's folder.
+        new: The run's folder and its parents, as far as they did not exist before.
+    """
     if not path_exists(folder / "run.json"):
         shutil.rmtree(folder, ignore_errors=True)
         with suppress(OSError):  # another run is in it by now

@@ -37,7 +37,7 @@ class TrainingSession:
     compile: bool = False
 
     def fit(self, data: Any, checkpoint: Path | str | None) -> None:
-        """Trains the task, starting from `checkpoint` if it is not None."""
+        """Trains the task with `data`, continuing from `checkpoint` if it is not None."""
         restore_collection()
         with compiled(self.task.model, self.compile):
             self.trainer.fit(self.task, datamodule=data, ckpt_path=checkpoint)
@@ -58,7 +58,7 @@ def build_session(
         checked: Checked config of the run.
         parts: Objects of the run, with prepared data.
         model: Model, initialised from the run's seed.
-        record: The run's `Record`, to which the loop writes.
+        record: The run's folder as a `Record`, to which the loop writes.
         step: Number of optimizer steps that are already trained.
         rank: Rank of this process, below `parts.trainer.processes`.
 
@@ -110,7 +110,7 @@ def build_session(
 def build_task(
     checked: CheckedConfig, parts: Parts, model: Any, *, total_steps: int, schedule: Any
 ) -> Task:
-    """Builds the task of a config.
+    """Builds the task of a config: the model with its loss and optimizer.
 
     Args:
         checked: Checked config of the run.

@@ -38,7 +38,7 @@ class StopSignals:
         self._process = os.getpid()
 
     def install(self) -> None:
-        """Installs the handlers, again if a library has replaced them.
+        """Installs the handlers; can be called again if a library has replaced them.
 
         An ignored SIGHUP (`nohup`) stays ignored.
         """
@@ -59,7 +59,9 @@ class StopSignals:
         self._before.clear()
 
     def saves(self) -> bool:
-        """Returns whether the first signal saves the state; see `etude.stopping.Saving`."""
+        """Returns whether the first signal leads to a checkpoint before training stops; see
+        `etude.stopping.Saving`.
+        """
         return self.begun
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:

@@ -23,7 +23,8 @@ log = logging.getLogger("etude")
 
 MAX_LISTED, MAX_READ, MAX_SHOWN = 1000, 20, 5
 """Limits on the search for other runs of the same name: the number of folders listed, of latest
-records read, and of differing keys shown."""
+runs read, and of differing keys shown.
+"""
 
 _reported = True
 
@@ -40,19 +41,32 @@ def suppress_other_runs() -> Iterator[None]:
 
 
 def extension_hashes(checked: CheckedConfig) -> dict[str, str | None]:
-    """Returns a hash of the source of each extension module."""
+    """Returns a hash of the source code of each extension module, by name; None for a module
+    without source files.
+    """
     return {name: provenance.module_hash(name) for name in checked.config.extensions}
 
 
 def source_changes(checked: CheckedConfig, starts: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Returns the names of the packages whose source code differs from that of any given start."""
+    """Returns those of Étude and the extension modules whose source code has changed since one of
+    the starts, by name.
+
+    Args:
+        checked: Checked config of the run.
+        starts: Entries of the run's starts in `run.json`.
+    """
     now = {"étude": sources.source_hash(), **extension_hashes(checked)}
     then = [{"étude": start.get("source"), **start.get("extensions", {})} for start in starts]
     return [name for name in now if any(now[name] != each.get(name) for each in then)]
 
 
 def report_source(checked: CheckedConfig, starts: Sequence[Mapping[str, Any]]) -> None:
-    """Warns if the source code differs from that of the run's first start."""
+    """Logs a warning if the source code differs from that of the run's first start.
+
+    Args:
+        checked: Checked config of the run.
+        starts: Entries of the run's starts in `run.json`.
+    """
     if changed := source_changes(checked, starts[:1]):
         began = {"étude": starts[0].get("source"), **starts[0].get("extensions", {})}
         now = {"étude": sources.source_hash(), **extension_hashes(checked)}
@@ -69,7 +83,8 @@ def report_source(checked: CheckedConfig, starts: Sequence[Mapping[str, Any]]) -
 
 
 def report_machine(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Warns if the hardware differs from that of the previous start, which can change results.
+    """Logs a warning if the hardware differs from that of the previous start, which can change
+    results.
 
     Args:
         before: Entry of the run's previous start in `run.json`.
@@ -145,7 +160,9 @@ def _other_runs(folder: Path) -> list[Path]:
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the settings that determine the signature, by key path, as in `run.json`."""
+    """Returns those settings of a flat config that determine the run's signature, by key path, as
+    they are saved in `run.json`.
+    """
     outside = tuple(f"{key}." for key in OUT_OF_SIGNATURE)
     inside = {key: value for key, value in config.items() if not f"{key}.".startswith(outside)}
     settings: dict[str, Any] = json.loads(json.dumps(mask_passwords(inside)))

@@ -35,7 +35,7 @@ Kind = Literal["new", "done", "diverged", "paused", "continues", "held", "refuse
 process trains it; `refused`: cannot be trained."""
 
 _WHOLE = ("run", "vars")
-"""Groups of keys outside the signature that contain several settings."""
+"""Config groups outside the signature that `request_key` does not include as a whole."""
 _NOTES = ("overrides", "choices", "tags", "notes")
 """Keys under `run` that don't affect how the run is trained."""
 
@@ -50,7 +50,7 @@ class RunState:
         step: Number of optimizer steps that are already trained.
         path: The run's folder, which may not exist.
         problems: Reasons why the run cannot be trained.
-        record: The run's `Record`, if it exists.
+        record: The run's folder as a `Record`; None if `kind` is `new`, `held` or `refused`.
     """
 
     kind: Kind
@@ -72,7 +72,7 @@ class Outcome:
 
     Attributes:
         status: `finished` or `paused`.
-        record: The run's `Record`.
+        record: The run's folder as a `Record`.
         reused: Whether nothing was trained because the run was already finished or paused.
     """
 
@@ -104,8 +104,8 @@ def run_folder_of(checked: CheckedConfig) -> Path:
 def request_key(checked: CheckedConfig) -> tuple[Path, str]:
     """Returns a key that identifies a request to train.
 
-    The key consists of the run's folder and, as JSON, of the settings that affect how the run is
-    carried out but not its signature. Two requests with equal keys are the same.
+    The key consists of the run's folder and, as JSON, of the settings outside the signature that
+    affect how the run is trained. Two requests with equal keys are the same.
     """
     run = {key: value for key, value in checked.shown["run"].items() if key not in _NOTES}
     others = [_value_at(checked.shown, key) for key in OUT_OF_SIGNATURE if key not in _WHOLE]
@@ -124,7 +124,8 @@ def _base_of(checked: CheckedConfig) -> Path:
 
 
 def ended(checked: CheckedConfig, folder: Path, fingerprint: Callable[[], str]) -> RunState | None:
-    """Returns the state of a run that needs no training; None if there are steps left to train.
+    """Returns the state of a run that is finished, has diverged or cannot be trained; None if there
+    are steps left to train.
 
     Args:
         checked: Checked config of the run.
@@ -227,7 +228,7 @@ def outcome_of(checked: CheckedConfig, state: RunState | None) -> Outcome | None
     changed = source_changes(checked, state.record.info["starts"])
     differs = f"the source of {', '.join(changed)} has changed" if changed else "unchanged source"
     log.info(
-        "already finished: %s (commit %s, source %s; %s)",
+        "already finished: %s (commit %s, source hash %s; %s)",
         state.path,
         start["commit"] or "unknown",
         start["source"],

@@ -41,7 +41,7 @@ _COMPUTES_IN = {
 
 
 class Throughput:
-    """Measures the training speed between rows of metrics.
+    """Measurement of the training speed between two rows of metrics.
 
     Time for validation, saving and startup is excluded. The first steps of a process, which are
     slower (memory, compilation), are included.
@@ -63,7 +63,7 @@ class Throughput:
         self._step = 0  # of the last row, or the first of this process
 
     def start(self, step: int) -> None:
-        """Starts a measurement after `step`."""
+        """Starts a new measurement after optimizer step `step`."""
         self._step, self._seconds, self._running_since = step, 0.0, time.perf_counter()
 
     def pause(self) -> None:
@@ -78,7 +78,8 @@ class Throughput:
             self._running_since = time.perf_counter()
 
     def since_last_row(self, step: int, tokens: int | None = None) -> dict[str, float]:
-        """Returns the metrics `perf/*` since the last row and starts the next measurement.
+        """Returns the metrics `perf/*` since the last row of metrics, by name, and starts the next
+        measurement.
 
         Must be called after the losses are read, because only then a GPU has finished its steps.
 

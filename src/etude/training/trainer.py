@@ -19,7 +19,7 @@ Precision = Literal["32-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true",
 
 _FULL = {"32": "32-true", "64": "64-true"}
 
-_LENGTH_HINT = "set the other to null: trainer.max_steps=null or trainer.max_epochs=null"
+_LENGTH_HINT = "set one of them to null: trainer.max_steps=null or trainer.max_epochs=null"
 
 _ELSEWHERE = "set by another key of the config: "
 
@@ -158,7 +158,9 @@ class Trainer:
         return self.devices.processes
 
     def alone(self) -> Trainer:
-        """Returns a copy for one process on the first of the devices, without a profiler."""
+        """Returns a copy of this config for a single process, which uses the first of the devices
+        and no profiler.
+        """
         same = copy(self)
         devices = self.lightning["devices"]
         one = devices[:1] if isinstance(devices, list) else 1
