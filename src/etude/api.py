@@ -70,7 +70,7 @@ def train(config: DictConfig) -> Run:
     """Trains the run that `config` describes, and returns it.
 
     An interrupted run continues; a finished run is returned without training. The returned run
-    trusts the modules in the config's `extensions`, so it can build their classes.
+    trusts the modules in the config's `extensions`, so it can build the classes in these modules.
 
     Raises:
         RequestError, RunHeld, RunFailed, Interrupted: see `etude.training.run.train`.
@@ -84,7 +84,7 @@ def train_record(config: DictConfig, checked: CheckedConfig | None = None) -> An
 
     Args:
         config: the composed config.
-        checked: the checked config, if the caller has it; None checks `config`.
+        checked: the result of checking `config`; if None, this function checks `config`.
     """
     from etude.config.checks import InvalidConfig, check
     from etude.training.state import reuse_finished
@@ -109,7 +109,9 @@ def plan(
     config_dir: str | Path | None = None,
     measure: bool = True,
 ) -> list[PlannedJob]:
-    """Returns the jobs that `etude train` would run, each with state, parameters, FLOPs and time.
+    """Returns the jobs that `etude train` would run, each with its state and estimated cost.
+
+    The cost is the number of parameters, the FLOPs and the time.
 
     Trains nothing and writes no file.
 
@@ -134,9 +136,9 @@ def find_learning_rate(
     """Runs a learning rate range test (Smith 2015): trains with a rising learning rate.
 
     The trained model is discarded, and no run is saved. The result has the learning rate at which
-    the loss falls fastest (`.steepest`, also `.suggestion`), a tenth of the rate at its minimum
-    (`.tenth_of_minimum`), and remarks (`.notes`). A figure and its numbers are saved in `.folder`,
-    which is `<run.root>/_lr/<signature>`.
+    the loss falls fastest (`.steepest`, also `.suggestion`), a tenth of the learning rate at which
+    the loss is smallest (`.tenth_of_minimum`), and remarks (`.notes`). A figure and the plotted
+    numbers are saved in `.folder`, which is `<run.root>/_lr/<signature>`.
 
     Args:
         config: the config of a run, as for `train`.
@@ -181,8 +183,9 @@ def coordinate_check(
         cfg = etude.compose("experiment=nano", "model.mup_base_dim=64")
         etude.coordinate_check(cfg, [64, 128, 256, 512], figure="check.png")
 
-    See `etude.analysis.coordinates.coordinate_check` for arguments, result and errors;
-    `etude.analysis.coordinates.slopes` of the result are the exponents of the width.
+    See `etude.analysis.coordinates.coordinate_check` for arguments, result and errors. From the
+    result, `etude.analysis.coordinates.slopes` computes the exponents with which the sizes of
+    activations scale with the width.
     """
     from etude.analysis import coordinates
 
@@ -201,12 +204,14 @@ def load_run(
     """Loads a saved run.
 
     Args:
-        run: path of a run's folder, first characters of a run's signature, or a run name (the
-            latest finished run with that name). The folder may have been moved.
+        run: path of a run's folder, first characters of a run's signature (the hash that names the
+            folder), or a run name (the latest finished run with that name). The folder may have
+            been moved.
         root: folder in which names and signatures are searched.
         trust: modules that are imported if the run's config names classes of them. Other modules
             are never imported; by default, only Étude's own classes are built.
-        unfinished: whether to load the latest run with a name if none of that name is finished.
+        unfinished: if `run` is a name and no run with this name is finished, whether to load the
+            latest unfinished run.
 
     Raises:
         RequestError: there is no such run, or its config names classes of modules that are not
@@ -334,7 +339,7 @@ class Run:
 
     @cached_property
     def checked(self) -> CheckedConfig:
-        """The checked config, whose nodes (a class and its arguments) can be built."""
+        """The checked config; each of its nodes (a class and its arguments) can be built."""
         return check(to_portable(self.config), trust=self._trust)
 
     def tokenizer(self) -> Any:
@@ -479,12 +484,13 @@ class Run:
     ) -> list[dict[str, Any]]:
         """Returns a prediction for each text, as a dict.
 
-        Its keys depend on the task, for example `label` and `probabilities` (classification),
-        `words` and `tags` (tagging) or `target` (translation).
+        The keys of the dict depend on the task, for example `label` and `probabilities`
+        (classification), `words` and `tags` (tagging) or `target` (translation).
 
         Args:
             texts: the texts.
-            pair: for a run trained on pairs of texts, the second text of all pairs.
+            pair: for a run trained on pairs of texts, one second text, which is combined with each
+                of `texts`.
             which: the checkpoint, as for `model`.
             beams: for translation, number of beams; None means 4.
             length_penalty: for translation, length penalty of beam search; None means 1.
@@ -527,11 +533,11 @@ class Run:
         return batch_of(self, step)
 
     def places(self, step: int) -> pd.DataFrame:
-        """Returns a table with the origins of the examples of an optimizer step.
+        """Returns a table of the documents or data rows in the examples of an optimizer step.
 
-        It has one row for each document or data row in each example. Columns: `example` (number in
-        the step, from 1), `document` (index), `source`, and for running text the range `first` to
-        `end` of tokens in the document.
+        The table has one row for each document or data row in each example. Columns: `example`
+        (number in the step, from 1), `document` (index), `source`, and for running text the range
+        `first` to `end` of tokens in the document.
 
         Raises:
             RequestError: as for `batch`.
@@ -545,9 +551,9 @@ class Run:
     def readings(self, text: str) -> pd.DataFrame:
         """Returns a table of the optimizer steps whose examples contained a text.
 
-        It has one row for each example with a part of the text. Columns: `step`, `example`, the
-        origin as in `places`, and `whole`, which states whether the example contains the complete
-        text.
+        The table has one row for each example that contains the text or a part of the text.
+        Columns: `step`, `example`, `document`, `source` and further columns as in `places`, and
+        `whole`, which states whether the example contains the complete text.
 
         Args:
             text: text that occurs exactly like this in the training data.
@@ -666,7 +672,9 @@ class Runs(Sequence[Run]):
         return Comparison([run.record for run in self._runs], metrics=metrics, x=x, log=log)
 
     def group(self, metric: str | None = None, *, by: Sequence[str] = ()) -> Groups:
-        """Groups the finished runs that differ only in the seed; gives means, spread, mean curves.
+        """Returns groups of the finished runs, by default of runs that differ only in the seed.
+
+        The groups have means, standard deviations and mean curves.
 
         Args:
             metric: the metric; None is the best value of the metric that selects the best

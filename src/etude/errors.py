@@ -127,7 +127,10 @@ class Interrupted(EtudeError):
 
 
 def summarize_exception(error: BaseException) -> str:
-    """Returns the exception's type and the first line of its message, even if `__str__` fails."""
+    """Returns an exception's type and the first line of its message, as text.
+
+    If the exception's `__str__` fails, the text names the error in `__str__` instead.
+    """
     try:
         lines = str(error).strip().splitlines()
     except Exception as reason:  # `__str__` may be anyone's code
@@ -150,7 +153,13 @@ class Checks:
     def that(
         self, condition: bool, key: str, value: object, expected: str, hint: str | None = None
     ) -> bool:
-        """Adds a problem unless `condition` holds; returns `condition`."""
+        """Adds a problem unless `condition` holds; returns `condition`.
+
+        Args:
+            condition: whether the argument is valid.
+            key: name of the argument.
+            value, expected, hint: see `Problem`.
+        """
         if not condition:
             self.problems.append(Problem(key, expected, value, hint))
         return condition
@@ -167,7 +176,7 @@ class Checks:
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
-        """Context manager that adds the problems of an `InvalidArguments` instead of raising it."""
+        """Context manager that catches `InvalidArguments` and adds the problems in it."""
         try:
             yield
         except InvalidArguments as error:
@@ -185,9 +194,10 @@ def is_real(value: object) -> TypeGuard[int | float]:
 
 
 def nearest(name: str, choices: Iterable[str]) -> str | None:
-    """Returns a hint with the choice most similar to `name`.
+    """Returns the hint `did you mean CHOICE?`, with the choice most similar to `name`.
 
-    If no choice is similar, the hint lists all choices; None if there are more than 12.
+    If no choice is similar, returns a hint that lists all choices, or None if there are no choices
+    or more than 12.
     """
     options = sorted({str(choice) for choice in choices})
     all_choices = "choose from: " + ", ".join(options) if 0 < len(options) <= 12 else None
@@ -195,9 +205,9 @@ def nearest(name: str, choices: Iterable[str]) -> str | None:
 
 
 def nearest_of(name: str, choices: Iterable[str]) -> str | None:
-    """Returns a hint with the choice most similar to `name`, or None if no choice is similar.
+    """Returns the hint `did you mean CHOICE?`, with the choice most similar to `name`.
 
-    For messages that already list all choices.
+    Returns None if no choice is similar. For messages that already list all choices.
     """
     close = difflib.get_close_matches(name, [str(choice) for choice in choices], n=1, cutoff=0.5)
     return f"did you mean {close[0]}?" if close else None

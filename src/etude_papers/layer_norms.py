@@ -1,7 +1,8 @@
 """Gradients of Pre-LN and Post-LN Transformers at initialisation (Xiong et al. 2020, theorem 1).
 
-The gradient of the last layer at initialisation determines whether training needs a warm-up: it is
-of order d sqrt(ln d) for Post-LN at any depth L, and of order d sqrt(ln d / L) for Pre-LN.
+The gradient of the last layer at initialisation determines whether training needs a warm-up. In a
+model of width d with L layers, this gradient is of order d sqrt(ln d) for Post-LN, independent of
+L, and of order d sqrt(ln d / L) for Pre-LN.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ BLOCKS = {"pre": PreNormBlock, "post": PostNormBlock}
 
 
 class LayerNorms:
-    """Measures how the gradient of the second matrix of the last feed-forward layer depends on the
-    depth L, with Pre-LN and Post-LN, on random tokens.
+    """Measurement of how the gradient of the second matrix of the last feed-forward layer depends
+    on the depth L (number of layers), with Pre-LN and Post-LN, on random tokens.
 
     Measured values: `slope/pre` and `slope/post`, the slope of the logarithm of the gradient's norm
     over log(L), by least squares. Each is the negative control of the other.
@@ -41,7 +42,8 @@ class LayerNorms:
     Args:
         depths: at least two values of L.
         dim, heads: D, the width of the model, and H, its number of heads.
-        vocabulary, length, batch: V, T and B of the random tokens and targets, (B, T), below V.
+        vocabulary, length, batch: vocabulary size V, sequence length T and batch size B of the
+            random tokens and targets, which are integers below V of shape (B, T).
 
     Raises:
         InvalidArguments: there are fewer than two depths, or a size is not positive.
@@ -65,7 +67,7 @@ class LayerNorms:
         return {"slope/pre", "slope/post"}
 
     def measure(self, seeds: Sequence[int], figures: Path) -> dict[str, Reading]:
-        """Returns the measured values by cell key, and draws the figure `gradients.png`."""
+        """Returns the measured values by the key of their cell, and draws `gradients.png`."""
         norms = {
             name: np.array(
                 [[self.norm(name, depth, seed) for depth in self.depths] for seed in seeds]
@@ -88,7 +90,7 @@ class LayerNorms:
 
         Args:
             name: `pre` or `post`.
-            depth: L.
+            depth: L, the number of layers.
             seed: seed of weights, tokens and targets.
         """
         with exclusive_fresh_settings("etude reproduce"):
@@ -134,7 +136,7 @@ def plot(depths: Sequence[int], norms: dict[str, np.ndarray], path: Path) -> Non
     axes.set_yscale("log")
     axes.set_xticks(depths, labels=[str(depth) for depth in depths])
     axes.set_xlabel("layers L")
-    axes.set_ylabel("norm of the last gradient")
+    axes.set_ylabel("gradient norm in the last layer")
     style_axes(axes)
     axes.legend(frameon=False, fontsize=8)
     figure.savefig(path, metadata={"Software": None})

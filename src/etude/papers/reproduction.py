@@ -95,7 +95,7 @@ def reproduce(
     if check and not paper.runs:
         return _judge_earlier(name, paper, settings, folder / "result.json")
     if check and all(run.finished() is None for run in paper_runs):
-        log.info("%s: no finished runs; run `%s` to train them", name, command)
+        log.info("%s: no run is finished; run `%s` to train the paper's runs", name, command)
         return False
     try:
         make_subfolder(root, "_papers")
@@ -161,10 +161,10 @@ def smoke(
 ) -> bool:
     """Runs the smoke test of a paper: trains shortened runs and reads the table's values from them.
 
-    The claim is not judged, and no report is written.
+    The claim is not judged, and no report is written. See `reproduce` for the arguments.
 
     Returns:
-        Whether each run finished and each table cell got a value.
+        Whether each run finished and each cell of the paper's table got a value.
     """
     paper = claims.load(name, config_dir)
     measurement = claims.build_measurement(name, paper)

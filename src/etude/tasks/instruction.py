@@ -92,7 +92,7 @@ class Instruction(TokenTask):
     Padding after a text needs no mask: no target attends to later positions.
 
     Args:
-        setup: the run's arguments.
+        setup: model, optimizer and other arguments from the run; see `etude.tasks.base.Setup`.
         template: text of an example, with `{source}` and `{target}` for prompt and answer; a
             special token's name in the text is encoded as that token. If the template ends with
             `{target}`, the tokenizer's end-of-text token is added.
@@ -120,7 +120,7 @@ class Instruction(TokenTask):
         checks = Checks()
         is_valid = template.count(PROMPT) == template.count(ANSWER) == 1
         is_valid = is_valid and template.index(PROMPT) < template.index(ANSWER)
-        expected = "a text with {source} and then {target}, once each"
+        expected = "a text that contains {source} once and, after it, {target} once"
         checks.that(is_valid, "template", template, expected)
         checks.done()
         return AnswerObjective(template)

@@ -34,7 +34,7 @@ class Regression(Task):
     `data.validate_training` adds the same metrics of training examples, as `seen/loss`, ...
 
     Args:
-        setup: the run's arguments.
+        setup: model, optimizer and other arguments from the run; see `etude.tasks.base.Setup`.
         monitor: the metric that selects the best checkpoint.
     """
 

@@ -101,7 +101,7 @@ class SpanDenoising(TargetTask):
     targets, including the sentinels and the end-of-text token.
 
     Args:
-        setup: the run's arguments.
+        setup: model, optimizer and other arguments from the run; see `etude.tasks.base.Setup`.
         rate: fraction of the tokens that are removed.
         mean_span: mean length of a removed span, in tokens.
     """

@@ -91,7 +91,7 @@ class TextRegression(Task):
     """Prediction of numbers for a text; the loss is the mean squared error over a step's numbers.
 
     Args:
-        setup: the run's arguments.
+        setup: model, optimizer and other arguments from the run; see `etude.tasks.base.Setup`.
         monitor: the metric that selects the best checkpoint.
     """
 
