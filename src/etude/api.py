@@ -268,6 +268,9 @@ def runs(root: str | Path = "experiments") -> Runs:
 
     Runs that cannot be read are skipped and listed in one line on standard error.
 
+    Args:
+        root: the folder, which contains the runs at any depth.
+
     Raises:
         RequestError: the folder does not exist.
     """
@@ -284,7 +287,7 @@ class Run:
     """A saved run: its config, metrics, checkpoints and data.
 
     Attributes:
-        record: the files in the run's folder.
+        record: reader of the files in the run's folder.
     """
 
     def __init__(self, record: Record, *, trust: Sequence[str] = ()) -> None:
@@ -570,7 +573,7 @@ class Run:
         return pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
 
     def data(self) -> Any:
-        """Builds the run's data module without preparing the data; its files need not exist."""
+        """Builds the run's data module without preparing the data; data files may be missing."""
         from etude.training.model import configured_vocabulary
 
         data = self.checked.nodes["data"].build()
@@ -656,7 +659,7 @@ class Runs(Sequence[Run]):
         return pd.DataFrame([_row(run.record) for run in self._runs])
 
     def compare(self, *metrics: str, x: str = "step", log: str = "") -> Comparison:
-        """Compares the configs, results and curves of the runs.
+        """Returns a comparison of the configs, results and curves of the runs.
 
         Args:
             metrics: metrics to plot, one panel each; by default the metric that selects the best
@@ -691,7 +694,7 @@ class Runs(Sequence[Run]):
         return Groups(finished, metric=metric, by=by)
 
     def significance(self, split: str = "val") -> pd.DataFrame:
-        """Tests whether the other runs differ from the first, with tests paired by example.
+        """Tests whether each further run differs from the first run, example by example.
 
         Returns:
             A table with one row for each run but the first: `difference` (its mean loss or score

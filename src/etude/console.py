@@ -183,7 +183,7 @@ class SafeStream:
         return len(text)
 
     def flush(self) -> None:
-        """Flushes the stream; see `_NamedStream` and `_NonRaisingStream` for errors."""
+        """Flushes the stream; standard error raises no errors, other streams raise `OSError`."""
         self._stream.flush()
 
     def writelines(self, lines: Any) -> None:

@@ -70,7 +70,10 @@ class _Problems(EtudeError):
 
 
 class InvalidArguments(_Problems, ValueError):
-    """Raised for invalid arguments of a constructor or function; `where` is an argument's name."""
+    """Raised for invalid arguments of a constructor or a function.
+
+    The attribute `where` of each problem is the name of an argument.
+    """
 
 
 class RequestError(_Problems):
@@ -170,7 +173,10 @@ class Checks:
             self.that(is_real(value) and 0 < value < math.inf, key, value, "a positive number")
 
     def probability(self, **values: float) -> None:
-        """Checks that each value is in [0, 1): a dropout of 1 would drop everything."""
+        """Checks that each value is at least 0 and below 1.
+
+        1 is invalid because a dropout of 1 would drop everything.
+        """
         for key, value in values.items():
             self.that(is_real(value) and 0 <= value < 1, key, value, "a probability in [0, 1)")
 

@@ -170,7 +170,7 @@ def begin_saving(work: Saving) -> None:
 
 
 def end_saving(work: Saving) -> None:
-    """Ends the effect of `begin_saving`."""
+    """Ends the registration of `work` by `begin_saving`; the next signal ends the process."""
     if _watch is not None and work in _watch.saving:
         _watch.saving.remove(work)
 

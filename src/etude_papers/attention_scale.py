@@ -28,7 +28,7 @@ EXPECTED: dict[str, Any] = {"color": "black", "linestyle": ":", "linewidth": 1.2
 
 @dataclass(frozen=True)
 class SoftmaxStatistics:
-    """Statistics of the softmax of an attention, over all heads and queries.
+    """Statistics of the softmax of attention, over all heads and queries.
 
     Attributes:
         variance: mean variance of a query's logits over the keys.
@@ -45,9 +45,9 @@ class SoftmaxStatistics:
 def softmax_statistics(weights: Tensor) -> SoftmaxStatistics:
     """Returns variance of the logits, entropy and gradient of the softmax of attention weights.
 
-    The logits of a query are computed as the logarithms of its weights: the difference, a constant,
-    does not change the variance. In float64, the weights are above zero even if logits differ by
-    700.
+    The logits of a query are computed as the logarithms of its weights. The results differ from the
+    logits by a constant, which does not change the variance. In float64, the weights are above zero
+    even if logits differ by 700.
 
     Args:
         weights: attention weights (B, H, T, S) over S keys; each row sums to 1.

@@ -64,7 +64,8 @@ def last_errors(run: Run, name: str) -> dict[int, float]:
     """Returns a dict from each number of examples in the context to a run's last logged error.
 
     Args:
-        name: first part of the metrics' names; see `InContext`.
+        run: the run.
+        name: first part of the metrics' names; see `errors` of `InContext`.
     """
     frame = run.metrics
     matches = ((re.fullmatch(rf"{name}/(\d+)", column), column) for column in map(str, frame))

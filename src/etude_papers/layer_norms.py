@@ -41,7 +41,8 @@ class LayerNorms:
 
     Args:
         depths: at least two values of L.
-        dim, heads: D, the width of the model, and H, its number of heads.
+        dim: width of the model.
+        heads: number of attention heads.
         vocabulary, length, batch: vocabulary size V, sequence length T and batch size B of the
             random tokens and targets, which are integers below V of shape (B, T).
 
@@ -118,8 +119,13 @@ def log_log_slope(depths: Sequence[int], norms: Sequence[float] | np.ndarray) ->
 
 
 def plot(depths: Sequence[int], norms: dict[str, np.ndarray], path: Path) -> None:
-    """Draws the norms over the depth: seeds as thin lines, their geometric mean as a thick line,
-    and for Pre-LN a dotted line with the theorem's slope through the first mean.
+    """Draws the gradient norms over the depth: seeds as thin lines, their geometric mean as a thick
+    line, and for Pre-LN a dotted line with the theorem's slope through the first mean.
+
+    Args:
+        depths: numbers of layers.
+        norms: by `pre` or `post`, an array (seeds, depths).
+        path: path of the PNG file.
     """
     figure = new_figure(5.4, 3.8)
     axes = figure.subplots()

@@ -327,7 +327,7 @@ class Released:
         return readings
 
     def load_model(self, name: str) -> LanguageModel:
-        """Loads a model by its name in `models`."""
+        """Loads the model with this name in the argument `models`."""
         import torch
 
         from etude.api import load_pretrained

@@ -196,6 +196,10 @@ def at_compute(curves: Curves, flops: float) -> tuple[Floats, Floats]:
     """Returns the model sizes whose training reached the compute `flops`, and their losses there.
 
     The losses are interpolated between validations, linearly in the logarithm of the tokens.
+
+    Args:
+        curves: the losses.
+        flops: training compute, 6 times the model size times the number of training tokens.
     """
     wanted = np.log(flops / (6 * curves.sizes))
     log_tokens = np.log(curves.tokens)

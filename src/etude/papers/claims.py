@@ -373,6 +373,7 @@ def load(name: str, config_dir: Path | None = None) -> Paper:
     """Loads `paper/<name>.yaml` from the custom configs or from Étude's own configs.
 
     Args:
+        name: name of the paper.
         config_dir: see `paper_names`.
 
     Raises:
@@ -393,7 +394,7 @@ def load(name: str, config_dir: Path | None = None) -> Paper:
 
 
 def read(path: Path) -> Paper:
-    """Reads a paper from a file; see `load`."""
+    """Returns the paper that a file describes; see `load` for errors."""
     where = _display_path(path)
     with _yaml_errors(where):
         content = parse_yaml(path.read_text(encoding="utf-8"), where)
@@ -441,7 +442,7 @@ def measurement_node(name: str, paper: Paper) -> Node:
 
 
 def build_measurement(name: str, paper: Paper) -> Any:
-    """Builds the object that the paper's `measure` describes.
+    """Builds the object that the paper's `measure` describes: a `Measurement` or a `Readings`.
 
     Raises:
         RequestError: If the constructor rejects its arguments, the object reads runs that the
@@ -485,6 +486,9 @@ def check_readings(name: str, paper: Paper, readings: Any, *, complete: bool) ->
     """Checks that the measured values (`readings`) fit the cells of the paper's table.
 
     Args:
+        name: name of the paper.
+        paper: the paper.
+        readings: result of the paper's `Measurement` or `Readings`.
         complete: whether all runs of the paper have ended, so that each cell needs a value.
 
     Raises:

@@ -193,7 +193,12 @@ class Mean:
 
 
 def _keyed(runs: Sequence[Run], values: Iterable[float]) -> SeedValues:
-    """Returns the values, one for each run, as `SeedValues`."""
+    """Returns a dict from pairs of a seed and a run's index to the run's value; see `SeedValues`.
+
+    Args:
+        runs: the runs.
+        values: one value for each run.
+    """
     counts: Counter[int] = Counter()
     keyed: SeedValues = {}
     for run, value in zip(runs, values, strict=True):
@@ -274,7 +279,12 @@ class Metrics:
         return set(self.values)
 
     def read(self, runs: Mapping[str, Sequence[Run]], figures: Path) -> dict[str, Reading]:
-        """Returns the measured values by cell key, and draws `curves.png` in `figures`."""
+        """Returns the measured values by the key of their cell, and draws `curves.png`.
+
+        Args:
+            runs: finished runs by the name of their arm.
+            figures: folder for the figure.
+        """
         if runs and self.curves:
             draw(runs, self.curves, self.log, figures / "curves.png")
         readings = {

@@ -37,7 +37,15 @@ COLUMNS = (
 
 
 def rows(paper: Paper, readings: Mapping[str, Reading]) -> list[list[str]]:
-    """Returns the rows of the printed table, one for each cell, with the columns `COLUMNS`."""
+    """Returns the rows of the printed table, one for each cell of the paper's table.
+
+    Args:
+        paper: the paper.
+        readings: measured values by the key of their cell.
+
+    Returns:
+        Lists of texts, one text for each column in `COLUMNS`.
+    """
     return [_row(cell, readings.get(cell.key)) for cell in paper.cells]
 
 
@@ -135,7 +143,7 @@ def result(
 def read_verdicts(
     path: Path, paper: Paper, settings: Mapping[str, Any]
 ) -> tuple[Verdict, Verdict | None]:
-    """Reads a `result.json`, checks that its runs are unchanged, and judges its measured values.
+    """Compares the measured values in a `result.json` with the paper, if its runs are unchanged.
 
     Args:
         path: path of the `result.json`, which may not exist.
@@ -143,7 +151,8 @@ def read_verdicts(
         settings: canonical form of the paper's present `measure`.
 
     Returns:
-        The verdicts against the paper and against the protocol; see `judge_result`.
+        The two verdicts that `judge_result` returns. If the file is missing or a run has changed,
+        the first is "not run" and the second is None.
 
     Raises:
         RequestError: If the file is damaged, or was written by a newer Étude.
@@ -188,15 +197,18 @@ def _run_entries(content: Any, name: str) -> list[dict[str, str]]:
 def judge_result(
     content: Any, name: str, paper: Paper, settings: Mapping[str, Any]
 ) -> tuple[Verdict, Verdict | None]:
-    """Judges the measured values in a `result.json` by the cells in the paper's present file.
+    """Compares the measured values in a `result.json` with the cells in the present paper file.
 
     Args:
         content: content of the file.
         name: name of the file, for errors.
+        paper: the paper.
+        settings: canonical form of the paper's present `measure`.
 
     Returns:
-        The verdicts against the paper and against the protocol. The verdict is "not run" if the
-        values were measured with other settings or seeds.
+        The verdict of the comparison with the paper, and that of the comparison with results of
+        others (None if the paper file contains no such results). If the values were measured with
+        other settings or seeds, the first is "not run" and the second is None.
 
     Raises:
         RequestError: If the file is damaged, or was written by a newer Étude.
@@ -210,10 +222,10 @@ def judge_result(
 def readings_in(
     content: Any, name: str, paper: Paper, settings: Mapping[str, Any]
 ) -> dict[str, Reading] | Verdict:
-    """Returns the measured values in a `result.json`.
+    """Returns the measured values in a `result.json`, by the key of their cell.
 
-    If they don't apply to the paper, returns the verdict "not run" with the reason. See
-    `judge_result` for arguments and errors.
+    If the values were not measured with the paper's present settings, or were edited, returns the
+    verdict "not run" with the reason. See `judge_result` for arguments and errors.
     """
     _check_format(content, name)
     now = (dict(settings), list(paper.seeds), dict(paper.runs), claims.experiments(paper))
@@ -270,7 +282,7 @@ def _is_unchanged(folder: Path, entry: Mapping[str, Any]) -> bool:
 
 
 def markdown(name: str, paper: Paper, content: Mapping[str, Any], figures: Sequence[str]) -> str:
-    """Returns the text of `report.md`.
+    """Returns the text of a paper's `report.md`.
 
     Texts from the paper file are Markdown and stay unchanged. Text from runs is escaped.
 

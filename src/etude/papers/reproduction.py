@@ -73,8 +73,8 @@ def reproduce(
         name: name of the paper.
         root: root folder of the runs.
         jobs: number of runs to train in parallel, or `auto`.
-        check: judge the finished runs, or the earlier measurement, without training or measuring.
-            If there are neither, no file is written.
+        check: whether to use only finished runs, or an earlier measurement, without training or
+            measuring. If there are neither, no file is written.
         files: folder of the files that the user provides.
         config_dir: folder of custom configs, searched before Étude's own configs.
 
@@ -135,7 +135,19 @@ def reproduce(
 
 
 def _judge_earlier(name: str, paper: Paper, settings: Mapping[str, Any], path: Path) -> bool:
-    """Judges the earlier measurement of a paper without runs by the cells in its present file."""
+    """Prints the comparison of an earlier measurement with the cells in the present paper file.
+
+    For a paper without runs.
+
+    Args:
+        name: name of the paper.
+        paper: the paper.
+        settings: canonical form of the paper's `measure`.
+        path: path of the earlier `result.json`, which may not exist.
+
+    Returns:
+        Whether every measured value matches its cell of the paper's table.
+    """
     readings: Mapping[str, Reading] | Verdict = Verdict("not run")
     if path_exists(path):
         readings = report.readings_in(read_json(path, RESULT), str(path), paper, settings)

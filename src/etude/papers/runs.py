@@ -1,4 +1,4 @@
-"""The runs of a paper: lists them, trains the missing ones and opens the finished ones."""
+"""The runs of a paper: lists the runs, trains the missing runs and opens the finished runs."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ class PaperRun:
         number: index of the run in the paper.
         label: arm, swept values and seed, for messages.
         stated: overrides for `etude train`, in which names of other arms are in braces.
-        sources: runs whose folders replace the names in braces, by the names of their arms.
+        sources: the source runs, whose folders replace the names in braces, by the names of their
+            arms.
         config_dir: folder of custom configs.
     """
 
@@ -192,7 +193,11 @@ def paper_runs(
 
 
 def _smoke_overrides(paper: Paper, arm: str) -> list[str]:
-    """Returns an arm's overrides for a smoke test; smoke overrides replace those of the arm."""
+    """Returns an arm's overrides for a smoke test.
+
+    An override of the arm is omitted if the paper's `smoke` or `smoke_runs` sets the same key, or a
+    key above it, or if the override refers to a file that the user provides.
+    """
     smoke = [*paper.smoke, *paper.smoke_runs.get(arm, ())]
     keys = [_key(override) for override in smoke]
     own = [override for override in paper.runs[arm] if not names_in(override, paper.files)]

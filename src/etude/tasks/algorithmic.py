@@ -16,7 +16,7 @@ from etude.tasks.token_task import TokenTask
 
 
 class MadeObjective(Objective):
-    """Objective for synthetic sequences of symbols; uses the generated examples unchanged."""
+    """Objective for synthetic sequences of symbols: model inputs and targets are used as generated."""
 
     reads = "made"
     such_as = "data=induction, sort, ..."
@@ -59,8 +59,8 @@ class Algorithmic(TokenTask):
     cross-entropy over the labels, without all other positions.
 
     `accuracy` is the fraction of labels that are predicted correctly, `exact` the fraction of
-    examples in which all labels are. `data.validate_training` adds the same metrics of training
-    examples, as `seen/loss`, `seen/accuracy` and `seen/exact`.
+    examples in which all labels are predicted correctly. `data.validate_training` adds the same
+    metrics of training examples, as `seen/loss`, `seen/accuracy` and `seen/exact`.
 
     Args:
         setup: model, optimizer and other arguments from the run; see `etude.tasks.base.Setup`.

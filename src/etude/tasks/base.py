@@ -231,10 +231,10 @@ class Task(pl.LightningModule):
 
     def scores(self, evaluated: Evaluated) -> list[float]:
         """Returns a score for each example, in order, for comparing runs: by default, the `score`
-        of each row of a default evaluation.
+        of each row of an evaluation with default options.
 
         Raises:
-            RequestError: the task does not score examples.
+            RequestError: the task does not give each example a score.
         """
         rows = self.evaluate(evaluated, self.evaluation_options(evaluated.data)).predictions
         if not rows:
@@ -249,7 +249,7 @@ class Task(pl.LightningModule):
 
     @classmethod
     def has_scores(cls) -> bool:
-        """Returns whether the task defines `scores`."""
+        """Returns whether the task overrides the method `scores`."""
         return cls.scores is not Task.scores
 
     def predict(self, evaluated: Evaluated, options: EvaluationOptions) -> Iterator[dict[str, Any]]:
@@ -260,7 +260,10 @@ class Task(pl.LightningModule):
         raise NotImplementedError
 
     def line(self, prediction: Mapping[str, Any]) -> str:
-        """Formats a prediction as one line that ends with the text; by default, as JSON."""
+        """Formats a prediction, an item of `predict`, as one line that ends with its text.
+
+        By default, the other fields of the prediction are formatted as JSON.
+        """
         fields = {key: value for key, value in prediction.items() if key != "text"}
         text = shortened(str(prediction.get("text", "")))
         return f"{json.dumps(fields, ensure_ascii=False)}\t{text}"
@@ -276,8 +279,12 @@ class Task(pl.LightningModule):
         return []
 
     def answered(self, data: Any, options: Any, *, whole: bool = False) -> list[str]:
-        """Returns the model's answers to validation examples, for a task whose `labels` are tokens;
-        see `etude.tasks.samples.answers`.
+        """Returns the model's answers to validation examples, for a task whose `labels` are tokens.
+
+        See `etude.tasks.samples.answers` for the texts and for `whole`.
+
+        Args:
+            data, options: see `samples`.
         """
         model = writer(self.model, self.tokenizer)
         if model is None:
@@ -288,7 +295,7 @@ class Task(pl.LightningModule):
 
     @property
     def predicts(self) -> bool:
-        """Whether the task defines `predict`."""
+        """Whether the task overrides the method `predict`, and thus makes predictions."""
         return type(self).predict is not Task.predict
 
     @classmethod
@@ -329,7 +336,7 @@ class Task(pl.LightningModule):
         return names
 
     def on_fit_start(self) -> None:
-        """Starts the weight average at the initial weights, or restores it from a checkpoint."""
+        """Creates the weight average, if there is one, and restores its state from a checkpoint."""
         if getattr(self._optimizer_recipe, "averages", False):
             self.average = OptimizersAverage(self.model, self.trainer.optimizers[0])
         elif self._ema_decay is not None:
@@ -508,7 +515,10 @@ class Task(pl.LightningModule):
     def _no_sync_before(self, last: bool) -> AbstractContextManager[None]:
         """Returns a context manager for the backward pass of a micro-batch.
 
-        Within it, gradients are exchanged between ranks only if the micro-batch is the last.
+        Gradients are exchanged between ranks only in the backward pass of the last micro-batch.
+
+        Args:
+            last: whether the micro-batch is the last of its optimizer step.
         """
         if last or self.trainer.world_size == 1:
             return nullcontext()

@@ -25,7 +25,7 @@ from etude.tasks.options import EvaluationOptions
 
 @dataclass(frozen=True)
 class LabelObjective(ExampleObjective):
-    """Objective for examples with tokens and one label.
+    """Objective (conversion to model inputs and targets) for examples with tokens and one label.
 
     Args:
         balanced: whether all classes have the same total weight, whatever their frequency.
@@ -171,7 +171,7 @@ class LabelMetrics(RowMetrics):
 
     @cached_property
     def _rows(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-        """Indices, labels and probabilities of the rows, in order."""
+        """Indices, actual labels and class probabilities of the rows, in ascending order."""
         index, actual = np.concatenate(self._index), np.concatenate(self._actual)
         chances = np.concatenate(self._chances)
         order = np.argsort(index, kind="stable")

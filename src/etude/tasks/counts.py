@@ -15,6 +15,10 @@ Counts = NDArray[np.int64]
 def confusion(labels: NDArray[np.int64], predictions: NDArray[np.int64], classes: int) -> Counts:
     """Returns the confusion matrix, (classes, classes): how often each label (row) was predicted as
     each class (column).
+
+    Args:
+        labels, predictions: actual and predicted class of each example, as indices.
+        classes: number of classes.
     """
     flat = np.bincount(labels * classes + predictions, minlength=classes * classes)
     return flat.reshape(classes, classes)

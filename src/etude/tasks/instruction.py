@@ -25,7 +25,8 @@ PROMPT, ANSWER = "{source}", "{target}"
 
 @dataclass(frozen=True)
 class AnswerObjective(ExampleObjective):
-    """Objective that joins prompt and answer; the targets are the answer's tokens and its end.
+    """Objective (conversion to model inputs and targets) that joins prompt and answer; the targets
+    are the answer's tokens and its end.
 
     Args:
         template: text with `{source}` and `{target}`; a special token's name in the text is encoded

@@ -19,7 +19,7 @@ from etude.tasks.token_task import TokenTask
 
 @dataclass(frozen=True)
 class MaskObjective(WindowObjective):
-    """Objective that masks tokens in windows of text.
+    """Objective (conversion to model inputs and targets) that masks tokens in windows of text.
 
     If the tokenizer has special tokens that enclose a text, such as [CLS] and [SEP], they enclose
     each window.

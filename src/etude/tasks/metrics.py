@@ -59,7 +59,7 @@ def ratio(numerator: Sum, denominator: Sum) -> float:
 
 
 def perplexity(loss: float) -> float:
-    """Returns the exponential of a loss in nats."""
+    """Returns the exponential of a loss in nats; infinity for a loss of at least 700."""
     return math.exp(loss) if not loss >= 700 else math.inf
 
 
@@ -109,14 +109,19 @@ class Metrics(ABC):
         """Returns the metrics of everything that was added, by name."""
 
     def evaluation(self, evaluated: Evaluated) -> Evaluation:
-        """Returns the metrics with details and predictions."""
+        """Returns the metrics of everything that was added, with details and predictions if any.
+
+        Args:
+            evaluated: the split or rows that were evaluated.
+        """
         return Evaluation(self.compute())
 
 
 class RowMetrics(Metrics):
     """Base class of metrics of whole rows, which may have been split into several examples.
 
-    A subclass may cache its rows in a cached property `_rows`; `update` and `merge` call `changed`.
+    A subclass may cache its rows in a cached property `_rows`. Then its methods `update` and
+    `merge` must call `changed`.
     """
 
     def changed(self) -> None:

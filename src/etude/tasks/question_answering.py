@@ -26,8 +26,10 @@ from etude.tasks.options import EvaluationOptions
 
 
 class AnswerSpanObjective(ExampleObjective):
-    """Objective for examples with tokens, their positions in the context, and the first and last
-    token of the answer.
+    """Objective (conversion to model inputs and targets) for examples of question answering.
+
+    An example has tokens, their positions in the context, and the first and last token of the
+    answer.
     """
 
     fields: ClassVar[tuple[str, ...]] = ("tokens", "types", "begins", "ends", "span")
@@ -288,8 +290,8 @@ def exact(prediction: str, truth: str) -> float:
 
 
 def overlap(prediction: str, truth: str) -> float:
-    """Returns the F1 of the words of two answers. If an answer has no words, returns 1 if the other
-    has none either, otherwise 0.
+    """Returns the F1 of the words of two answers. If one or both have no words, returns 1 if both
+    have none, otherwise 0.
     """
     predicted, actual = words_of(prediction), words_of(truth)
     if not predicted or not actual:

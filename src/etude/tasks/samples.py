@@ -41,7 +41,7 @@ def answers(
 def _sources_and_targets(
     examples: Iterable[dict[str, Any]],
 ) -> Iterator[tuple[list[int], list[int]]]:
-    """Yields the source ids and the target ids of each example."""
+    """Yields the token ids of the source and of the target of each example that has a target."""
     for arrays in examples:
         labels = arrays["labels"].tolist()
         targets = [label for label in labels if label != IGNORE]

@@ -36,7 +36,8 @@ SPAN_METRICS = ("val/precision", "val/recall", "val/f1")
 
 @dataclass(frozen=True)
 class TagObjective(ExampleObjective):
-    """Objective for examples with tokens, and a tag at the first token of each word.
+    """Objective (conversion to model inputs and targets) for examples with tokens, and a tag at the
+    first token of each word.
 
     Args:
         monitor: the metric that selects the best checkpoint; span metrics need tags with span

@@ -24,7 +24,9 @@ Pair = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 class WordValuesObjective(ExampleObjective):
-    """Objective for examples with tokens, and a number at the first token of each word."""
+    """Objective (conversion to model inputs and targets) for examples with tokens, and a number at
+    the first token of each word.
+    """
 
     fields: ClassVar[tuple[str, ...]] = ("tokens", "values")
 

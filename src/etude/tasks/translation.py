@@ -24,7 +24,8 @@ from etude.tasks.token_task import TokenTask
 
 @dataclass(frozen=True)
 class PairObjective(ExampleObjective):
-    """Objective for pairs of a source and a target, each followed by the end-of-text token.
+    """Objective (conversion to model inputs and targets) for pairs of a source and a target text,
+    each followed by the end-of-text token.
 
     Args:
         end: id of the end-of-text token; set once the tokenizer is known.
