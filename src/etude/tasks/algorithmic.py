@@ -16,7 +16,7 @@ from etude.tasks.token_task import TokenTask
 
 
 class MadeObjective(Objective):
-    """Objective for synthetic sequences of symbols; uses inputs and targets as they are generated."""
+    """Objective for synthetic sequences of symbols; inputs and targets are as generated."""
 
     reads = "made"
     such_as = "data=induction, sort, ..."

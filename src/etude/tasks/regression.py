@@ -18,7 +18,7 @@ from etude.tasks.metrics import Metrics, Sum
 
 
 class NumbersObjective(Objective):
-    """Objective for synthetic sequences of numbers; uses inputs and targets as they are generated."""
+    """Objective for synthetic sequences of numbers; inputs and targets are as generated."""
 
     reads = "made"
     such_as = "data=icl_regression"
