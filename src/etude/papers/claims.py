@@ -517,8 +517,8 @@ def check_readings(name: str, paper: Paper, readings: Any, *, complete: bool) ->
             expected = f"a `Reading` with two lists of numbers, returned by {kind}"
             problems.append(Problem(where, expected, str(reading)[:80]))
         elif max(map(len, lists)) > seeds or (complete and not lists[0]):  # type: ignore[arg-type]
-            expected = f"a `Reading` with 1 to {seeds} values and at most {seeds} controls"
-            expected += f", one for each seed, returned by {kind}"
+            expected = "a `Reading` with at least one value, and at most one value and one control "
+            expected += f"for each of the {seeds} seeds, returned by {kind}"
             problems.append(Problem(where, expected, str(reading)[:80]))
     if problems:
         raise RequestError(_in_file(name, paper, problem) for problem in problems)
