@@ -6,7 +6,7 @@
     run.metrics, run.config, run.status, run.summary
     model = run.model("best")
     etude.runs("experiments/nano").frame()
-    model = etude.load_pretrained("a-folder-or-hub-id")
+    model = etude.load_pretrained("gpt2")  # a folder, or an id on the Hugging Face Hub
 
 Importing this package is fast: the names below are imported on first use.
 """

@@ -70,7 +70,7 @@ def train(config: DictConfig) -> Run:
     """Trains the run that `config` describes, and returns it.
 
     An interrupted run continues; a finished run is returned without training. The returned run
-    trusts the modules in the config's `extensions`, so it can build their classes.
+    trusts the modules in the config's `extensions`, so it can build the classes in these modules.
 
     Raises:
         RequestError, RunHeld, RunFailed, Interrupted: see `etude.training.run.train`.
@@ -84,7 +84,7 @@ def train_record(config: DictConfig, checked: CheckedConfig | None = None) -> An
 
     Args:
         config: the composed config.
-        checked: the checked config, if the caller has it; None checks `config`.
+        checked: the result of checking `config`; if None, this function checks `config`.
     """
     from etude.config.checks import InvalidConfig, check
     from etude.training.state import reuse_finished
@@ -111,7 +111,9 @@ def plan(
     config_dir: str | Path | None = None,
     measure: bool = True,
 ) -> list[PlannedJob]:
-    """Returns the jobs that `etude train` would run, each with state, parameters, FLOPs and time.
+    """Returns the jobs that `etude train` would run, each with its state and estimated cost.
+
+    The cost is the number of parameters, the FLOPs and the time.
 
     Trains nothing and writes no run.
 
@@ -136,9 +138,9 @@ def find_learning_rate(
     """Runs a learning rate range test (Smith 2015): trains with a rising learning rate.
 
     The trained model is discarded, and no run is saved. The result has the learning rate at which
-    the loss falls fastest (`.steepest`, also `.suggestion`), a tenth of the rate at its minimum
-    (`.tenth_of_minimum`), and remarks (`.notes`). A figure and its numbers are saved in `.folder`,
-    which is `<run.root>/_lr/<signature>`.
+    the loss falls fastest (`.steepest`, also `.suggestion`), a tenth of the learning rate at which
+    the loss is smallest (`.tenth_of_minimum`), and remarks (`.notes`). A figure and the plotted
+    numbers are saved in `.folder`, which is `<run.root>/_lr/<signature>`.
 
     Args:
         config: the config of a run, as for `train`.
@@ -183,8 +185,9 @@ def coordinate_check(
         cfg = etude.compose("experiment=nano", "model.mup_base_dim=64")
         etude.coordinate_check(cfg, [64, 128, 256, 512], figure="check.png")
 
-    See `etude.analysis.coordinates.coordinate_check` for arguments, result and errors;
-    `etude.analysis.coordinates.slopes` of the result are the exponents of the width.
+    See `etude.analysis.coordinates.coordinate_check` for arguments, result and errors. From the
+    result, `etude.analysis.coordinates.slopes` computes the exponents with which the sizes of
+    activations scale with the width.
     """
     from etude.analysis import coordinates
 
@@ -203,12 +206,14 @@ def load_run(
     """Loads a saved run.
 
     Args:
-        run: path of a run's folder, first characters of a run's signature, or a run name (the
-            latest finished run with that name). The folder may have been moved.
+        run: path of a run's folder, first characters of a run's signature (the hash that names the
+            folder), or a run name (the latest finished run with that name). The folder may have
+            been moved.
         root: folder in which names and signatures are searched.
         trust: modules that are imported if the run's config names classes of them. Other modules
             are never imported; by default, only Étude's own classes are built.
-        unfinished: whether to load the latest run with a name if none of that name is finished.
+        unfinished: if `run` is a name and no run with this name is finished, whether to load the
+            latest unfinished run.
 
     Raises:
         RequestError: there is no such run, or its config names classes of modules that are not
@@ -265,6 +270,9 @@ def runs(root: str | Path = "experiments") -> Runs:
 
     Runs that cannot be read are skipped and listed in one line on standard error.
 
+    Args:
+        root: the folder, which contains the runs at any depth.
+
     Raises:
         RequestError: the folder does not exist.
     """
@@ -281,7 +289,7 @@ class Run:
     """A saved run: its config, metrics, checkpoints and data.
 
     Attributes:
-        record: the files in the run's folder.
+        record: reader of the files in the run's folder.
     """
 
     def __init__(self, record: Record, *, trust: Sequence[str] = ()) -> None:
@@ -336,7 +344,7 @@ class Run:
 
     @cached_property
     def checked(self) -> CheckedConfig:
-        """The checked config, whose nodes (a class and its arguments) can be built."""
+        """The checked config; each of its nodes (a class and its arguments) can be built."""
         return check(to_portable(self.config), trust=self._trust)
 
     def tokenizer(self) -> Any:
@@ -481,12 +489,13 @@ class Run:
     ) -> list[dict[str, Any]]:
         """Returns a prediction for each text, as a dict.
 
-        Its keys depend on the task, for example `label` and `probabilities` (classification),
-        `words` and `tags` (tagging) or `target` (translation).
+        The keys of the dict depend on the task, for example `label` and `probabilities`
+        (classification), `words` and `tags` (tagging) or `target` (translation).
 
         Args:
             texts: the texts.
-            pair: for a run trained on pairs of texts, the second text of all pairs.
+            pair: for a run trained on pairs of texts, one second text, which is combined with each
+                of `texts`.
             which: the checkpoint, as for `model`.
             beams: for translation, number of beams; None means 4.
             length_penalty: for translation, length penalty of beam search; None means 1.
@@ -529,11 +538,11 @@ class Run:
         return batch_of(self, step)
 
     def places(self, step: int) -> pd.DataFrame:
-        """Returns a table with the origins of the examples of an optimizer step.
+        """Returns a table of the documents or data rows in the examples of an optimizer step.
 
-        It has one row for each document or data row in each example. Columns: `example` (number in
-        the step, from 1), `document` (index), `source`, and for running text the range `first` to
-        `end` of tokens in the document.
+        The table has one row for each document or data row in each example. Columns: `example`
+        (number in the step, from 1), `document` (index), `source`, and for running text the range
+        `first` to `end` of tokens in the document.
 
         Raises:
             RequestError: as for `batch`.
@@ -547,9 +556,9 @@ class Run:
     def readings(self, text: str) -> pd.DataFrame:
         """Returns a table of the optimizer steps whose examples contained a text.
 
-        It has one row for each example with a part of the text. Columns: `step`, `example`, the
-        origin as in `places`, and `whole`, which states whether the example contains the complete
-        text.
+        The table has one row for each example that contains the text or a part of the text.
+        Columns: `step`, `example`, `document`, `source` and further columns as in `places`, and
+        `whole`, which states whether the example contains the complete text.
 
         Args:
             text: text that occurs exactly like this in the training data.
@@ -566,7 +575,7 @@ class Run:
         return pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
 
     def data(self) -> Any:
-        """Builds the run's data module without preparing the data; its files need not exist."""
+        """Builds the run's data module without preparing the data; data files may be missing."""
         from etude.training.model import configured_vocabulary
 
         data = self.checked.nodes["data"].build()
@@ -652,7 +661,7 @@ class Runs(Sequence[Run]):
         return pd.DataFrame([_row(run.record) for run in self._runs])
 
     def compare(self, *metrics: str, x: str = "step", log: str = "") -> Comparison:
-        """Compares the configs, results and curves of the runs.
+        """Returns a comparison of the configs, results and curves of the runs.
 
         Args:
             metrics: metrics to plot, one panel each; by default the metric that selects the best
@@ -668,7 +677,9 @@ class Runs(Sequence[Run]):
         return Comparison([run.record for run in self._runs], metrics=metrics, x=x, log=log)
 
     def group(self, metric: str | None = None, *, by: Sequence[str] = ()) -> Groups:
-        """Groups the finished runs that differ only in the seed; gives means, spread, mean curves.
+        """Returns groups of the finished runs, by default of runs that differ only in the seed.
+
+        The groups have means, standard deviations and mean curves.
 
         Args:
             metric: the metric; None is the best value of the metric that selects the best
@@ -685,7 +696,7 @@ class Runs(Sequence[Run]):
         return Groups(finished, metric=metric, by=by)
 
     def significance(self, split: str = "val") -> pd.DataFrame:
-        """Tests whether the other runs differ from the first, with tests paired by example.
+        """Tests whether each further run differs from the first run, example by example.
 
         Returns:
             A table with one row for each run but the first: `difference` (its mean loss or score

@@ -1,13 +1,13 @@
 """Terminal output: masks secrets and escapes control characters.
 
 The command replaces standard output and standard error by `SafeStream`s (`guard`), which also
-receive the output of `print`, warnings, tracebacks and libraries. Standard error is always escaped.
-Standard output is escaped on a terminal and unchanged in a pipe or file, as `ls` and `git` do it.
-Colours and progress bars come from `rich_console`, which escapes the texts but not its own control
-sequences.
+receive the output of `print`, warnings, tracebacks and libraries. Secrets are always masked.
+Control characters are always escaped on standard error; on standard output, they are escaped only
+if it is a terminal, as by `ls` and `git`. Colours and progress bars come from `rich_console`, which
+escapes the texts but not its own control sequences.
 
-In a notebook or a user's program, messages go to standard output, as plain lines. Notices about the
-request go to standard error, because standard output may be YAML or JSON.
+In a notebook or a user's program, log messages go to standard output, as plain lines. Notices about
+the user's request (`NOTICES`) go to standard error, because standard output may be YAML or JSON.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _MOVES = re.compile(r"\n*(?:\x1b\[A)+|\r")
-"""The cursor movements that tqdm writes, which libraries use: up some lines, or to the start of a
+"""Cursor movements that the progress bars of `tqdm` write: up some lines, or to the start of a
 line."""
 
 
 class _NamedStream:
-    """Stream that adds its name to its `OSError`s, which then read like those of files."""
+    """Stream whose `OSError`s name "standard output", as errors of files name the file."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -63,7 +63,7 @@ class _NamedStream:
 
 
 class _NonRaisingStream(_NamedStream):
-    """Standard error that ignores write errors: a full disk must not end a run for a message."""
+    """Standard error that ignores write errors, so that a full disk does not end a run."""
 
     def write(self, text: str) -> int:
         with suppress(OSError):
@@ -76,7 +76,10 @@ class _NonRaisingStream(_NamedStream):
 
 
 class _ClosedInput:
-    """Standard input that was closed before the command started; reading raises `RequestError`."""
+    """Replacement of a standard input that was closed before the command started.
+
+    Reading raises `RequestError`.
+    """
 
     encoding = "utf-8"
 
@@ -86,7 +89,7 @@ class _ClosedInput:
 
     def read(self, size: int = -1) -> NoReturn:
         raise RequestError(
-            Problem("standard input", "an open stream", hint="its descriptor is closed")
+            Problem("standard input", "an open stream", hint="use a pipe or `< FILE`, not `<&-`")
         )
 
     readline = read
@@ -102,10 +105,11 @@ class _ClosedInput:
 
 
 def open_closed_streams() -> None:
-    """Replaces standard streams that were closed before the command started (`>&-`) by `/dev/null`.
+    """Replaces the standard streams that were closed (`>&-`) before the command started.
 
-    Also replaces their descriptors: otherwise the next opened file would get the descriptor, and
-    with it the printed text.
+    Standard output and standard error are replaced by `/dev/null`, standard input by
+    `_ClosedInput`. Their file descriptors are opened, too: otherwise the next opened file would get
+    such a descriptor, and text printed to the stream would be written to this file.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is not None:
@@ -124,7 +128,7 @@ def open_closed_streams() -> None:
 def discard_unwritten() -> None:
     """Discards output that could not be written (full disk, closed pipe) before the process ends.
 
-    Python would try to write it again at exit, and fail with another exit code.
+    Otherwise Python would try to write the output again at exit, fail, and change the exit code.
     """
     for stream in (sys.stdout, sys.stderr):
         inner: Any = stream
@@ -145,8 +149,9 @@ class SafeStream:
 
     Args:
         stream: the stream to write to.
-        errors: whether the stream is standard error, where text is masked and escaped like error
-            messages, also in pipes and files.
+        errors: whether the stream is standard error. If true, text is masked by `mask_error` and
+            always escaped. If false, text is masked by `mask_secrets`, and escaped only if the
+            stream is a terminal.
     """
 
     def __init__(self, stream: Any, *, errors: bool) -> None:
@@ -167,7 +172,7 @@ class SafeStream:
         return self._stream
 
     def write(self, text: str) -> int:
-        """Writes a text, masked and escaped."""
+        """Writes a text, masked and escaped; returns the number of characters of the text."""
         if not self._errors:
             shown = mask_secrets(text)
             self._stream.write(printable(shown) if self.terminal else shown)
@@ -178,7 +183,7 @@ class SafeStream:
         return len(text)
 
     def flush(self) -> None:
-        """Flushes the stream; see `_NamedStream` and `_NonRaisingStream` for errors."""
+        """Flushes the stream; standard error raises no errors, other streams raise `OSError`."""
         self._stream.flush()
 
     def writelines(self, lines: Any) -> None:
@@ -207,7 +212,10 @@ def guarded() -> Iterator[None]:
 
 
 def raw_stdout() -> TextIO:
-    """Returns standard output for generated text, which is escaped only on a terminal."""
+    """Returns the standard output for generated text.
+
+    On a terminal, it masks and escapes text; in a pipe or a file, it writes text unchanged.
+    """
     out: Any = sys.stdout
     exactly = isinstance(out, SafeStream) and not out.terminal
     return cast("TextIO", out.wrapped if exactly else out)
@@ -222,9 +230,10 @@ def has_colours() -> bool:
 
 
 def print_styled(*parts: tuple[str, int | None]) -> None:
-    """Prints one line; its parts are pairs of a text and `BOLD`, `RED`, `GREEN`, `YELLOW` or None.
+    """Prints one line of styled texts; without colours (see `has_colours`), only the texts.
 
-    Without colours (see `has_colours`), only the text is printed.
+    Args:
+        parts: pairs of a text and its style: `BOLD`, `RED`, `GREEN`, `YELLOW`, or None.
     """
     if not has_colours():
         print("".join(text for text, _ in parts))
@@ -238,7 +247,11 @@ def print_styled(*parts: tuple[str, int | None]) -> None:
 
 
 def rich_console(*, stderr: bool = False) -> Console:
-    """Returns a Rich console that escapes all texts, but not its own control sequences."""
+    """Returns a Rich console that escapes all texts, but not its own control sequences.
+
+    Args:
+        stderr: whether the console writes to standard error instead of standard output.
+    """
     from rich.console import Console
     from rich.segment import Segment
 
@@ -253,10 +266,10 @@ def rich_console(*, stderr: bool = False) -> Console:
 
 
 def start_live(live: Any) -> None:
-    """Starts a live display of Rich.
+    """Starts `live`, a live display of Rich such as a progress bar.
 
-    Text that is printed while the display is active appears above it. The text is escaped first,
-    because Rich would interpret colours and links in it.
+    Text that is printed while the display is active appears above the display. The text is escaped
+    first, because Rich would interpret escape sequences for colours and links in the text.
     """
     guarded_before = isinstance(sys.stdout, SafeStream)
     live.start()
@@ -272,7 +285,8 @@ class Messages(logging.Handler):
     """Log handler that writes to the current `sys.stdout`, which a notebook or test may replace.
 
     Args:
-        stderr: write to standard error instead, for commands that print a result.
+        stderr: whether to write all messages to standard error, for commands whose standard output
+            is a result. If false, only notices (`NOTICES`) are written to standard error.
     """
 
     def __init__(self, *, stderr: bool) -> None:
@@ -291,10 +305,10 @@ class Messages(logging.Handler):
 
 
 def show_messages(*, stderr: bool = False) -> None:
-    """Installs the handler of Étude's log messages, unless the program has installed handlers.
+    """Installs the handler of Étude's log messages, unless the program has its own log handlers.
 
     Args:
-        stderr: write all messages to standard error, not only notices.
+        stderr: whether to write all messages to standard error; if false, only notices.
     """
     logger = logging.getLogger("etude")
     if not logger.handlers and not logging.getLogger().handlers:
@@ -307,7 +321,7 @@ def show_messages(*, stderr: bool = False) -> None:
 
 @contextmanager
 def redirect_log(stream: TextIO) -> Iterator[None]:
-    """Context manager that writes log messages to a stream instead of the terminal."""
+    """Context manager that writes Étude's log messages to `stream` instead of the terminal."""
     logger = logging.getLogger("etude")
     before, level = logger.handlers[:], logger.level
     handler = logging.StreamHandler(stream)
@@ -323,9 +337,10 @@ def redirect_log(stream: TextIO) -> Iterator[None]:
 
 @contextmanager
 def hide_messages() -> Iterator[None]:
-    """Context manager that hides log messages below ERROR, such as those of preparing data again.
+    """Context manager that hides Étude's log messages below ERROR.
 
-    The log level belongs to the whole process, so it is unchanged while another thread trains.
+    For steps that repeat earlier work, such as preparing data again. While another thread trains,
+    messages are not hidden, because the log level applies to the whole process.
     """
     if is_reserved_elsewhere():
         yield

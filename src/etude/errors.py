@@ -70,7 +70,10 @@ class _Problems(EtudeError):
 
 
 class InvalidArguments(_Problems, ValueError):
-    """Raised for invalid arguments of a constructor or function; `where` is an argument's name."""
+    """Raised for invalid arguments of a constructor or a function.
+
+    The attribute `where` of each problem is the name of an argument.
+    """
 
 
 class RequestError(_Problems):
@@ -127,7 +130,10 @@ class Interrupted(EtudeError):
 
 
 def summarize_exception(error: BaseException) -> str:
-    """Returns the exception's type and the first line of its message, even if `__str__` fails."""
+    """Returns an exception's type and the first line of its message, as text.
+
+    If the exception's `__str__` fails, the text names the error in `__str__` instead.
+    """
     try:
         lines = str(error).strip().splitlines()
     except Exception as reason:  # `__str__` may be anyone's code
@@ -150,7 +156,13 @@ class Checks:
     def that(
         self, condition: bool, key: str, value: object, expected: str, hint: str | None = None
     ) -> bool:
-        """Adds a problem unless `condition` holds; returns `condition`."""
+        """Adds a problem unless `condition` holds; returns `condition`.
+
+        Args:
+            condition: whether the argument is valid.
+            key: name of the argument.
+            value, expected, hint: see `Problem`.
+        """
         if not condition:
             self.problems.append(Problem(key, expected, value, hint))
         return condition
@@ -161,13 +173,16 @@ class Checks:
             self.that(is_real(value) and 0 < value < math.inf, key, value, "a positive number")
 
     def probability(self, **values: float) -> None:
-        """Checks that each value is in [0, 1): a dropout of 1 would drop everything."""
+        """Checks that each value is at least 0 and below 1.
+
+        1 is invalid because a dropout of 1 would drop everything.
+        """
         for key, value in values.items():
             self.that(is_real(value) and 0 <= value < 1, key, value, "a probability in [0, 1)")
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
-        """Context manager that adds the problems of an `InvalidArguments` instead of raising it."""
+        """Context manager that catches `InvalidArguments` and adds the problems in it."""
         try:
             yield
         except InvalidArguments as error:
@@ -185,9 +200,10 @@ def is_real(value: object) -> TypeGuard[int | float]:
 
 
 def nearest(name: str, choices: Iterable[str]) -> str | None:
-    """Returns a hint with the choice most similar to `name`.
+    """Returns the hint `did you mean CHOICE?`, with the choice most similar to `name`.
 
-    If no choice is similar, the hint lists all choices; None if there are more than 12.
+    If no choice is similar, returns a hint that lists all choices, or None if there are no choices
+    or more than 12.
     """
     options = sorted({str(choice) for choice in choices})
     all_choices = "choose from: " + ", ".join(options) if 0 < len(options) <= 12 else None
@@ -195,9 +211,9 @@ def nearest(name: str, choices: Iterable[str]) -> str | None:
 
 
 def nearest_of(name: str, choices: Iterable[str]) -> str | None:
-    """Returns a hint with the choice most similar to `name`, or None if no choice is similar.
+    """Returns the hint `did you mean CHOICE?`, with the choice most similar to `name`.
 
-    For messages that already list all choices.
+    Returns None if no choice is similar. For messages that already list all choices.
     """
     close = difflib.get_close_matches(name, [str(choice) for choice in choices], n=1, cutoff=0.5)
     return f"did you mean {close[0]}?" if close else None

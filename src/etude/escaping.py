@@ -115,7 +115,7 @@ def latex(text: str) -> str:
 
 
 def figure_label(text: str) -> str:
-    r"""Escapes a text for matplotlib.
+    r"""Escapes a text for a label or a title of a matplotlib figure.
 
     `$` is escaped, so that it starts no formula. A leading `_` gets a space before it, because
     matplotlib omits labels that start with `_` from legends. Characters that no installed font

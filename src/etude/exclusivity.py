@@ -18,7 +18,12 @@ from etude.errors import Problem, RequestError
 
 @dataclass(frozen=True)
 class _Holder:
-    """The operation that has reserved the state, and the identifier and name of its thread."""
+    """The operation that has reserved the process-wide state.
+
+    Attributes:
+        what: name of the operation, such as `etude.train`.
+        thread, name: identifier and name of the thread that runs the operation.
+    """
 
     what: str
     thread: int
@@ -67,7 +72,7 @@ def reserve_process(what: str) -> Iterator[None]:
                 what,
                 "no other training in this process",
                 hint=f"{other.what} runs in {where}, and threads share the random generator; "
-                "use `etude train -m` for parallel processes",
+                "use `etude train -m` to train in parallel processes",
             )
         )
     try:
@@ -79,6 +84,6 @@ def reserve_process(what: str) -> Iterator[None]:
 
 
 def is_reserved_elsewhere() -> bool:
-    """Returns whether another thread of this process has reserved the state."""
+    """Returns whether another thread of this process has reserved the process-wide state."""
     holder = _state.holder
     return holder is not None and holder.thread != threading.get_ident()

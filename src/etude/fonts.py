@@ -1,8 +1,8 @@
 """Fonts of figures: fallback fonts for characters that matplotlib's default font lacks.
 
 matplotlib contains no font with Chinese, Japanese or Korean characters. Chinese and Japanese are
-drawn with Noto Sans SC, which the package `zhplot` contains; other characters with a font of the
-system. Characters that no font contains are replaced by their code.
+drawn with Noto Sans SC, which the package `zhplot` contains; other characters are drawn with a font
+of the system. Characters that no font contains are replaced by their Unicode code.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _said: set[str] = set()
 def add_fallbacks() -> None:
     """Appends the installed `FALLBACKS` to matplotlib's `font.family`.
 
-    They are used only for characters that the fonts before them lack.
+    matplotlib uses the appended fonts only for characters that the earlier fonts lack.
     """
     from matplotlib import rcParams
 
@@ -68,7 +68,7 @@ def add_fallbacks() -> None:
 
 @lru_cache(maxsize=1)
 def _installed() -> tuple[str, ...]:
-    """Returns the names in `FALLBACKS` of fonts that are installed."""
+    """Returns the font families of `FALLBACKS` that are installed, in the same order."""
     from matplotlib.font_manager import findSystemFonts, fontManager
 
     paths = [path for path in findSystemFonts() if _FILES.search(path)]
@@ -89,9 +89,9 @@ def _bundled_files() -> list[str]:
 
 
 def drawable(text: str) -> str:
-    r"""Replaces characters that no font contains by their code, such as `\u4e2d`.
+    r"""Returns the text with characters that no font contains replaced by codes such as `\u4e2d`.
 
-    A warning names the missing characters, once per process.
+    The first time, a warning names the missing characters.
     """
     if text.isascii():
         return text

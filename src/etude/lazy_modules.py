@@ -3,7 +3,8 @@
 Lightning imports `torch._dynamo` for one `isinstance`, and so does each optimizer of torch; the
 import takes as long as the rest of torch. Lightning imports `torchmetrics` for two classes, and
 with it `transformers`, `scipy` and `matplotlib`. After `install`, an import of one of these modules
-returns a `LazyModule`, which is executed on first use of an attribute without a substitute here.
+returns a `LazyModule`. Its code is executed on the first access to an attribute for which
+`SUBSTITUTES` contains no substitute.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ _LOCK = threading.RLock()
 
 
 class LazyModule(ModuleType):
-    """Module that is executed on first access to an attribute that has no substitute.
+    """Module whose code is executed on the first access to an attribute that has no substitute.
 
     Args:
-        real: spec of the real module.
-        substitutes: functions that create the substitute of an attribute, by its name.
+        real: spec (`importlib`) of the real module.
+        substitutes: maps the name of an attribute to a function that creates its substitute.
     """
 
     def __init__(
@@ -92,9 +93,9 @@ class LazyModule(ModuleType):
 
 
 class _Folders(list[str]):
-    """Search path of a lazy package.
+    """Search path (`__path__`) of a lazy package.
 
-    Iterating over it, as the import of a submodule does, executes the package first.
+    Iterating over the path, as the import of a submodule does, executes the package first.
     """
 
     def __init__(self, package: LazyModule) -> None:
@@ -125,7 +126,7 @@ class _LazyLoader(Loader):
 
 
 class _Finder(MetaPathFinder):
-    """Finder of the modules in `SUBSTITUTES`."""
+    """Import finder that returns lazy specs for the modules in `SUBSTITUTES`."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -147,9 +148,9 @@ def install() -> None:
 
 
 def _class_for_isinstance(name: str, module: LazyModule) -> type:
-    """Returns a substitute of a class for `isinstance` checks.
+    """Returns a substitute, for `isinstance` checks, of the class `name` in `module`.
 
-    Before the module is executed, the real class has no instances, so the check is false.
+    Before the module is executed, the real class has no instances, so each check is false.
     """
 
     class Kind(type):
@@ -189,7 +190,7 @@ def _do_nothing(*args: Any, **options: Any) -> None:
 
 
 def _when_called(name: str, module: LazyModule) -> Callable[..., Any]:
-    """Returns a substitute of a function that executes the module when called."""
+    """Returns a substitute of the function `name`; its call executes the module."""
 
     def call(*args: Any, **options: Any) -> Any:
         module.execute()
@@ -199,7 +200,10 @@ def _when_called(name: str, module: LazyModule) -> Callable[..., Any]:
 
 
 def _import_metric(name: str, file: str, module: LazyModule) -> Any:
-    """Imports a base class of `torchmetrics`; first `utilities`, to avoid a circular import."""
+    """Imports the class `name` from `torchmetrics.<file>`, without executing `torchmetrics`.
+
+    Imports `torchmetrics.utilities` first, to avoid a circular import.
+    """
     return module.import_attribute(["utilities", file], name)
 
 

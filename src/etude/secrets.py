@@ -60,11 +60,12 @@ def _without_password(match: re.Match[str]) -> str:
 
 
 class Mask:
-    """Masks the values that a config took from the environment, and passwords in URLs.
+    """Mask for the values that a config took from the environment, and for other secrets.
 
     Args:
-        values: the values, by variable name. Values shorter than four characters, short numbers and
-            words such as `true` are not masked: they occur in any text.
+        values: value of each environment variable that the config uses, by the variable's name.
+            Values shorter than four characters, short numbers and words such as `true` are not
+            masked: they occur in any text.
     """
 
     def __init__(self, values: Mapping[str, str] | None = None) -> None:
@@ -72,19 +73,22 @@ class Mask:
 
     @property
     def spellings(self) -> dict[str, str]:
-        """The masked texts, each with the reference that replaces it."""
+        """Dict from each masked text to the reference that replaces it, `${oc.env:NAME}`."""
         return dict(self._spellings)
 
     def text(self, text: str) -> str:
-        """Replaces values by references, and masks other secrets as `mask_secrets` does."""
+        """Returns a text with this mask's values replaced by references, and other secrets masked.
+
+        The other secrets are those that `mask_secrets` masks.
+        """
         return mask_secrets(self.spelled(text))
 
     def spelled(self, text: str) -> str:
-        """Replaces only this mask's values by references."""
+        """Returns a text in which only this mask's values are replaced by references."""
         return _replace_spellings(text, self._spellings)
 
     def tree(self, value: Any) -> Any:
-        """Applies `text` to all texts in lists and dictionaries; keys are unchanged."""
+        """Applies the method `text` to all texts in nested lists and dictionaries, except keys."""
         if isinstance(value, str):
             return self.text(value)
         if isinstance(value, Mapping):
@@ -146,7 +150,10 @@ _seen: tuple[dict[Any, Any], tuple[tuple[str, str], ...]] | None = None
 
 
 def register_secret_value(name: str, value: str) -> None:
-    """Registers a value that a config took from the environment, so that errors mask it."""
+    """Registers `value`, which a config took from the environment variable `name`.
+
+    Error messages mask registered values. Values shorter than 8 characters are not registered.
+    """
     if len(value) >= _MIN_CONFIG_VALUE and value not in _taken:
         _taken.update(_references([(name, value)]))
 
@@ -172,7 +179,10 @@ def _environment() -> tuple[tuple[str, str], ...]:
 def _secret_variables(
     environment: tuple[tuple[str, str], ...],
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Returns the secret variables by name, and the reference for each spelling of a value."""
+    """Returns two dicts: the values of the secret environment variables by name, and references.
+
+    The second dict maps each spelling of a value to its reference, `${oc.env:NAME}`.
+    """
     secrets = {
         name: value
         for name, value in environment
@@ -195,7 +205,7 @@ def mask_secrets(text: str) -> str:
 
 
 def mask_variables(text: str) -> str:
-    """Replaces the values of secret variables by references."""
+    """Replaces the values of secret environment variables by references, `${oc.env:NAME}`."""
     return _replace_spellings(text, _secret_variables(_environment())[1])
 
 
@@ -213,7 +223,7 @@ def mask_error(text: str) -> str:
 
 
 def mask_keys(text: str) -> str:
-    """Masks the values after `..._key=`, `password:` and the like, and tokens of known formats.
+    """Masks values after `..._key=`, `password:` and the like, and tokens such as `hf_...`.
 
     Not for source code, where such assignments are not secrets.
     """
@@ -268,7 +278,11 @@ def _worth_hiding(value: str) -> bool:
 
 
 def _references(values: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Returns the reference for each spelling of a variable's value, the longest first."""
+    """Returns a dict from each spelling of the values to a reference, the longest spelling first.
+
+    Args:
+        values: pairs of an environment variable's name and its value.
+    """
     references: dict[str, str] = {}
     for name, value in values:
         if _worth_hiding(value):
@@ -284,7 +298,7 @@ def _replace_spellings(text: str, references: Mapping[str, str]) -> str:
 
 
 def _spellings(value: str) -> list[str]:
-    """Returns the spellings of a value: literal, as Python or JSON string, and in a URL."""
+    """Returns the spellings of a value: unchanged, in a Python or JSON string, and in a URL."""
     stripped = value.rstrip("/")  # joined to a path, `/data/` becomes `/data`
     return [
         value,

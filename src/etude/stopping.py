@@ -35,7 +35,7 @@ SIGNALLED = 128
 
 
 class Saving(Protocol):
-    """Protocol of work that saves its state at the first signal and then ends by itself.
+    """Protocol of work, such as training, that saves its state after a signal and then ends.
 
     Attributes:
         notice: message that acknowledges the first signal.
@@ -48,13 +48,17 @@ class Saving(Protocol):
 
 
 class _Watch:
-    """Thread that watches signals, with its state.
+    """State of the thread that watches this process's signals; starts the thread.
+
+    Args:
+        patience: see `watch_signals`.
 
     Attributes:
-        saving: the work in progress that saves its state on a signal; the innermost is last.
-        signalled: Python ids of the work that has received a first signal.
+        saving: work in progress that saves its state after a signal (`begin_saving`). The signal is
+            for the last item, which is the innermost work.
+        signalled: `id` of each item of `saving` that has received its first signal.
         at_the_end: cleanup functions, called in reverse order before the process is killed.
-        signum: the signal that ends the process.
+        signum: number of the signal that ends the process; None if there was none.
     """
 
     def __init__(self, patience: float) -> None:
@@ -118,8 +122,8 @@ _watch: _Watch | None = None
 def watch_signals(patience: float = PATIENCE) -> None:
     """Starts watching the signals of this process.
 
-    To be called from the main thread of Étude's own processes, not in a notebook or a test. Does
-    not change the installed signal handlers; signals without a Python handler are not watched.
+    To be called from the main thread of Étude's own processes, not in a notebook or a test. The
+    installed signal handlers don't change. Signals without a Python handler are not watched.
 
     Args:
         patience: seconds that the main thread has to end by itself.
@@ -130,18 +134,21 @@ def watch_signals(patience: float = PATIENCE) -> None:
 
 
 def stop_signal() -> int | None:
-    """Returns the signal that ends this process at once, or None."""
+    """Returns the number of the signal that is ending this process at once; None without one."""
     return _watch.signum if _watch is not None else None
 
 
 def is_watching() -> bool:
-    """Returns whether the watching thread acknowledges signals."""
+    """Returns whether a thread of this module watches the signals of this process."""
     return _watch is not None
 
 
 @contextmanager
 def cleanup_on_kill(clean: Callable[[], object]) -> Iterator[None]:
-    """Context manager in which `clean` is called, from another thread, before a forced end."""
+    """Context manager: if the process is killed during the block, `clean` is called before.
+
+    The function is called in another thread, and only if `watch_signals` was called.
+    """
     if _watch is None:
         yield
         return
@@ -153,20 +160,23 @@ def cleanup_on_kill(clean: Callable[[], object]) -> Iterator[None]:
 
 
 def begin_saving(work: Saving) -> None:
-    """Directs the first signal to `work` until `end_saving`; repeated calls have no effect."""
+    """Registers `work`: the first signal does not end the process, until `end_saving(work)`.
+
+    A repeated call for the same work has no effect.
+    """
     if _watch is not None and work not in _watch.saving:
         _watch.signalled.discard(id(work))
         _watch.saving.append(work)
 
 
 def end_saving(work: Saving) -> None:
-    """Ends the effect of `begin_saving`."""
+    """Ends the registration of `work` by `begin_saving`; the next signal ends the process."""
     if _watch is not None and work in _watch.saving:
         _watch.saving.remove(work)
 
 
 def write_stderr(text: str) -> None:
-    """Writes to standard error by a system call, as `sys.stderr` may be within a write."""
+    """Writes to standard error by a system call, because `sys.stderr` may be in use by a write."""
     with suppress(OSError):  # the terminal may be closed
         os.write(2, text.encode())
 
@@ -175,14 +185,14 @@ def finish() -> None:
     """Waits for threads and runs the exit handlers, as Python does when it ends.
 
     Python would then destroy all modules and objects, which takes a second if torch is imported.
-    The caller skips this with `os._exit`.
+    The caller skips this destruction by a call of `os._exit`.
     """
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
 
 
 def kill_process(code: int) -> None:
-    """Kills all descendants and ends this process at once."""
+    """Kills all descendant processes, and ends this process at once with the exit code `code`."""
     for pid in descendants(os.getpid()):
         with suppress(OSError):
             os.kill(pid, signal.SIGKILL)
@@ -190,7 +200,7 @@ def kill_process(code: int) -> None:
 
 
 def descendants(pid: int) -> list[int]:
-    """Returns the ids of all descendants of a process; empty on systems without /proc."""
+    """Returns the process ids of all descendants of the process `pid`; none without /proc."""
     pids: list[int] = []
     waiting = [pid]
     while waiting:

@@ -1,8 +1,8 @@
 """Effect of the scale 1/sqrt(d_k) in attention (Vaswani et al. 2017, section 3.2.1, footnote 4).
 
 Queries and keys have independent components of mean 0 and variance 1, as the footnote assumes. They
-pass through Étude's own attention with its scale and with a scale of 1. All measured values are
-computed from the weights that attention applies to the values.
+pass through Étude's own attention with its scale and with a scale of 1. All measured numbers are
+computed from the attention weights, the output of the softmax.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ EXPECTED: dict[str, Any] = {"color": "black", "linestyle": ":", "linewidth": 1.2
 
 @dataclass(frozen=True)
 class SoftmaxStatistics:
-    """Statistics of the softmax of an attention, over all heads and queries.
+    """Statistics of the softmax of attention, over all heads and queries.
 
     Attributes:
         variance: mean variance of a query's logits over the keys.
@@ -43,10 +43,14 @@ class SoftmaxStatistics:
 
 
 def softmax_statistics(weights: Tensor) -> SoftmaxStatistics:
-    """Returns the statistics of attention weights (B, H, T, S), whose rows sum to 1.
+    """Returns variance of the logits, entropy and gradient of the softmax of attention weights.
 
-    The logits of a query are the logarithms of its weights up to a constant, which does not change
-    the variance. In float64 the weights of logits up to 700 apart are still above zero.
+    The logits of a query are computed as the logarithms of its weights. The results differ from the
+    logits by a constant, which does not change the variance. In float64, the weights are above zero
+    even if logits differ by 700.
+
+    Args:
+        weights: attention weights (B, H, T, S) over S keys; each row sums to 1.
     """
     return SoftmaxStatistics(
         variance=weights.log().var(dim=-1).mean().item(),
@@ -56,8 +60,8 @@ def softmax_statistics(weights: Tensor) -> SoftmaxStatistics:
 
 
 class AttentionScale:
-    """Measures statistics of the softmax of random attention for several d_k, with and without the
-    scale.
+    """Measurement of the softmax of random attention for several d_k (the dimensions of a query),
+    with and without the scale 1/sqrt(d_k).
 
     Measured values for every width d_k above 1, with the negative control in brackets:
     `variance/d_k`, variance of the unscaled logits (scaled logits); `scaled_variance/d_k`, variance
@@ -81,7 +85,7 @@ class AttentionScale:
         checks.positive(heads=heads, queries=queries, keys=keys)
         hint = "the softmax over one key is always 1"
         checks.that(keys != 1, "keys", keys, "at least 2", hint)
-        expected = "positive widths, including 1, the negative control"
+        expected = "positive widths, including 1 (the negative control)"
         checks.that(1 in widths and min(widths) > 0, "widths", widths, expected)
         checks.done()
         self.widths = sorted(set(widths))
@@ -94,7 +98,7 @@ class AttentionScale:
         return {f"{kind}/{width}" for kind in kinds for width in self.widths if width > 1}
 
     def measure(self, seeds: Sequence[int], figures: Path) -> dict[str, Reading]:
-        """Returns the measured values by cell key, and draws the figure `softmax.png`."""
+        """Returns the measured values by the key of their cell, and draws `softmax.png`."""
         scaled: dict[int, list[SoftmaxStatistics]] = {width: [] for width in self.widths}
         unscaled: dict[int, list[SoftmaxStatistics]] = {width: [] for width in self.widths}
         for seed in seeds:
@@ -118,7 +122,13 @@ class AttentionScale:
         return q, k
 
     def attend(self, q: Tensor, k: Tensor, scale: float | None) -> Tensor:
-        """Returns attention weights (1, H, T, S): the output if the values are the identity."""
+        """Returns the attention weights (1, H, T, S) of queries `q` and keys `k`.
+
+        The weights are the output of attention if its values are the identity matrix.
+
+        Args:
+            scale: factor of the logits; None is 1/sqrt(d_k).
+        """
         v = torch.eye(self.keys, dtype=q.dtype).expand(1, self.heads, -1, -1)
         return reference_attention(q, k, v, causal=False, scale=scale)
 
@@ -152,8 +162,14 @@ def plot(
     logits.
 
     For normally distributed logits of mean 0 and variance 1 over S keys, the expected entropy is
-    about ln S - 1/2: it is ln Z, about ln S + 1/2, minus the mean logit under the weights, 1. Z is
-    the denominator of the softmax.
+    about ln S - 1/2: the entropy is ln Z minus the mean of the logits, weighted by the attention
+    weights. Z is the denominator of the softmax; ln Z is about ln S + 1/2, and the weighted mean is
+    about 1.
+
+    Args:
+        scaled, unscaled: statistics with and without the scale, by d_k, one item for each seed.
+        keys: S, the number of keys.
+        path: path of the PNG file.
     """
 
     figure = new_figure(10, 3.6)

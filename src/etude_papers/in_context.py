@@ -19,9 +19,11 @@ from etude.papers.readings import Metrics
 
 
 class InContext(Metrics):
-    """Reads values from runs like `Metrics`, and draws each arm's error over the number of examples
-    in the context, as figure 2 of Garg et al. 2022 (arXiv:2208.01066), next to the error of least
-    squares.
+    """Measurement like `Metrics` that also draws each arm's error over the number of examples in
+    the context.
+
+    The figure corresponds to figure 2 of Garg et al. 2022 (arXiv:2208.01066), and also shows the
+    error of least squares. An arm is a group of runs with different seeds.
 
     Args:
         errors: first part of the metrics' names: the metric `<errors>/k` is the error after k
@@ -59,10 +61,11 @@ class InContext(Metrics):
 
 
 def last_errors(run: Run, name: str) -> dict[int, float]:
-    """Returns the last logged error of a run for each number of examples.
+    """Returns a dict from each number of examples in the context to a run's last logged error.
 
     Args:
-        name: first part of the metrics' names; see `InContext`.
+        run: the run.
+        name: first part of the metrics' names; see `errors` of `InContext`.
     """
     frame = run.metrics
     matches = ((re.fullmatch(rf"{name}/(\d+)", column), column) for column in map(str, frame))
@@ -85,7 +88,16 @@ def least_squares(examples: NDArray[np.int64], dimensions: int) -> NDArray[np.fl
 
 
 def plot(errors: Mapping[str, Sequence[Mapping[int, float]]], dimensions: int, path: Path) -> None:
-    """Draws each arm: seeds as thin lines, their mean as a thick line; least squares is dotted."""
+    """Draws the error over the number of examples in the context.
+
+    Thin lines are single runs, a thick line is the mean of an arm's runs, and the dotted line is
+    least squares.
+
+    Args:
+        errors: by arm, for each of its runs, the error by number of examples.
+        dimensions: d, the dimension of an input.
+        path: path of the PNG file.
+    """
     figure = new_figure(5.4, 3.8)
     axes = figure.subplots()
     largest = 0

@@ -1,7 +1,8 @@
 """Gradients of Pre-LN and Post-LN Transformers at initialisation (Xiong et al. 2020, theorem 1).
 
-The gradient of the last layer at initialisation determines whether training needs a warm-up: it is
-of order d sqrt(ln d) for Post-LN at any depth L, and of order d sqrt(ln d / L) for Pre-LN.
+The gradient of the last layer at initialisation determines whether training needs a warm-up. In a
+model of width d with L layers, this gradient is of order d sqrt(ln d) for Post-LN, independent of
+L, and of order d sqrt(ln d / L) for Pre-LN.
 """
 
 from __future__ import annotations
@@ -32,16 +33,18 @@ BLOCKS = {"pre": PreNormBlock, "post": PostNormBlock}
 
 
 class LayerNorms:
-    """Measures how the gradient of the second matrix of the last feed-forward layer depends on the
-    depth L, with Pre-LN and Post-LN, on random tokens.
+    """Measurement of how the gradient of the second matrix of the last feed-forward layer depends
+    on the depth L (number of layers), with Pre-LN and Post-LN, on random tokens.
 
     Measured values: `slope/pre` and `slope/post`, the slope of the logarithm of the gradient's norm
     over log(L), by least squares. Each is the negative control of the other.
 
     Args:
         depths: at least two values of L.
-        dim, heads: D, the width of the model, and H, its number of heads.
-        vocabulary, length, batch: V, T and B of the random tokens and targets, (B, T), below V.
+        dim: width of the model.
+        heads: number of attention heads.
+        vocabulary, length, batch: vocabulary size V, sequence length T and batch size B of the
+            random tokens and targets, which are integers below V of shape (B, T).
 
     Raises:
         InvalidArguments: there are fewer than two depths, or a size is not positive.
@@ -65,7 +68,7 @@ class LayerNorms:
         return {"slope/pre", "slope/post"}
 
     def measure(self, seeds: Sequence[int], figures: Path) -> dict[str, Reading]:
-        """Returns the measured values by cell key, and draws the figure `gradients.png`."""
+        """Returns the measured values by the key of their cell, and draws `gradients.png`."""
         norms = {
             name: np.array(
                 [[self.norm(name, depth, seed) for depth in self.depths] for seed in seeds]
@@ -88,7 +91,7 @@ class LayerNorms:
 
         Args:
             name: `pre` or `post`.
-            depth: L.
+            depth: L, the number of layers.
             seed: seed of weights, tokens and targets.
         """
         with exclusive_fresh_settings("etude reproduce"):
@@ -116,8 +119,13 @@ def log_log_slope(depths: Sequence[int], norms: Sequence[float] | np.ndarray) ->
 
 
 def plot(depths: Sequence[int], norms: dict[str, np.ndarray], path: Path) -> None:
-    """Draws the norms over the depth: seeds as thin lines, their geometric mean as a thick line,
-    and for Pre-LN a dotted line with the theorem's slope through the first mean.
+    """Draws the gradient norms over the depth: seeds as thin lines, their geometric mean as a thick
+    line, and for Pre-LN a dotted line with the theorem's slope through the first mean.
+
+    Args:
+        depths: numbers of layers.
+        norms: by `pre` or `post`, an array (seeds, depths).
+        path: path of the PNG file.
     """
     figure = new_figure(5.4, 3.8)
     axes = figure.subplots()
@@ -134,7 +142,7 @@ def plot(depths: Sequence[int], norms: dict[str, np.ndarray], path: Path) -> Non
     axes.set_yscale("log")
     axes.set_xticks(depths, labels=[str(depth) for depth in depths])
     axes.set_xlabel("layers L")
-    axes.set_ylabel("norm of the last gradient")
+    axes.set_ylabel("gradient norm in the last layer")
     style_axes(axes)
     axes.legend(frameon=False, fontsize=8)
     figure.savefig(path, metadata={"Software": None})

@@ -24,14 +24,14 @@ Floats = NDArray[np.float64]
 
 
 class Lengths:
-    """Scores runs on windows of several lengths over the validation text.
+    """Measurement of the loss of runs on the validation text, in windows of several lengths.
 
-    Measured values: `gap/<arm>`, the loss at the longest length minus that at the training length,
-    in nats per token.
+    Measured values: `gap/<arm>`, the loss at the longest length minus the loss at the training
+    length, in nats per token. An arm is a group of runs with different seeds.
 
     Args:
         times: lengths, as multiples of the training length; includes 1.
-        controls: by the name of each measured arm, the name of the arm that is its negative
+        controls: maps the name of each measured arm to the name of the arm that is its negative
             control.
     """
 
@@ -55,7 +55,7 @@ class Lengths:
         return {f"gap/{arm}" for arm in self.controls}
 
     def read(self, runs: Mapping[str, Sequence[Run]], figures: Path) -> dict[str, Reading]:
-        """Returns the measured values by cell key, and draws the figure `lengths.png`."""
+        """Returns the measured values by the key of their cell, and draws `lengths.png`."""
         losses_of: dict[str, list[list[Floats]]] = {}
         for arm, arm_runs in runs.items():
             for number, run in enumerate(arm_runs, 1):
@@ -77,7 +77,12 @@ class Lengths:
 
 @torch.inference_mode()
 def losses_by_position(run: Run, times: int) -> Floats:
-    """Returns the mean loss of each position in nats, in windows of `times` the training length."""
+    """Returns the mean loss in nats at each position of windows of the validation text.
+
+    Args:
+        run: a finished run.
+        times: length of the windows, as a multiple of the training length.
+    """
     data: Any = run.data()
     run.prepare(data)
     length = times * data.sequence_length
@@ -96,8 +101,13 @@ def losses_by_position(run: Run, times: int) -> Floats:
 
 
 def plot(losses_of: Mapping[str, list[list[Floats]]], times: Sequence[int], path: Path) -> None:
-    """Draws the loss over the length (left), as the paper's figure 1, and over the position
-    (right).
+    """Draws the loss over the window length (left), as the paper's figure 1, and over the position
+    in the longest windows (right).
+
+    Args:
+        losses_of: by arm, for each run and length, the loss at each position.
+        times: lengths, as multiples of the training length.
+        path: path of the PNG file.
     """
     figure = new_figure(9.6, 3.8)
     over_length, over_position = figure.subplots(1, 2)
@@ -115,7 +125,7 @@ def plot(losses_of: Mapping[str, list[list[Floats]]], times: Sequence[int], path
     over_length.set_xticks(lengths, labels=[str(length) for length in lengths])
     over_length.set_xlabel("length of the windows")
     over_position.axvline(trained, color="black", linestyle=":", linewidth=1)
-    over_position.set_xlabel(f"position, in windows of {lengths[-1]}")
+    over_position.set_xlabel(f"position in a window of {lengths[-1]} tokens")
     for axes in (over_length, over_position):
         axes.set_ylabel("loss (nats per token)")
         style_axes(axes)

@@ -131,7 +131,8 @@ class Windows:
         end = model.tokenizer.end_of_text
         if end is None and (self.begin or self.join is None):
             hint = "or set `join` to a text and `begin` to false"
-            raise RequestError(Problem("measure", "a model with an end-of-text token", hint=hint))
+            expected = "a model whose tokenizer has an end-of-text token"
+            raise RequestError(Problem("measure", expected, hint=hint))
         ids: list[int] = []
         for text in self.texts:
             ids += model.tokenizer.encode(CLEAN[self.clean](text))
@@ -142,7 +143,7 @@ class Windows:
         return [end, *ids] if self.begin else ids  # type: ignore[list-item]
 
     def short(self, source: FileTexts, longest: int) -> Windows:
-        """Returns the same measurement of another text, limited to `longest` positions."""
+        """Returns the same measurement of another text, for a model of `longest` positions."""
         short = copy(self)
         short.__dict__.pop("texts", None)
         short.source = source
@@ -189,7 +190,7 @@ class LastWords:
         from etude.generation.model_modes import evaluation_mode
 
         if not self.texts:
-            raise RequestError(Problem("measure", "texts of at least two words"))
+            raise RequestError(Problem("measure", "at least one text of at least two words"))
         random = np.random.default_rng(shuffled)
         rows = []
         for text in self.texts:
@@ -213,11 +214,11 @@ class LastWords:
         return {"accuracy": correct / len(rows), "perplexity": perplexity}
 
     def parts(self, model: LanguageModel, text: str) -> tuple[list[int], list[int]]:
-        """Returns the tokens before the last word, of which the first are cut off if they exceed
-        the model's maximum, and the tokens of the last word.
+        """Returns the tokens before the last word of a text, and the tokens of the last word.
 
-        The whole text and the text before the last word are encoded. If the latter has n tokens,
-        the last word's tokens are those of the whole text from token n on.
+        If the text exceeds the model's maximum length, its first tokens are omitted. To find the
+        tokens of the last word, the text before the last word is encoded separately. If it has n
+        tokens, the last word consists of the tokens of the whole text after the first n.
         """
         preceding = text.rstrip().rpartition(" ")[0]
         whole, context = model.tokenizer.encode(text.rstrip()), model.tokenizer.encode(preceding)
@@ -226,17 +227,17 @@ class LastWords:
         return context[-capacity:], word
 
     def short(self, source: FileTexts, longest: int) -> LastWords:
-        """Returns the same measurement of other texts."""
+        """Returns the same measurement of the texts of `source`; `longest` is ignored."""
         return LastWords(source=source)
 
 
 def _score_last_words(
     model: LanguageModel, rows: list[tuple[list[int], list[int]]]
 ) -> tuple[float, int]:
-    """Returns the summed log-likelihood of the last words, and the number of last words of which
-    each token is the most probable token.
+    """Returns the summed log-likelihood of the last words, in nats, and the number of last words
+    of which each token is the most probable token.
 
-    Rows are padded on the right. Causal attention does not read this padding.
+    Texts are padded on the right. Causal attention does not read this padding.
 
     Args:
         rows: for each text, the tokens before the last word and the tokens of the last word.
@@ -261,16 +262,16 @@ def _score_last_words(
 
 
 class Released:
-    """Measures released models, each on several texts.
+    """Measurement of released models, each on several texts.
 
     Measured values: `<model>/<text>/<metric>`, such as `gpt2/lambada/accuracy`. The seeds only
     determine the order of the tokens in the negative control.
 
     Args:
-        models: folder or Hugging Face Hub id of each model, by a name of your choice; see
+        models: maps a name of your choice to the folder or Hugging Face Hub id of a model; see
             `etude.load_pretrained`.
-        texts: measurement on each text (`Windows` or `LastWords`), by a name of your choice.
-        revisions: branch, tag or commit of a model, by the model's name.
+        texts: maps a name of your choice to a measurement on a text (`Windows` or `LastWords`).
+        revisions: maps a name in `models` to a branch, tag or commit on the Hugging Face Hub.
         device: device of the models; `auto` is a GPU if there is one, otherwise the CPU.
         dtype: data type of the weights; None is that of the files.
     """
@@ -295,7 +296,7 @@ class Released:
         self.device, self.dtype = device, dtype
 
     def measure(self, seeds: Sequence[int], figures: Path) -> dict[str, Reading]:
-        """Returns the measured values by cell key, and draws the figure `released.png`.
+        """Returns the measured values by the key of their cell, and draws `released.png`.
 
         Raises:
             RequestError: a model or a text is not available, or a model is not a decoder.
@@ -326,7 +327,7 @@ class Released:
         return readings
 
     def load_model(self, name: str) -> LanguageModel:
-        """Loads a model by its name in `models`."""
+        """Loads the model with this name in the argument `models`."""
         import torch
 
         from etude.api import load_pretrained
@@ -388,7 +389,13 @@ def show_progress(label: str) -> Iterator[ReportProgress]:
 
 
 def plot(readings: dict[str, Reading], models: Sequence[str], path: Path) -> None:
-    """Draws one panel per text and metric, with a point for each model and its negative control."""
+    """Draws one panel per text and metric, with a point for each model and its negative control.
+
+    Args:
+        readings: measured values by `<model>/<text>/<metric>`.
+        models: names of the models.
+        path: path of the PNG file.
+    """
     from statistics import fmean
 
     from etude.analysis.curves import COLOURS, new_figure, style_axes

@@ -1,4 +1,7 @@
-"""Loss as a power of the model size, with confidence intervals (Kaplan et al. 2020, 2001.08361)."""
+"""Loss as a power of the model size, with confidence intervals.
+
+See Kaplan et al. 2020, arXiv:2001.08361.
+"""
 
 from __future__ import annotations
 
@@ -60,20 +63,21 @@ class Curves:
 
 
 class Scaling:
-    """Fits the loss of models of several sizes that are trained on the same number of tokens.
+    """Measurement that fits the loss of models of several sizes as a function of the size.
 
-    Measured values, one per seed: `rise`, the largest rise of the last loss from one size to the
-    next, in nats; `r2`, R² of a power law with a floor (see `Fit`); `pure_r2`, R² of a power law
-    without a floor. For the negative control of each value, the losses are assigned to other sizes,
-    by a rotation by half the number of sizes.
+    All models are trained on the same number of tokens. Measured values, one per seed: `rise`, the
+    largest rise of the last loss from one size to the next, in nats; `r2`, R² of a power law with a
+    floor (see `Fit`); `pure_r2`, R² of a power law without a floor. For the negative control of
+    each value, the losses are assigned to other sizes: the list of losses is rotated by half its
+    length.
 
     The figure shows the fit with a bootstrap interval over the seeds, and the loss over the size N
     at equal compute C = 6 N D, D being the number of training tokens (Hoffmann et al. 2022,
-    2203.15556, figure 3). It uses validations during training, so the learning rate must not depend
-    on the length of the run.
+    arXiv:2203.15556, figure 3). The figure uses validations during training, so the learning rate
+    must not depend on the length of the run.
 
     Args:
-        sizes: name of the arm whose runs are the models of all sizes.
+        sizes: name of the arm (a key of the paper's `runs`) whose runs are the models of all sizes.
         metric: name of the metric that is the loss.
         resamples: number of bootstrap resamples.
     """
@@ -95,7 +99,7 @@ class Scaling:
         return {"rise", "r2", "pure_r2"}
 
     def read(self, runs: Mapping[str, Sequence[Run]], figures: Path) -> dict[str, Reading]:
-        """Returns the measured values by cell key, and draws the figure `scaling.png`.
+        """Returns the measured values by the key of their cell, and draws `scaling.png`.
 
         If there are fewer than four sizes, returns no values and draws nothing.
         """
@@ -115,8 +119,14 @@ class Scaling:
 
 
 def load_curves(runs: Sequence[Run], metric: str) -> Curves | None:
-    """Returns the losses of the seeds with which all sizes were trained, at the validations that
-    all of these runs have; None if there is no such seed or validation.
+    """Returns the losses of all seeds with which a model of each size was trained.
+
+    The losses are those at the validations that all of these runs have. Returns None if there is no
+    such seed or no such validation.
+
+    Args:
+        runs: runs of all sizes and seeds.
+        metric: name of the metric that is the loss.
     """
     rows: dict[int, dict[int, dict[int, float]]] = {}
     for run in runs:
@@ -140,8 +150,10 @@ def load_curves(runs: Sequence[Run], metric: str) -> Curves | None:
 
 
 def fit(sizes: Floats, losses: Floats, *, floor: bool = True) -> Fit:
-    """Returns the best fit over a grid of exponents; for each exponent, floor and scale are fitted
-    by linear least squares.
+    """Returns the least-squares fit of the losses as a function of the model size; see `Fit`.
+
+    The exponent is the best of a grid; for each exponent, floor and scale are fitted by linear
+    least squares.
 
     Args:
         sizes, losses: the M model sizes and their losses, (M,).
@@ -164,8 +176,9 @@ def fit(sizes: Floats, losses: Floats, *, floor: bool = True) -> Fit:
 
 
 def bootstrap(sizes: Floats, losses: Floats, resamples: int) -> list[Fit]:
-    """Returns fits to bootstrap means over seeds; for each size separately, the seeds are resampled
-    with replacement.
+    """Returns fits of the mean loss over resampled seeds (bootstrap).
+
+    The seeds are resampled with replacement, separately for each size.
 
     Args:
         sizes: the M model sizes, (M,).
@@ -183,6 +196,10 @@ def at_compute(curves: Curves, flops: float) -> tuple[Floats, Floats]:
     """Returns the model sizes whose training reached the compute `flops`, and their losses there.
 
     The losses are interpolated between validations, linearly in the logarithm of the tokens.
+
+    Args:
+        curves: the losses.
+        flops: training compute, 6 times the model size times the number of training tokens.
     """
     wanted = np.log(flops / (6 * curves.sizes))
     log_tokens = np.log(curves.tokens)
@@ -196,7 +213,13 @@ def at_compute(curves: Curves, flops: float) -> tuple[Floats, Floats]:
 
 
 def plot(curves: Curves, fits: Sequence[Fit], path: Path) -> None:
-    """Draws the loss over the size (left) and over the size at equal compute (right)."""
+    """Draws the loss over the model size: at equally many tokens (left), at equal compute (right).
+
+    Args:
+        curves: the losses.
+        fits: bootstrap fits, from `bootstrap`; they define the interval around the fit.
+        path: path of the PNG file.
+    """
     figure = new_figure(9.6, 3.9)
     over_size, at_equal = figure.subplots(1, 2)
     grid = np.geomspace(curves.sizes[0], curves.sizes[-1], 80)
@@ -210,7 +233,7 @@ def plot(curves: Curves, fits: Sequence[Fit], path: Path) -> None:
     power = f"{fitted.scale:.3g} $N^{{-{fitted.exponent:.2f}}}$"
     label = f"{fitted.floor:.2f} + {power}, R² {fitted.r2:.4f}"
     over_size.plot(grid, fitted(grid), color=BLUE, label=label)
-    between = f"90 %: exponent {exponents[0]:.2f} to {exponents[1]:.2f}"
+    between = f"90 % interval (exponent {exponents[0]:.2f} to {exponents[1]:.2f})"
     over_size.fill_between(grid, low, high, color=BLUE, alpha=0.15, label=between)
     label = f"{pure.scale:.3g} $N^{{-{pure.exponent:.3f}}}$, R² {pure.r2:.4f}"
     over_size.plot(grid, pure(grid), ":", color=ORANGE, label=label)

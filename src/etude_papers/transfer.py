@@ -21,15 +21,16 @@ Losses = dict[int, dict[float, dict[int, float]]]
 
 
 class Transfer:
-    """Finds the learning rate with the smallest loss for models of several widths, with muP and
-    with the standard parametrisation.
+    """Measurement of the learning rate with the smallest loss for models of several widths, with
+    muP and with the standard parametrisation.
 
     Measured values, one per seed: `shift/mup` and `shift/standard`, log2 of the best learning rate
     of the narrowest model divided by that of the widest. Each is the negative control of the other.
 
     Args:
-        base: arm of the narrowest models, for which the two parametrisations are the same.
-        mup, standard: arms of the wider models, one arm for each parametrisation.
+        base: name of the arm (a key of the paper's `runs`) of the narrowest models, for which the
+            two parametrisations are the same.
+        mup, standard: names of the arms of the wider models, one arm for each parametrisation.
         metric: metric whose smallest value defines the best learning rate, such as a loss.
     """
 
@@ -52,7 +53,7 @@ class Transfer:
         return {f"shift/{name}" for name in self.wider}
 
     def read(self, runs: Mapping[str, Sequence[Run]], figures: Path) -> dict[str, Reading]:
-        """Returns the measured values by cell key, and draws the figure `transfer.png`."""
+        """Returns the measured values by the key of their cell, and draws `transfer.png`."""
         losses = {name: self.losses(runs, arm) for name, arm in self.wider.items()}
         shifts = {name: rate_shifts(values) for name, values in losses.items()}
         if any(losses.values()):
@@ -65,8 +66,12 @@ class Transfer:
         }
 
     def losses(self, runs: Mapping[str, Sequence[Run]], arm: str) -> Losses:
-        """Returns the losses of the narrowest models and of one arm of wider models; NaN becomes
-        infinity.
+        """Returns the losses of the narrowest models and of one arm of wider models, by width,
+        learning rate and seed; NaN becomes infinity.
+
+        Args:
+            runs: finished runs by the name of their arm.
+            arm: name of the arm of the wider models.
         """
         losses: Losses = {}
         for run in (*runs.get(self.base, ()), *runs.get(arm, ())):
@@ -81,7 +86,8 @@ def rate_shifts(losses: Losses) -> list[float]:
     """Returns, for each seed, log2 of the best learning rate of the narrowest width divided by that
     of the widest.
 
-    Seeds without a loss at each width and rate are omitted. NaN if all rates of a width diverged.
+    Seeds without a loss at each width and learning rate are omitted. If, for a seed, all learning
+    rates of the narrowest or of the widest model diverged, its number is NaN.
     """
     if len(losses) < 2:
         return []
@@ -92,7 +98,12 @@ def rate_shifts(losses: Losses) -> list[float]:
 
 
 def best_rate(rates: Mapping[float, Mapping[int, float]], seed: int) -> float:
-    """Returns the learning rate with the smallest loss of a seed; NaN if no loss is finite."""
+    """Returns the learning rate with the smallest loss of a seed; NaN if no loss is finite.
+
+    Args:
+        rates: losses by learning rate and seed.
+        seed: the seed.
+    """
     if not any(math.isfinite(seeds[seed]) for seeds in rates.values()):
         return math.nan
     return min(rates, key=lambda rate: rates[rate][seed])
@@ -101,6 +112,11 @@ def best_rate(rates: Mapping[float, Mapping[int, float]], seed: int) -> float:
 def plot(losses: Mapping[str, Losses], metric: str, path: Path) -> None:
     """Draws the loss over the learning rate as in the paper's figure 1: one panel for each
     parametrisation, one line for each width, and a dot at each minimum.
+
+    Args:
+        losses: losses by name of the parametrisation (`mup`, `standard`).
+        metric: name of the loss, the label of the y-axis.
+        path: path of the PNG file.
     """
     figure = new_figure(9.2, 3.8)
     panels: Any = figure.subplots(1, len(losses), sharey=True)
@@ -130,5 +146,5 @@ def plot(losses: Mapping[str, Losses], metric: str, path: Path) -> None:
 
 
 def seed_means(rates: Mapping[float, Mapping[int, float]]) -> list[float]:
-    """Returns the mean loss over seeds for each learning rate."""
+    """Returns the mean loss over seeds for each learning rate, given losses by rate and seed."""
     return [fmean(seeds.values()) for seeds in rates.values()]

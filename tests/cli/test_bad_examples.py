@@ -182,7 +182,7 @@ CASES: dict[str, tuple[str, Rows, Sequence[str], str]] = {
         "classification",
         GOOD,
         ["task.monitor=val/f1"],
-        "task.monitor = 'val/f1': expected a metric of the task (set task.positive to a class",
+        "task.monitor = 'val/f1': expected a metric of all classes, since task.positive is null",
     ),
     "half a surrogate pair": (
         "classification",

@@ -44,9 +44,7 @@ def test_from_the_files_to_the_report(conf: Path, tmp_path: Path, etude: Any) ->
     assert "grokking" in listed.out
     assert etude("reproduce", "widths", *own, "--smoke").code == 0
     missing = etude("reproduce", "widths", *own, "--check")
-    assert (
-        f"run `etude reproduce widths --config-dir {tmp_path}/my_conf` to train them" in missing.out
-    )
+    assert f"run `etude reproduce widths --config-dir {tmp_path}/my_conf` to train" in missing.out
     answer = etude("reproduce", "widths", *own)
     assert answer.code == 0, answer.err + answer.out
     assert "match" in answer.out

@@ -198,7 +198,8 @@ def test_check_leaves_no_trace_where_nothing_is(
     caplog.set_level("INFO", "etude")
     assert not reproduction.reproduce(toy, tmp_path / "typo" / "deep", check=True)
     assert not (tmp_path / "typo").exists()
-    assert "toy: no finished runs; run `etude reproduce toy` to train them" in caplog.messages
+    message = "toy: no run is finished; run `etude reproduce toy` to train the paper's runs"
+    assert message in caplog.messages
 
 
 def test_the_short_form_claims_nothing(

@@ -71,7 +71,7 @@ def test_a_match_on_few_seeds_says_so(seeds: int, told: str) -> None:
 def test_a_control_that_passes_makes_a_miss() -> None:
     assert (
         str(judge(CELL, Reading([64.0] * 3, [63.0] * 3)))
-        == "miss (the negative control matches too)"
+        == "miss (the claim also holds for the negative control)"
     )
     assert judge(CELL, Reading([70.0] * 3, [])).outcome == "miss"
     assert str(judge(CELL, Reading([64.0] * 3, []))) == "not run (the negative control was not run)"
@@ -150,7 +150,7 @@ class TestProtocol:
     def test_its_control_counts_too(self) -> None:
         reading = Reading([1.96], [1.97])
         verdict = judge_protocol(self.known(1.947, absolute=0.03), reading)
-        assert str(verdict) == "miss (the negative control matches too)"
+        assert str(verdict) == "miss (the claim also holds for the negative control)"
 
     def test_nothing_known_and_nothing_run(self) -> None:
         assert judge_protocol(cell(1.92, absolute=0.03), Reading([1.9], [3.0])) is None

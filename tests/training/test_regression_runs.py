@@ -60,7 +60,7 @@ def test_from_command_to_score(etude: Any, tmp_path: Path) -> None:
     answer = etude("convert", folder, tmp_path / "converted")
     assert answer.code == 2
     assert "Regressor" in answer.err
-    with pytest.raises(RequestError, match="a run whose task scores examples"):
+    with pytest.raises(RequestError, match="a run whose task gives each example a score"):
         run.scores()
 
 

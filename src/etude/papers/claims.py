@@ -1,4 +1,7 @@
-"""Schema and loader of paper files (`conf/paper/<paper>.yaml`); unknown keys are rejected."""
+"""Schema and loader of paper files (`conf/paper/<paper>.yaml`); unknown keys are rejected.
+
+A paper file contains a paper's claim, the values of its table, and the settings to measure them.
+"""
 
 from __future__ import annotations
 
@@ -32,11 +35,13 @@ Number = Annotated[float, Field(strict=True)]
 
 @dataclass(frozen=True, config=CLOSED)
 class Tolerance:
-    """Rule that decides whether a measured value agrees with a published one. One key is set.
+    """Rule that decides whether a measured value agrees with a published value.
+
+    Exactly one of the four attributes is set.
 
     Attributes:
         relative: largest allowed difference, as a fraction of the published value.
-        absolute: largest allowed difference from the published value, in the unit of the cell.
+        absolute: largest allowed difference from the published value, in the unit of this value.
         above, below: strict bound on the measured value, for a claim without a published number.
     """
 
@@ -57,7 +62,10 @@ class Tolerance:
 
     @property
     def has_unit(self) -> bool:
-        """Whether the rule's number is in the unit of the cell (all rules except `relative`)."""
+        """Whether the rule's number has the unit of the value in the paper's table.
+
+        True for all rules except `relative`.
+        """
         return self.relative is None
 
     @property
@@ -66,7 +74,10 @@ class Tolerance:
         return self.relative is not None or self.absolute is not None
 
     def admits(self, value: float, published: float | None) -> bool:
-        """Returns whether the measured `value` agrees with `published`; NaN never agrees."""
+        """Returns whether the measured `value` agrees with the number `published` by this rule.
+
+        NaN never agrees.
+        """
         if self.above is not None:
             return value > self.above
         if self.below is not None:
@@ -86,9 +97,10 @@ class Tolerance:
 
 @dataclass(frozen=True, config=CLOSED)
 class ProtocolFigure:
-    """Result that others measured with the settings of the reproduction.
+    """Result that others measured with the settings of this reproduction.
 
-    For table cells whose settings differ from the paper's, or for which the paper prints no number.
+    For values of the paper's table that this reproduction measures with other settings than the
+    paper, or for which the paper prints no number.
 
     Attributes:
         expected: the result; None if only a bound is known.
@@ -111,10 +123,10 @@ class Cell:
     """One value of a paper's table, and the criterion for reproducing it.
 
     Attributes:
-        key: key of the measured value (`Reading`) that the cell is compared with.
+        key: key of the measured value (`Reading`) that is compared with this value.
         says: description of the value.
         published: number that the paper states or implies; None if the claim is only in words.
-        read: position in the paper.
+        read: position of the value in the paper, such as a table and its row.
         tolerance: rule that decides whether a measured value agrees.
         because: reason for the tolerance.
         control: description of the negative control, a case in which the claim must not hold.
@@ -138,7 +150,11 @@ class Cell:
 
 
 def _check_published(tolerance: Tolerance, key: str, number: float | None) -> None:
-    """Checks that the number `key` is given if the tolerance needs a number, and only then."""
+    """Checks that `number` is set if the tolerance needs a number, and otherwise None.
+
+    Args:
+        key: the number's key in the paper file, for errors.
+    """
     checks = Checks()
     if tolerance.needs_published:
         hint = "a relative or absolute tolerance needs a number"
@@ -173,7 +189,7 @@ class Paper:
         title, citation, link: bibliographic data of the paper.
         claim: the claim, in one sentence.
         tier: what the measurement needs: `cpu`, `gpu`, or `weights` (released weights).
-        cost: time that the measurement takes on such a machine.
+        cost: time that the measurement takes on a machine of this tier.
         seeds: seeds; each is measured once.
         measure: config of the object that measures: a class (`_target_`) and its arguments. The
             class is a `Measurement`, or a `Readings` if the paper has `runs`.
@@ -242,17 +258,18 @@ class Paper:
 
 
 def names_in(override: str, names: Iterable[str]) -> set[str]:
-    """Returns those of `names` that an override contains in braces."""
+    """Returns the items of `names` that an override contains in braces, such as `{base}`."""
     return {name for name in names if f"{{{name}}}" in override}
 
 
 @dataclass(frozen=True)
 class Reading:
-    """Measured values for one cell of a paper's table.
+    """Measured values for one cell of a paper's table, for all seeds.
 
     Attributes:
         values: one value for each seed.
-        controls: values of the negative control, in the same order.
+        controls: values of the negative control, a case in which the claim must not hold, in the
+            same order.
     """
 
     values: list[float]
@@ -262,12 +279,12 @@ class Reading:
 class Measurement(Protocol):
     """Contract of the class in `measure._target_` of a paper without runs.
 
-    An optional attribute `cells`, the keys that `measure` returns, is compared with the keys of the
-    paper's cells.
+    An optional attribute `cells`, a set of the keys that `measure` returns, is compared with the
+    keys of the cells in the paper file.
     """
 
     def measure(self, seeds: list[int], figures: Path) -> dict[str, Reading]:
-        """Returns the measured values by the key of the table cell.
+        """Returns a dict from the key of each cell of the paper's table to its measured values.
 
         Also writes PNG files to the existing folder `figures`.
         """
@@ -276,16 +293,18 @@ class Measurement(Protocol):
 class Readings(Protocol):
     """Contract of the class in `measure._target_` of a paper with runs.
 
-    Two optional attributes are compared with the paper's file: `arms`, the names of the arms whose
-    runs `read` needs, and `cells`, the keys that `read` returns.
+    Two optional attributes, sets of names, are compared with the paper file: `arms`, the keys of
+    the paper's `runs` that `read` needs, and `cells`, the keys that `read` returns.
     """
 
     def read(self, runs: Mapping[str, Sequence[Any]], figures: Path) -> dict[str, Reading]:
-        """Returns the measured values by the key of the table cell, and writes PNG files.
+        """Returns a dict from the key of each cell of the paper's table to its measured values.
+
+        Also writes PNG files.
 
         Args:
-            runs: finished runs (`etude.api.Run`) by the name of their arm. Cells that need
-                unfinished runs are omitted from the result.
+            runs: finished runs (`etude.api.Run`) by the name of their arm, which is a key of the
+                paper's `runs`. Cells that need unfinished runs are omitted from the result.
             figures: existing folder for the PNG files.
         """
 
@@ -310,7 +329,7 @@ def _folders(config_dir: Path | None) -> list[Path]:
 
 
 def _config_file(kind: str, name: str, config_dir: Path | None) -> Path:
-    """Returns the path of a config file; a custom file has precedence over Étude's own."""
+    """Returns the path of `<kind>/<name>.yaml` in the custom configs, or else in Étude's own."""
     paths = [folder / kind / f"{name}.yaml" for folder in _folders(config_dir)]
     return next((path for path in paths if path.is_file()), paths[-1])
 
@@ -335,7 +354,11 @@ def all_papers(config_dir: Path | None = None) -> dict[str, Paper]:
 
 
 def readable_papers(config_dir: Path | None = None) -> tuple[dict[str, Paper], list[Problem]]:
-    """Returns the papers with valid files, and the problems of the other files."""
+    """Returns a dict of the papers with valid files, by name, and the errors in the other files.
+
+    Args:
+        config_dir: see `paper_names`.
+    """
     papers, problems = {}, []
     for name in paper_names(config_dir):
         try:
@@ -350,6 +373,7 @@ def load(name: str, config_dir: Path | None = None) -> Paper:
     """Loads `paper/<name>.yaml` from the custom configs or from Étude's own configs.
 
     Args:
+        name: name of the paper.
         config_dir: see `paper_names`.
 
     Raises:
@@ -370,7 +394,7 @@ def load(name: str, config_dir: Path | None = None) -> Paper:
 
 
 def read(path: Path) -> Paper:
-    """Reads a paper from a file; see `load`."""
+    """Returns the paper that a file describes; see `load` for errors."""
     where = _display_path(path)
     with _yaml_errors(where):
         content = parse_yaml(path.read_text(encoding="utf-8"), where)
@@ -401,9 +425,10 @@ def _yaml_errors(where: str) -> Iterator[None]:
 
 
 def measurement_node(name: str, paper: Paper) -> Node:
-    """Returns the checked class and arguments that build the paper's `Measurement` or `Readings`.
+    """Returns the node (a checked class and its arguments) that the paper's `measure` describes.
 
-    The node's canonical form is stored as the settings of the measurement.
+    The node builds a `Measurement` or a `Readings`. Its canonical form is stored with the result,
+    as the settings of the measurement.
 
     Raises:
         RequestError: If `measure` has no valid class, or arguments that the class does not accept.
@@ -417,7 +442,7 @@ def measurement_node(name: str, paper: Paper) -> Node:
 
 
 def build_measurement(name: str, paper: Paper) -> Any:
-    """Builds the object that the paper's `measure` describes.
+    """Builds the object that the paper's `measure` describes: a `Measurement` or a `Readings`.
 
     Raises:
         RequestError: If the constructor rejects its arguments, the object reads runs that the
@@ -461,6 +486,9 @@ def check_readings(name: str, paper: Paper, readings: Any, *, complete: bool) ->
     """Checks that the measured values (`readings`) fit the cells of the paper's table.
 
     Args:
+        name: name of the paper.
+        paper: the paper.
+        readings: result of the paper's `Measurement` or `Readings`.
         complete: whether all runs of the paper have ended, so that each cell needs a value.
 
     Raises:
@@ -489,8 +517,8 @@ def check_readings(name: str, paper: Paper, readings: Any, *, complete: bool) ->
             expected = f"a `Reading` with two lists of numbers, returned by {kind}"
             problems.append(Problem(where, expected, str(reading)[:80]))
         elif max(map(len, lists)) > seeds or (complete and not lists[0]):  # type: ignore[arg-type]
-            expected = f"a `Reading` with a value and a control for each seed ({seeds})"
-            expected += f", returned by {kind}"
+            expected = "a `Reading` with at least one value, and at most one value and one control "
+            expected += f"for each of the {seeds} seeds, returned by {kind}"
             problems.append(Problem(where, expected, str(reading)[:80]))
     if problems:
         raise RequestError(_in_file(name, paper, problem) for problem in problems)
@@ -501,9 +529,9 @@ def _are_numbers(values: Any) -> bool:
 
 
 def experiments(paper: Paper) -> dict[str, str]:
-    """Returns the SHA-256 (hex) of the content of each experiment file that the runs use.
+    """Returns a dict from each experiment that the runs use to the SHA-256 (hex) of its file.
 
-    Comments and layout of the files don't change the hashes.
+    Comments and layout of a file don't change its hash.
     """
     hashes = {}
     for override in sorted(set().union(*paper.runs.values())):
@@ -522,7 +550,9 @@ def problems_of(error: ValidationError, kinds: Sequence[Any]) -> list[Problem]:
     """Converts a pydantic error to a list of `Problem`s.
 
     Args:
-        kinds: dataclasses that were validated; their fields are candidates for "did you mean".
+        error: the pydantic error.
+        kinds: dataclasses that were validated. If a key is unknown, the hint is their most similar
+            field.
     """
     return [problem for details in error.errors() for problem in _problems(details, kinds)]
 

@@ -36,7 +36,9 @@ SeedValues = dict[tuple[int, int], float]
 
 @dataclass(frozen=True, config=CLOSED)
 class Value:
-    """One number for each run of an arm, or for each seed.
+    """Definition of a measured value: a number for each run of an arm, or for each seed.
+
+    An arm is a named group of a paper's runs, with the same overrides and different seeds.
 
     Args:
         run: name of the arm.
@@ -46,9 +48,10 @@ class Value:
             the metric is at least `reaches` (infinite if there is no such step). For a run that
             diverged, `last`, `max` and `min` are NaN.
         reaches: threshold, only if `of` is `step`.
-        over: denominator, another value; the two values are divided for each seed.
-        swept: for an arm whose overrides are swept: by swept key, `max` or `min`. These are applied
-            in order, and reduce the values of the sweep to one value for each seed.
+        over: another value, by which this value is divided, separately for each seed.
+        swept: for an arm whose overrides contain a sweep: a mapping from each swept key to `max` or
+            `min`. For each key in turn, the numbers of runs that differ only in this key are
+            replaced by their maximum or minimum, so that one number remains for each seed.
         split: split on which to score a checkpoint, instead of reading a metric of training.
         how: options of the scoring: `which` checkpoint (default: the best), `beams` and
             `length_penalty`, or `sequence_length` and `stride`.
@@ -73,7 +76,7 @@ class Value:
         scored = self.split is not None
         hint = "`split` is set, and a checkpoint has one score on a split"
         checks.that(not scored or self.of == "last", "of", self.of, "no value", hint)
-        hint = "the options need `split`, which is not set"
+        hint = "the options are for a score on a split, but `split` is not set"
         checks.that(scored or not self.how, "how", self.how, "no options", hint)
         known = ("which", "beams", "length_penalty", "sequence_length", "stride")
         for key in self.how:
@@ -84,11 +87,14 @@ class Value:
 
     @property
     def arms(self) -> set[str]:
-        """The names of the arms that are read."""
+        """The names of the arms whose runs are read."""
         return {self.run} | (set() if self.over is None else self.over.arms)
 
     def read(self, runs: Mapping[str, Sequence[Run]]) -> list[float]:
-        """Returns one number for each run, or with `swept` for each seed.
+        """Returns one number for each run of the arm, or with `swept` for each seed.
+
+        Args:
+            runs: finished runs by the name of their arm.
 
         Raises:
             RequestError: If a finished run does not have the metric.
@@ -96,7 +102,10 @@ class Value:
         return [*self.by_seed(runs).values()]
 
     def by_seed(self, runs: Mapping[str, Sequence[Run]]) -> SeedValues:
-        """Returns the values by seed and run; see `SeedValues`."""
+        """Returns a dict from pairs of a seed and a run's index to the run's number.
+
+        See `SeedValues`.
+        """
         several = runs.get(self.run, ())
         own = self._reduced(several) if self.swept else _keyed(several, map(self._value, several))
         if self.over is None:
@@ -113,7 +122,7 @@ class Value:
             for key, value in zip(self.swept, point, strict=True):
                 if value is MISSING_VALUE:
                     where = f"measure: swept keys of the run {self.run}"
-                    expected = "a key in the config of this run"
+                    expected = "a key of this run's config"
                     raise RequestError(Problem(where, expected, key))
             seeds.setdefault(run.summary["seed"], {})[point] = self._value(run)
         values: SeedValues = {}
@@ -155,32 +164,41 @@ class Value:
 
 @dataclass(frozen=True, config=CLOSED)
 class Mean:
-    """Mean of several values, for each seed.
+    """Definition of a measured value as the mean of several values, for each seed.
 
     Args:
-        mean: the values to average.
+        mean: definitions of the values to average.
     """
 
     mean: Annotated[list[Value | Mean], Field(min_length=1)]
 
     @property
     def arms(self) -> set[str]:
-        """The names of the arms that are read."""
+        """The names of the arms whose runs are read."""
         return {arm for each in self.mean for arm in each.arms}
 
     def read(self, runs: Mapping[str, Sequence[Run]]) -> list[float]:
-        """Returns one number, the mean, for each seed that has all of the values."""
+        """Returns the mean of the values for each seed for which all values are measured.
+
+        Args:
+            runs: finished runs by the name of their arm.
+        """
         return [*self.by_seed(runs).values()]
 
     def by_seed(self, runs: Mapping[str, Sequence[Run]]) -> SeedValues:
-        """Returns the means by seed and run; see `SeedValues`."""
+        """Returns a dict from pairs of a seed and a run's index to the mean; see `SeedValues`."""
         first, *others = (each.by_seed(runs) for each in self.mean)
         shared = [key for key in first if all(key in other for other in others)]
         return {key: fmean(each[key] for each in (first, *others)) for key in shared}
 
 
 def _keyed(runs: Sequence[Run], values: Iterable[float]) -> SeedValues:
-    """Returns the values, one for each run, as `SeedValues`."""
+    """Returns a dict from pairs of a seed and a run's index to the run's value; see `SeedValues`.
+
+    Args:
+        runs: the runs.
+        values: one value for each run.
+    """
     counts: Counter[int] = Counter()
     keyed: SeedValues = {}
     for run, value in zip(runs, values, strict=True):
@@ -194,13 +212,22 @@ REDUCTIONS = {"max": max, "min": min}
 
 
 def _extremum(name: str, values: Sequence[float]) -> float:
-    """Returns the largest or smallest value, without NaN, which runs that diverged have."""
+    """Returns the largest value (if `name` is `max`) or the smallest (`min`), ignoring NaN.
+
+    NaN is the value of a run that diverged. If all values are NaN, returns NaN.
+    """
     numbers = [value for value in values if not math.isnan(value)]
     return REDUCTIONS[name](numbers) if numbers else math.nan
 
 
 def _scores(run: Run, split: str, how: Mapping[str, Any]) -> Mapping[str, float]:
-    """Returns the scores of an evaluation, from the run's folder if they are stored there."""
+    """Returns the metrics of a checkpoint on a split, by name.
+
+    Reads them from the run's folder if they are stored there, otherwise evaluates the checkpoint.
+
+    Args:
+        how: options of the evaluation; see `Value`.
+    """
     from etude.analysis.scoring import evaluate_run, stored_metrics
 
     stored = stored_metrics(run, split, how)
@@ -208,10 +235,11 @@ def _scores(run: Run, split: str, how: Mapping[str, Any]) -> Mapping[str, float]
 
 
 class Metrics:
-    """Reads the values for a paper's table from runs, and draws curves of metrics.
+    """Measurement that reads the values of a paper's table from runs and draws curves of metrics.
 
     Args:
-        values: definition of each table cell's value, by cell key: arguments of `Value` or `Mean`.
+        values: definition of each value, by the key of its cell in the paper's table: arguments of
+            `Value` or `Mean`.
         controls: definition of each cell's negative control, in the same form.
         curves: metrics to draw, each in its own panel.
         log: axes with logarithmic scale: `x`, `y`, `xy`, or an empty string.
@@ -226,7 +254,7 @@ class Metrics:
         log: str = "",
     ) -> None:
         checks = Checks()
-        expected = f"the keys of `values`, one control for each: {', '.join(values)}"
+        expected = f"a control for each key of `values`: {', '.join(values)}"
         checks.that(set(values) == set(controls), "controls", ", ".join(controls), expected)
         checks.that(
             log in LOG_AXES,
@@ -241,17 +269,22 @@ class Metrics:
 
     @property
     def arms(self) -> set[str]:
-        """The names of the arms that are read."""
+        """The names of the arms whose runs are read."""
         values = [*self.values.values(), *self.controls.values()]
         return {arm for value in values for arm in value.arms}
 
     @property
     def cells(self) -> set[str]:
-        """The keys of the table cells that are measured."""
+        """The keys of the cells of the paper's table that are measured."""
         return set(self.values)
 
     def read(self, runs: Mapping[str, Sequence[Run]], figures: Path) -> dict[str, Reading]:
-        """Returns the measured values by cell key, and draws `curves.png` in `figures`."""
+        """Returns the measured values by the key of their cell, and draws `curves.png`.
+
+        Args:
+            runs: finished runs by the name of their arm.
+            figures: folder for the figure.
+        """
         if runs and self.curves:
             draw(runs, self.curves, self.log, figures / "curves.png")
         readings = {
@@ -262,7 +295,10 @@ class Metrics:
 
 
 def value_of(stated: Mapping[str, Any]) -> Value | Mean:
-    """Builds a `Value`, or a `Mean` if the mapping has the key `mean`.
+    """Builds a `Value`, or a `Mean` if the mapping `stated` has the key `mean`.
+
+    Args:
+        stated: the arguments of `Value` or `Mean`.
 
     Raises:
         InvalidArguments: If a key is unknown or a value is invalid.
@@ -287,7 +323,16 @@ def _values(
 
 
 def draw(runs: Mapping[str, Sequence[Run]], metrics: Sequence[str], log: str, path: Path) -> None:
-    """Draws one panel for each metric: thin lines are seeds, thick lines their mean."""
+    """Draws the curves of each metric in its own panel, and saves the figure at `path`.
+
+    Thin lines are single runs; thick lines are the means over the runs of an arm.
+
+    Args:
+        runs: finished runs by the name of their arm.
+        metrics: names of the metrics.
+        log: axes with logarithmic scale; see `Metrics`.
+        path: path of the PNG file.
+    """
     figure = new_figure(4.6 * len(metrics), 3.6)
     panels: Any = figure.subplots(1, len(metrics), squeeze=False)[0]
     for axes, metric in zip(panels, metrics, strict=True):

@@ -37,7 +37,15 @@ COLUMNS = (
 
 
 def rows(paper: Paper, readings: Mapping[str, Reading]) -> list[list[str]]:
-    """Returns the rows of the printed table, one for each cell, with the columns `COLUMNS`."""
+    """Returns the rows of the printed table, one for each cell of the paper's table.
+
+    Args:
+        paper: the paper.
+        readings: measured values by the key of their cell.
+
+    Returns:
+        Lists of texts, one text for each column in `COLUMNS`.
+    """
     return [_row(cell, readings.get(cell.key)) for cell in paper.cells]
 
 
@@ -65,14 +73,20 @@ def _protocol_text(protocol: ProtocolFigure, cell: Cell) -> str:
 
 
 def verdict_of(paper: Paper, readings: Mapping[str, Reading]) -> Verdict:
-    """Returns the verdict of the whole paper."""
+    """Returns the verdict on the whole paper: whether all measured values match its table.
+
+    Args:
+        paper: the paper.
+        readings: measured values by the key of their cell in the table.
+    """
     return overall([judge(cell, readings.get(cell.key)) for cell in paper.cells])
 
 
 def protocol_verdict_of(paper: Paper, readings: Mapping[str, Reading]) -> Verdict | None:
-    """Returns the verdict of the comparison with the protocol figures; None if no cell has one.
+    """Returns the verdict of the comparison with results that others measured with these settings.
 
-    See `etude.papers.claims.ProtocolFigure`.
+    Returns None if the paper file contains no such result; see
+    `etude.papers.claims.ProtocolFigure`.
     """
     judged = [judge_protocol(cell, readings.get(cell.key)) for cell in paper.cells]
     verdicts = [verdict for verdict in judged if verdict is not None]
@@ -89,7 +103,11 @@ def result(
     """Returns the content of `result.json`: measured values, settings, environment and verdicts.
 
     Args:
-        runs: the runs that were read, by arm.
+        name: name of the paper.
+        paper: the paper.
+        settings: canonical form of the paper's `measure`.
+        readings: measured values by the key of their cell in the table.
+        runs: the runs that were read, by the name of their arm.
     """
     where = {k: v for k, v in provenance.start_entry(0).items() if k not in ("step", "host")}
     where["devices"] = sorted({_device(run) for several in runs.values() for run in several})
@@ -125,10 +143,16 @@ def result(
 def read_verdicts(
     path: Path, paper: Paper, settings: Mapping[str, Any]
 ) -> tuple[Verdict, Verdict | None]:
-    """Reads a `result.json`, checks that its runs are unchanged, and judges its measured values.
+    """Compares the measured values in a `result.json` with the paper, if its runs are unchanged.
+
+    Args:
+        path: path of the `result.json`, which may not exist.
+        paper: the paper.
+        settings: canonical form of the paper's present `measure`.
 
     Returns:
-        The verdicts against the paper and against the protocol; see `judge_result`.
+        The two verdicts that `judge_result` returns. If the file is missing or a run has changed,
+        the first is "not run" and the second is None.
 
     Raises:
         RequestError: If the file is damaged, or was written by a newer Étude.
@@ -151,7 +175,12 @@ def _check_format(content: Any, name: str) -> None:
 
 
 def _run_entries(content: Any, name: str) -> list[dict[str, str]]:
-    """Returns the path and the digest of the metrics of each run that a result was read from."""
+    """Returns a dict for each run in a result: its path, `place`, and its metrics' hash, `metrics`.
+
+    Args:
+        content: content of `result.json`.
+        name: name of the file, for errors.
+    """
     kind = dict[str, list[dict[str, Any]]]
     try:
         runs = [
@@ -161,22 +190,25 @@ def _run_entries(content: Any, name: str) -> list[dict[str, str]]:
         ]
         return [{"place": str(run["place"]), "metrics": str(run["metrics"])} for run in runs]
     except (ValidationError, KeyError) as error:
-        expected = "a mapping from arms to lists of runs, each run with `place` and `metrics`"
+        expected = "a mapping from arm names to lists of runs, each run with `place` and `metrics`"
         raise RequestError(Problem(f"{name}: runs", expected)) from error
 
 
 def judge_result(
     content: Any, name: str, paper: Paper, settings: Mapping[str, Any]
 ) -> tuple[Verdict, Verdict | None]:
-    """Judges the measured values in a `result.json` by the cells in the paper's present file.
+    """Compares the measured values in a `result.json` with the cells in the present paper file.
 
     Args:
         content: content of the file.
         name: name of the file, for errors.
+        paper: the paper.
+        settings: canonical form of the paper's present `measure`.
 
     Returns:
-        The verdicts against the paper and against the protocol. The verdict is "not run" if the
-        values were measured with other settings or seeds.
+        The verdict of the comparison with the paper, and that of the comparison with results of
+        others (None if the paper file contains no such results). If the values were measured with
+        other settings or seeds, the first is "not run" and the second is None.
 
     Raises:
         RequestError: If the file is damaged, or was written by a newer Étude.
@@ -190,10 +222,10 @@ def judge_result(
 def readings_in(
     content: Any, name: str, paper: Paper, settings: Mapping[str, Any]
 ) -> dict[str, Reading] | Verdict:
-    """Returns the measured values in a `result.json`.
+    """Returns the measured values in a `result.json`, by the key of their cell.
 
-    If they don't apply to the paper, returns the verdict "not run" with the reason. See
-    `judge_result` for arguments and errors.
+    If the values were not measured with the paper's present settings, or were edited, returns the
+    verdict "not run" with the reason. See `judge_result` for arguments and errors.
     """
     _check_format(content, name)
     now = (dict(settings), list(paper.seeds), dict(paper.runs), claims.experiments(paper))
@@ -209,7 +241,11 @@ def readings_in(
     except ValidationError as error:
         reason = str(error.errors()[0]["msg"])
         raise RequestError(
-            Problem(f"{name}: readings", "two lists of numbers for each table cell", hint=reason)
+            Problem(
+                f"{name}: readings",
+                "two lists of numbers for each cell, `values` and `controls`",
+                hint=reason,
+            )
         ) from error
 
 
@@ -222,7 +258,7 @@ def _run_entry(run: Any) -> dict[str, Any]:
 
 
 def _sha256(readings: Any) -> str:
-    """Returns the digest of the measured values, which reveals manual edits."""
+    """Returns the SHA-256 (hex) of the measured values, which reveals manual edits."""
     return hashlib.sha256(json.dumps(readings, sort_keys=True).encode()).hexdigest()
 
 
@@ -246,9 +282,9 @@ def _is_unchanged(folder: Path, entry: Mapping[str, Any]) -> bool:
 
 
 def markdown(name: str, paper: Paper, content: Mapping[str, Any], figures: Sequence[str]) -> str:
-    """Returns the text of `report.md`.
+    """Returns the text of a paper's `report.md`.
 
-    Texts of the paper's file are Markdown. Text from runs is escaped.
+    Texts from the paper file are Markdown and stay unchanged. Text from runs is escaped.
 
     Args:
         name: name of the paper.
@@ -298,7 +334,10 @@ def _config_dir_option(config_dir: Path | None) -> list[str]:
 
 
 def _runs_table(content: Mapping[str, Any], config_dir: Path | None) -> list[str]:
-    """Returns a table with command, size, duration and folders of each arm's runs."""
+    """Returns a Markdown table with command, size, duration and folders of each arm's runs.
+
+    The table is the only item of the list; without runs, the list is empty.
+    """
     option = _config_dir_option(config_dir)
     if not content["overrides"]:
         return []
@@ -321,7 +360,10 @@ def _runs_table(content: Mapping[str, Any], config_dir: Path | None) -> list[str
 
 
 def _span(values: Sequence[float], form: str) -> str:
-    """Returns minimum and maximum of the values as text; one number if they are equal."""
+    """Returns minimum and maximum of the values, in the format `form`, such as `3 to 5`.
+
+    If both are equal as text, returns one number; if there are no values, an empty text.
+    """
     ends = [form.format(end) for end in (min(values), max(values))] if values else []
     return " to ".join(dict.fromkeys(ends))
 
@@ -342,7 +384,10 @@ def _cell_text(cell: Cell) -> str:
 
 
 def _mean_text(values: Sequence[float]) -> str:
-    """Returns mean and standard deviation as text, rounded to the first digit of the deviation."""
+    """Returns mean and standard deviation of the values as text, such as `0.98 ± 0.01`.
+
+    Both are rounded to the first significant digit of the standard deviation.
+    """
     if not values:
         return ""
     average = mean(values)

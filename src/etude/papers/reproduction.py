@@ -73,8 +73,8 @@ def reproduce(
         name: name of the paper.
         root: root folder of the runs.
         jobs: number of runs to train in parallel, or `auto`.
-        check: judge the finished runs, or the earlier measurement, without training or measuring.
-            If there are neither, no file is written.
+        check: whether to use only finished runs, or an earlier measurement, without training or
+            measuring. If there are neither, no file is written.
         files: folder of the files that the user provides.
         config_dir: folder of custom configs, searched before Étude's own configs.
 
@@ -95,7 +95,7 @@ def reproduce(
     if check and not paper.runs:
         return _judge_earlier(name, paper, settings, folder / "result.json")
     if check and all(run.finished() is None for run in paper_runs):
-        log.info("%s: no finished runs; run `%s` to train them", name, command)
+        log.info("%s: no run is finished; run `%s` to train the paper's runs", name, command)
         return False
     try:
         make_subfolder(root, "_papers")
@@ -135,7 +135,19 @@ def reproduce(
 
 
 def _judge_earlier(name: str, paper: Paper, settings: Mapping[str, Any], path: Path) -> bool:
-    """Judges the earlier measurement of a paper without runs by the cells in its present file."""
+    """Prints the comparison of an earlier measurement with the cells in the present paper file.
+
+    For a paper without runs.
+
+    Args:
+        name: name of the paper.
+        paper: the paper.
+        settings: canonical form of the paper's `measure`.
+        path: path of the earlier `result.json`, which may not exist.
+
+    Returns:
+        Whether every measured value matches its cell of the paper's table.
+    """
     readings: Mapping[str, Reading] | Verdict = Verdict("not run")
     if path_exists(path):
         readings = report.readings_in(read_json(path, RESULT), str(path), paper, settings)
@@ -161,10 +173,10 @@ def smoke(
 ) -> bool:
     """Runs the smoke test of a paper: trains shortened runs and reads the table's values from them.
 
-    The claim is not judged, and no report is written.
+    The claim is not judged, and no report is written. See `reproduce` for the arguments.
 
     Returns:
-        Whether each run finished and each table cell got a value.
+        Whether each run finished and each cell of the paper's table got a value.
     """
     paper = claims.load(name, config_dir)
     measurement = claims.build_measurement(name, paper)

@@ -1,4 +1,4 @@
-"""The runs of a paper: lists them, trains the missing ones and opens the finished ones."""
+"""The runs of a paper: lists the runs, trains the missing runs and opens the finished runs."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ class PaperRun:
         number: index of the run in the paper.
         label: arm, swept values and seed, for messages.
         stated: overrides for `etude train`, in which names of other arms are in braces.
-        sources: runs whose folders replace the names in braces, by the names of their arms.
+        sources: the source runs, whose folders replace the names in braces, by the names of their
+            arms.
         config_dir: folder of custom configs.
     """
 
@@ -60,7 +61,10 @@ class PaperRun:
     config_dir: Path | None = None
 
     def overrides(self) -> list[str] | None:
-        """Returns the overrides with the source runs' folders; None until these have ended."""
+        """Returns the overrides, with each name in braces replaced by a source run's folder.
+
+        Returns None until all source runs have ended.
+        """
         paths = {name: run.finished() for name, run in self.sources.items()}
         if None in paths.values():
             return None
@@ -126,7 +130,7 @@ def _check_record(record: Record, expected_signature: str, run: PaperRun) -> Non
         raise RequestError(Problem(str(record.path / "run.json"), expected, value, hint))
     changes = integrity.describe_changes(record.info, record.path)
     if faults := [*changes, *metrics_faults(record, ended=True)]:
-        expected = f"the folder of the run {run.label}, without later changes"
+        expected = f"the files of the run {run.label}, unchanged since training"
         raise RequestError(Problem(str(record.path), expected, hint=f"{faults[0]}; {hint}"))
 
 
@@ -153,6 +157,9 @@ def paper_runs(
     """Returns all runs of a paper, ordered by arm, seed and swept values.
 
     Args:
+        name: name of the paper.
+        paper: the paper.
+        root: root folder of the runs.
         smoke: whether to shorten the runs for a smoke test.
         files: folder of the files that the user provides.
 
@@ -186,7 +193,11 @@ def paper_runs(
 
 
 def _smoke_overrides(paper: Paper, arm: str) -> list[str]:
-    """Returns an arm's overrides for a smoke test; smoke overrides replace those of the arm."""
+    """Returns an arm's overrides for a smoke test.
+
+    An override of the arm is omitted if the paper's `smoke` or `smoke_runs` sets the same key, or a
+    key above it, or if the override refers to a file that the user provides.
+    """
     smoke = [*paper.smoke, *paper.smoke_runs.get(arm, ())]
     keys = [_key(override) for override in smoke]
     own = [override for override in paper.runs[arm] if not names_in(override, paper.files)]
@@ -200,6 +211,11 @@ def _key(override: str) -> str:
 
 def find_files(name: str, paper: Paper, folder: Path) -> dict[str, Path | None]:
     """Finds and validates the files that a paper needs; returns their paths by name.
+
+    Args:
+        name: name of the paper, for errors.
+        paper: the paper.
+        folder: folder of the files that the user provides.
 
     Raises:
         RequestError: If a file is missing or has another SHA-256 than the paper states.
@@ -219,7 +235,7 @@ def find_files(name: str, paper: Paper, folder: Path) -> dict[str, Path | None]:
 
 
 def _fill_in(override: str, paths: Mapping[str, Path | None]) -> str:
-    """Returns an override in which names in braces are replaced by paths."""
+    """Returns an override in which each name in braces is replaced by its path in `paths`."""
     for name, path in paths.items():
         if path is not None:
             override = override.replace(f"{{{name}}}", _hydra_quoted(path))
@@ -237,6 +253,7 @@ def train_missing(all_runs: Sequence[PaperRun], logs: Path, jobs: int | str) -> 
     """Trains the unfinished runs in parallel processes. A failed run doesn't affect the others.
 
     Args:
+        all_runs: the paper's runs, finished or not.
         logs: folder for the output of the processes.
         jobs: maximum number of parallel runs, or `auto`; several runs share a GPU if there are
             fewer GPUs than parallel runs.
@@ -276,7 +293,7 @@ def _count_text(runs: int) -> str:
 
 
 def _distinct(runs: Sequence[PaperRun]) -> list[PaperRun]:
-    """Returns the runs without those that have the same folder, as in smoke tests."""
+    """Returns the first run of each folder; in smoke tests, several runs have the same folder."""
     by_folder: dict[Path | None, PaperRun] = {}
     for run in runs:
         by_folder.setdefault(run.folder(), run)
@@ -306,6 +323,10 @@ def finished_runs(all_runs: Sequence[PaperRun], trust: Sequence[str] = ()) -> di
 
     If an arm is a sweep, a seed is omitted unless all runs with this seed are finished, because the
     best of some runs may not be the best of all.
+
+    Args:
+        all_runs: the paper's runs, finished or not.
+        trust: modules whose classes the runs may use; see `etude.api.load_run`.
     """
     folders = [(run, run.finished()) for run in all_runs]
     incomplete = {(run.name, run.seed) for run, folder in folders if folder is None}

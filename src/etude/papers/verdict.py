@@ -1,4 +1,4 @@
-"""Verdicts: comparisons of measured values with the cells of a paper's table, as pure functions.
+"""Verdicts: comparisons of measured values with the values of a paper's table, as pure functions.
 
 "Matches the paper" is the comparison with the published number. "Matches the protocol" is the
 comparison with a result that others measured with the settings of the reproduction, which seldom
@@ -16,12 +16,12 @@ from typing import Literal
 from etude.papers.claims import Cell, Reading
 
 SEEDS_FOR_A_MATCH = 3
-"""Number of seeds; the text of a match on fewer seeds states how many there were."""
+"""Number of seeds below which the text of a match states the number of seeds."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Outcome of the comparison for a table cell or a whole paper.
+    """Outcome of the comparison for one cell of a paper's table, or for the whole paper.
 
     Attributes:
         outcome: match, miss, or not run.
@@ -47,11 +47,15 @@ class Verdict:
 
 
 def judge(cell: Cell, reading: Reading | None) -> Verdict:
-    """Returns the verdict for a cell: whether its mean over seeds is within the tolerance.
+    """Returns the verdict on a cell: whether the measured mean over seeds is within its tolerance.
 
     The outcome is a miss if the negative control also meets the tolerance or is NaN or infinite,
     because the measurement then doesn't support the claim. The outcome is "not run" if the negative
     control was not run.
+
+    Args:
+        cell: value of the paper's table, with its tolerance.
+        reading: measured values; None if nothing was measured.
     """
     if reading is None or not reading.values:
         return Verdict("not run")
@@ -66,7 +70,7 @@ def judge(cell: Cell, reading: Reading | None) -> Verdict:
     if not math.isfinite(control):
         return Verdict("miss", seeds, "the value of the negative control is NaN or infinite")
     if cell.tolerance.admits(control, cell.published):
-        return Verdict("miss", seeds, "the negative control matches too")
+        return Verdict("miss", seeds, "the claim also holds for the negative control")
     return Verdict("match", min(seeds, len(reading.controls)))
 
 
@@ -79,7 +83,10 @@ def mean(values: Sequence[float]) -> float:
 
 
 def judge_protocol(cell: Cell, reading: Reading | None) -> Verdict | None:
-    """Returns the verdict of the comparison with a cell's protocol figure; None without one."""
+    """Returns the verdict of the comparison with the result of others in `cell.protocol`.
+
+    Returns None if `cell.protocol` is None.
+    """
     if cell.protocol is None:
         return None
     protocol_cell = replace(
@@ -89,7 +96,11 @@ def judge_protocol(cell: Cell, reading: Reading | None) -> Verdict | None:
 
 
 def overall(verdicts: Sequence[Verdict]) -> Verdict:
-    """Returns a paper's verdict: match if all cells match, miss if a cell misses, else not run."""
+    """Returns the verdict on a paper, given the verdicts on all cells of its table.
+
+    The outcome is a match if all cells match, a miss if at least one cell is a miss, and otherwise
+    "not run".
+    """
     seeds = min((verdict.seeds for verdict in verdicts), default=0)
     outcomes = [verdict.outcome for verdict in verdicts]
     if "miss" in outcomes:

@@ -16,7 +16,7 @@ from etude.tasks.token_task import TokenTask
 
 
 class MadeObjective(Objective):
-    """Objective for synthetic sequences of symbols; uses the generated examples unchanged."""
+    """Objective for synthetic sequences of symbols; inputs and targets are as generated."""
 
     reads = "made"
     such_as = "data=induction, sort, ..."
@@ -56,14 +56,14 @@ class AnswerMetrics(Metrics):
 
 class Algorithmic(TokenTask):
     """Prediction of the symbols that a rule determines (the labels); the loss is the mean
-    cross-entropy over the labels, and all other positions are ignored.
+    cross-entropy over the labels, without all other positions.
 
     `accuracy` is the fraction of labels that are predicted correctly, `exact` the fraction of
-    examples in which all labels are. `data.validate_training` adds the same metrics of training
-    examples, as `seen/loss`, `seen/accuracy` and `seen/exact`.
+    examples in which all labels are predicted correctly. `data.validate_training` adds the same
+    metrics of training examples, as `seen/loss`, `seen/accuracy` and `seen/exact`.
 
     Args:
-        setup: the run's arguments.
+        setup: model, optimizer and other arguments from the run; see `etude.tasks.base.Setup`.
         label_smoothing, z_loss, monitor: see `TokenTask`.
     """
 

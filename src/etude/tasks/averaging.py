@@ -28,7 +28,11 @@ class Averaged:
         raise NotImplementedError
 
     def update(self, step: int) -> None:
-        """Adds the model's weights to the average, after optimizer step `step`, from 0."""
+        """Adds the model's weights to the average; called after each optimizer step.
+
+        Args:
+            step: index of the optimizer step, from 0.
+        """
 
     def state_dict(self) -> dict[str, Tensor]:
         """Returns the state of the average that is saved in checkpoints."""
@@ -65,10 +69,10 @@ class Averaged:
 class Average(Averaged):
     """Exponential moving average of the weights.
 
-    After step t, average = d average + (1 - d) weights, with d = min(decay, (1 + t) / (10 + t)),
-    which soon forgets early weights (as in TensorFlow's ExponentialMovingAverage; averaging in
-    general: Polyak & Juditsky 1992). The average is in float32 or higher, because bfloat16 would
-    lose small updates.
+    After the optimizer step with index t (from 0), average = d * average + (1 - d) * weights, with
+    d = min(decay, (1 + t) / (10 + t)). At first d is small, so that the initial weights soon lose
+    their influence (as in TensorFlow's ExponentialMovingAverage; averaging in general: Polyak &
+    Juditsky 1992). The average is in float32 or higher, because bfloat16 would lose small updates.
 
     Args:
         model: model whose trainable parameters are averaged.

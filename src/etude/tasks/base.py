@@ -66,7 +66,10 @@ class Setup:
 
 
 def packing(micro: MicroBatch) -> dict[str, Any]:
-    """Returns the model's extra arguments for packed sequences; empty if none are packed."""
+    """Returns the model's extra keyword arguments for a micro-batch of packed sequences.
+
+    The dict contains `documents`; it is empty if the micro-batch is not packed.
+    """
     return {"documents": micro["documents"]} if "documents" in micro else {}
 
 
@@ -74,7 +77,7 @@ class Task(pl.LightningModule):
     """Base class of tasks: a model with its loss, its optimizer and its metrics.
 
     Args:
-        setup: the run's arguments.
+        setup: model, optimizer and other arguments from the run; see `etude.tasks.base.Setup`.
 
     Attributes:
         monitor: the validation metric that selects the best checkpoint; see
@@ -130,9 +133,9 @@ class Task(pl.LightningModule):
 
     @classmethod
     def objective(cls, **arguments: Any) -> Objective | None:
-        """Returns the objective, which makes inputs and targets from the data.
+        """Returns the task's objective, which builds inputs and targets from the data.
 
-        None means that the task reads windows of text without changes.
+        Returns None if the task reads windows of text without changes.
 
         Args:
             arguments: the task's arguments in the config.
@@ -155,9 +158,12 @@ class Task(pl.LightningModule):
     def dummy_micro_batch(
         self, batch: int, length: int, vocabulary: int, labels: int
     ) -> MicroBatch:
-        """Returns a micro-batch of random values, for measuring the time of a step.
+        """Returns a micro-batch of random values, for measuring the time of an optimizer step.
 
         Args:
+            batch: number of examples.
+            length: number of tokens in an example.
+            vocabulary: vocabulary size.
             labels: number of labels, for a task that has labels.
         """
         tokens, targets = (torch.randint(vocabulary, (batch, length)) for _ in range(2))
@@ -194,7 +200,10 @@ class Task(pl.LightningModule):
 
     @torch.inference_mode()
     def measured(self, evaluated: Evaluated) -> Metrics:
-        """Returns the metrics of a whole split, or of rows, outside training."""
+        """Runs the model on a whole split, or on rows, and returns the accumulated metrics.
+
+        For evaluation outside training.
+        """
         metrics = self.metrics(evaluated)
         with evaluation_mode(self.model):
             for batch in self.batches_of(evaluated):
@@ -202,7 +211,7 @@ class Task(pl.LightningModule):
         return metrics
 
     def batches_of(self, evaluated: Evaluated) -> Iterator[MicroBatch]:
-        """Yields batches on the model's device."""
+        """Yields the batches of a split or of rows, moved to the model's device."""
         for batch in evaluated.batches():
             yield self.transfer_batch_to_device(batch, self.device_of_model, 0)
 
@@ -222,21 +231,25 @@ class Task(pl.LightningModule):
 
     def scores(self, evaluated: Evaluated) -> list[float]:
         """Returns a score for each example, in order, for comparing runs: by default, the `score`
-        of each row of a default evaluation.
+        of each row of an evaluation with default options.
 
         Raises:
-            RequestError: the task does not score examples.
+            RequestError: the task does not give each example a score.
         """
         rows = self.evaluate(evaluated, self.evaluation_options(evaluated.data)).predictions
         if not rows:
             raise RequestError(
-                Problem("RUN", "a run whose task scores examples", type(self).__name__)
+                Problem(
+                    "RUN",
+                    "a run whose task gives each example a score, such as classification",
+                    type(self).__name__,
+                )
             )
         return [float(each["score"]) for each in rows]
 
     @classmethod
     def has_scores(cls) -> bool:
-        """Returns whether the task defines `scores`."""
+        """Returns whether the task overrides the method `scores`."""
         return cls.scores is not Task.scores
 
     def predict(self, evaluated: Evaluated, options: EvaluationOptions) -> Iterator[dict[str, Any]]:
@@ -247,7 +260,10 @@ class Task(pl.LightningModule):
         raise NotImplementedError
 
     def line(self, prediction: Mapping[str, Any]) -> str:
-        """Formats a prediction as one line that ends with the text; by default, as JSON."""
+        """Formats a prediction, an item of `predict`, as one line that ends with its text.
+
+        By default, the other fields of the prediction are formatted as JSON.
+        """
         fields = {key: value for key, value in prediction.items() if key != "text"}
         text = shortened(str(prediction.get("text", "")))
         return f"{json.dumps(fields, ensure_ascii=False)}\t{text}"
@@ -263,8 +279,12 @@ class Task(pl.LightningModule):
         return []
 
     def answered(self, data: Any, options: Any, *, whole: bool = False) -> list[str]:
-        """Returns the model's answers to validation examples, for a task whose `labels` are tokens;
-        see `etude.tasks.samples.answers`.
+        """Returns the model's answers to validation examples, for a task whose `labels` are tokens.
+
+        See `etude.tasks.samples.answers` for the texts and for `whole`.
+
+        Args:
+            data, options: see `samples`.
         """
         model = writer(self.model, self.tokenizer)
         if model is None:
@@ -275,7 +295,7 @@ class Task(pl.LightningModule):
 
     @property
     def predicts(self) -> bool:
-        """Whether the task defines `predict`."""
+        """Whether the task overrides the method `predict`, and thus makes predictions."""
         return type(self).predict is not Task.predict
 
     @classmethod
@@ -289,7 +309,9 @@ class Task(pl.LightningModule):
         return Problem("RUN", expected, cls.__name__)
 
     def watch(self, monitor: str) -> None:
-        """Sets `monitor`, for constructors with an argument `monitor`.
+        """Sets the attribute `monitor`, the metric that selects the best checkpoint.
+
+        Called by constructors with an argument `monitor`.
 
         Raises:
             InvalidArguments: the task has no such metric.
@@ -309,12 +331,12 @@ class Task(pl.LightningModule):
 
     @property
     def section_names(self) -> Sequence[str]:
-        """Names of a mixture's sources, each of which is also validated separately."""
+        """The names of the sources of a mixture; each source is also validated separately."""
         names: Sequence[str] = self._data.section_names
         return names
 
     def on_fit_start(self) -> None:
-        """Starts the weight average at the initial weights, or restores it from a checkpoint."""
+        """Creates the weight average, if there is one, and restores its state from a checkpoint."""
         if getattr(self._optimizer_recipe, "averages", False):
             self.average = OptimizersAverage(self.model, self.trainer.optimizers[0])
         elif self._ema_decay is not None:
@@ -327,7 +349,7 @@ class Task(pl.LightningModule):
         self._validated = {}
 
     def validation_step(self, batch: MicroBatch, batch_idx: int) -> None:
-        """Adds a batch to the metrics of its split and its section (a source of a mixture)."""
+        """Adds a batch to the metrics of its split and of its source, if the data is a mixture."""
         if not self.is_mine(batch_idx):
             return
         key = (batch.get("part", "val"), batch.get("section", 0))
@@ -336,7 +358,10 @@ class Task(pl.LightningModule):
         self._validated[key].update(batch, self.outputs(batch))
 
     def on_validation_epoch_end(self) -> None:
-        """Sets `validation_metrics`: all metrics of each split, and the loss of each section."""
+        """Sets `validation_metrics`: all metrics of each split, and the loss of each source.
+
+        Only a mixture has sources.
+        """
         ranks = gather_ranks(self._validated, self.trainer.world_size)
         keys = sorted({key for rank in ranks for key in rank}, key=_validation_first)
         evaluated = self._data.evaluated("val")
@@ -370,7 +395,7 @@ class Task(pl.LightningModule):
 
     @property
     def strict_loading(self) -> bool:
-        """Whether a checkpoint contains all weights; with LoRA, it omits the frozen ones."""
+        """Whether a checkpoint contains all weights; with LoRA, it omits the frozen weights."""
         return not adapted(self.model)
 
     @strict_loading.setter
@@ -403,7 +428,13 @@ class Task(pl.LightningModule):
             self._averaged_before = checkpoint["averaged"]
 
     def _under_each_name(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Returns weights by the task's parameter names; a shared weight under all of its names."""
+        """Returns a dict from the task's parameter names to weights.
+
+        A weight that several parameters share is in the dict under each of their names.
+
+        Args:
+            weights: weights by the model's parameter names, each shared weight once.
+        """
         first = {id(p): name for name, p in self.model.named_parameters()}
         every = self.model.named_parameters(remove_duplicate=False)
         names = [(name, first[id(p)]) for name, p in every]
@@ -453,13 +484,13 @@ class Task(pl.LightningModule):
     def transfer_batch_to_device(
         self, batch: Any, device: torch.device, dataloader_idx: int
     ) -> Any:
-        """Moves a batch to a device; skips the traversal on the CPU, where batches are created."""
+        """Moves a batch to a device; on the CPU, where batches are created, changes nothing."""
         if device.type == "cpu":
             return batch
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def set_learning_rate(self, optimizer: Any, step: int) -> float:
-        """Sets every group's learning rate for `step` and returns the schedule's factor."""
+        """Sets each parameter group's learning rate for `step`; returns the schedule's factor."""
         assert self.schedule is not None
         scale = self.schedule(step, self.total_steps)
         for group in optimizer.param_groups:
@@ -482,7 +513,13 @@ class Task(pl.LightningModule):
         return batch_idx % self.trainer.world_size == self.global_rank
 
     def _no_sync_before(self, last: bool) -> AbstractContextManager[None]:
-        """Returns a context that exchanges gradients between ranks at the last micro-batch only."""
+        """Returns a context manager for the backward pass of a micro-batch.
+
+        Gradients are exchanged between ranks only in the backward pass of the last micro-batch.
+
+        Args:
+            last: whether the micro-batch is the last of its optimizer step.
+        """
         if last or self.trainer.world_size == 1:
             return nullcontext()
         return self.trainer.strategy.block_backward_sync()  # type: ignore[attr-defined]

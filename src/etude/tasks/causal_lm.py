@@ -46,7 +46,7 @@ def summed_nats(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def window_nats(logits: Tensor, targets: Tensor) -> Tensor:
-    """Returns the negative log-likelihood of each target, (B, T), in nats."""
+    """Returns the negative log-likelihood of each target (B, T), in nats, given the logits."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).transpose(1, 2)
     return F.cross_entropy(logits, targets, reduction="none")
 
@@ -57,7 +57,8 @@ def language_model_metrics(nats: float, targets: int, text_bytes: int | None) ->
     Args:
         nats: summed negative log-likelihood of all predicted tokens.
         targets: number of predicted tokens.
-        text_bytes: UTF-8 bytes of the text that these tokens spell; None if they spell no text.
+        text_bytes: number of UTF-8 bytes of the text that these tokens encode; None if unknown, or
+            if the tokens encode no text.
 
     Returns:
         `loss` (nats per token), `perplexity` (its exponential) and, unless `text_bytes` is None,
@@ -71,10 +72,10 @@ def language_model_metrics(nats: float, targets: int, text_bytes: int | None) ->
 
 
 class LanguageModelMetrics(Metrics):
-    """Accumulator of the metrics of a language model on a text; see `language_model_metrics`.
+    """Accumulator of a language model's metrics on a text; see `language_model_metrics`.
 
     Args:
-        text_bytes: UTF-8 bytes of the text that the targets spell.
+        text_bytes: number of UTF-8 bytes of the text that the targets encode; None if unknown.
     """
 
     def __init__(self, text_bytes: int | None) -> None:
@@ -169,18 +170,20 @@ def sliding_score(
     vocabulary: int,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> dict[str, float]:
-    """Returns loss and perplexity over overlapping windows.
+    """Returns loss and perplexity of a language model on a text, in overlapping windows.
 
-    Window w begins at token `w * stride`. Of each window but the first only the last `stride`
-    targets count, which have at least `length - stride` tokens of context.
+    Window w begins at token `w * stride`. The first window counts in full; of each later window,
+    only the last `stride` targets count, each of which has at least `length - stride` tokens of
+    context.
 
     Args:
-        tokens: ids of the split.
+        model: maps tokens (B, T) to logits (B, T, V).
+        tokens: token ids of the text.
         length: number of targets in a window.
         stride: distance between the starts of windows, normally at most `length`. With
             `length` + 1, windows don't overlap, and the first token of a window is never a target.
         vocabulary: vocabulary size.
-        on_progress: called with the number of ids that are done.
+        on_progress: function that is called with the number of tokens scored so far.
 
     Returns:
         `loss` in nats per token, `perplexity`, and `nats`, the summed loss.

@@ -25,7 +25,7 @@ from etude.tasks.options import EvaluationOptions
 
 @dataclass(frozen=True)
 class LabelObjective(ExampleObjective):
-    """Objective for examples with tokens and one label.
+    """Objective (conversion to model inputs and targets) for examples with tokens and one label.
 
     Args:
         balanced: whether all classes have the same total weight, whatever their frequency.
@@ -83,8 +83,10 @@ class LabelObjective(ExampleObjective):
 
 
 def class_logits(model: nn.Module, micro: MicroBatch) -> Tensor:
-    """Returns logits over classes (B, classes), or over the tags of each position (B, T, tags); for
-    packed examples, over the classes of each example (N, classes).
+    """Returns the logits of an encoder for a micro-batch of B sequences of T tokens.
+
+    Their shape is (B, classes), or (B, T, tags) if the model's head has an output for each token.
+    If several examples are packed into a sequence, it is (N, classes) for N examples.
     """
     options = {"keep": micro.get("keep"), "token_types": micro.get("types"), **packing(micro)}
     logits: Tensor = model(micro["tokens"], **options)
@@ -169,7 +171,7 @@ class LabelMetrics(RowMetrics):
 
     @cached_property
     def _rows(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-        """Indices, labels and probabilities of the rows, in order."""
+        """Indices, actual labels and class probabilities of the rows, in ascending order."""
         index, actual = np.concatenate(self._index), np.concatenate(self._actual)
         chances = np.concatenate(self._chances)
         order = np.argsort(index, kind="stable")
@@ -218,7 +220,7 @@ class Classification(Task):
         label_smoothing: see `etude.tasks.losses.cross_entropy`.
         positive: name of the positive class; adds its precision, recall and F1.
         monitor: the metric that selects the best checkpoint.
-        setup: the run's arguments.
+        setup: model, optimizer and other arguments from the run; see `etude.tasks.base.Setup`.
     """
 
     metrics_class: ClassVar[type[LabelMetrics]] = LabelMetrics
@@ -243,7 +245,8 @@ class Classification(Task):
         checks.probability(label_smoothing=label_smoothing)
         is_available = positive is not None or monitor not in POSITIVE_METRICS
         hint = f"set task.positive to a class, or use {monitor}_macro, the mean over all classes"
-        checks.that(is_available, "monitor", monitor, "a metric of the task", hint)
+        expected = "a metric of all classes, since task.positive is null"
+        checks.that(is_available, "monitor", monitor, expected, hint)
         checks.done()
         super().__init__(setup)
         self.watch(monitor)

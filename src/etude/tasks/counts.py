@@ -15,14 +15,23 @@ Counts = NDArray[np.int64]
 def confusion(labels: NDArray[np.int64], predictions: NDArray[np.int64], classes: int) -> Counts:
     """Returns the confusion matrix, (classes, classes): how often each label (row) was predicted as
     each class (column).
+
+    Args:
+        labels, predictions: actual and predicted class of each example, as indices.
+        classes: number of classes.
     """
     flat = np.bincount(labels * classes + predictions, minlength=classes * classes)
     return flat.reshape(classes, classes)
 
 
 def class_scores(counts: Counts) -> dict[str, NDArray[np.float64]]:
-    """Returns `precision`, `recall`, `f1` and `support` of each class, (classes,); 0 where the
-    denominator is 0.
+    """Returns the scores of each class: a dict of `precision`, `recall`, `f1` and `support`.
+
+    Each value of the dict is an array with one number for each class, 0 where the denominator is 0.
+    `support` is the number of examples of the class.
+
+    Args:
+        counts: see `confusion`.
     """
     right = np.diag(counts).astype(float)
     predicted, actual = counts.sum(0), counts.sum(1)
@@ -64,6 +73,11 @@ def calibration_error(
     """Returns the expected calibration error, and mean confidence, accuracy and count of each bin.
 
     See Guo et al. 2017, arXiv:1706.04599, equation 3; the bins of confidence have equal width.
+
+    Args:
+        confidences: for each row, the probability of the predicted class.
+        right: for each row, whether the predicted class is correct.
+        bins: number of bins.
     """
     which = np.clip(np.ceil(confidences * bins).astype(int) - 1, 0, bins - 1)
     table, error = [], 0.0
@@ -80,12 +94,12 @@ def calibration_error(
 
 
 Span = tuple[str, int, int]
-"""A span: its kind, such as LOC, and the indices of its first and last word."""
+"""A span: its label, such as LOC, and the indices of its first and last word."""
 
 
 def are_spans(names: Sequence[str]) -> bool:
-    """Returns whether tags mark spans of words: `B-LOC`, `I-LOC`, `O`, and `E-`, `S-` (IOBES) or
-    `L-`, `U-` (BILOU).
+    """Returns whether tags have span prefixes: `B-` and `I-` (as in `B-LOC`), in the formats IOBES
+    and BILOU also `E-`, `S-`, `L-` and `U-`. The tag `O` marks words outside of spans.
     """
     marks = {name[:2] for name in names}
     return marks <= {"B-", "I-", "E-", "S-", "L-", "U-", "O"} and any("-" in name for name in names)
@@ -93,7 +107,7 @@ def are_spans(names: Sequence[str]) -> bool:
 
 def spans(tags: Sequence[str]) -> set[Span]:
     """Returns the spans that a sentence's tags mark, by the rules of the CoNLL-2000 script: a span
-    also begins at an inside tag that follows no span or a span of another kind.
+    also begins at an inside tag (`I-`) that follows no span or a span with another label.
     """
     marked: set[Span] = set()
     kind, start, previous = "", 0, "O"
@@ -110,7 +124,11 @@ def spans(tags: Sequence[str]) -> set[Span]:
 
 
 def span_metrics(right: int, predicted: int, actual: int) -> dict[str, float]:
-    """Returns `precision`, `recall` and `f1` of spans, over all kinds together."""
+    """Returns `precision`, `recall` and `f1` of spans, over the spans of all labels together.
+
+    Args:
+        right, predicted, actual: numbers of correctly predicted, predicted and actual spans.
+    """
     return {
         "precision": right / predicted if predicted else 0.0,
         "recall": right / actual if actual else 0.0,
@@ -119,8 +137,12 @@ def span_metrics(right: int, predicted: int, actual: int) -> dict[str, float]:
 
 
 def span_scores(pairs: Iterable[tuple[Sequence[str], Sequence[str]]]) -> list[dict[str, Any]]:
-    """Returns `precision`, `recall`, `f1` and `support` (number of actual spans) of each kind of
-    span, given the actual and predicted tags of sentences.
+    """Returns the scores of each label of spans, such as LOC: a list with a dict for each label.
+
+    A dict contains `label`, `precision`, `recall`, `f1` and `support`, the number of actual spans.
+
+    Args:
+        pairs: the actual and the predicted tags of each sentence.
     """
     right, predicted, actual = Counter[str](), Counter[str](), Counter[str]()
     for tags, guesses in pairs:

@@ -25,7 +25,8 @@ PROMPT, ANSWER = "{source}", "{target}"
 
 @dataclass(frozen=True)
 class AnswerObjective(ExampleObjective):
-    """Objective that joins prompt and answer; the targets are the answer's tokens and its end.
+    """Objective (conversion to model inputs and targets) that joins prompt and answer; the targets
+    are the answer's tokens and its end.
 
     Args:
         template: text with `{source}` and `{target}`; a special token's name in the text is encoded
@@ -92,7 +93,7 @@ class Instruction(TokenTask):
     Padding after a text needs no mask: no target attends to later positions.
 
     Args:
-        setup: the run's arguments.
+        setup: model, optimizer and other arguments from the run; see `etude.tasks.base.Setup`.
         template: text of an example, with `{source}` and `{target}` for prompt and answer; a
             special token's name in the text is encoded as that token. If the template ends with
             `{target}`, the tokenizer's end-of-text token is added.
@@ -120,7 +121,7 @@ class Instruction(TokenTask):
         checks = Checks()
         is_valid = template.count(PROMPT) == template.count(ANSWER) == 1
         is_valid = is_valid and template.index(PROMPT) < template.index(ANSWER)
-        expected = "a text with {source} and then {target}, once each"
+        expected = "a text that contains {source} once and, after it, {target} once"
         checks.that(is_valid, "template", template, expected)
         checks.done()
         return AnswerObjective(template)

@@ -13,7 +13,7 @@ def each_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None = 
     """Returns the cross-entropy of each label in float64, in nats; 0 for ignored labels.
 
     Args:
-        logits: (..., C).
+        logits: (..., C), for C classes.
         labels, weights: (...), as for `cross_entropy`.
     """
     flat = logits.double().flatten(0, -2)
@@ -33,12 +33,12 @@ def cross_entropy(
     """Returns the summed cross-entropy, in nats, in float32 or higher.
 
     Args:
-        logits: (..., C).
-        labels: (...), below C; `IGNORE` excludes a label.
-        label_smoothing: e, the target is 1 - e on the label plus e / C on each class (Szegedy et
-            al. 2015, arXiv:1512.00567, section 7).
-        z_loss: c, adds c log(Z)^2 for each target, Z being the softmax's denominator (Chowdhery et
-            al. 2022, arXiv:2204.02311, section 5).
+        logits: (..., C), for C classes.
+        labels: (...), classes from 0 to C - 1; targets with the label `IGNORE` are excluded.
+        label_smoothing: e; the target distribution is 1 - e on the label plus e / C on each class
+            (Szegedy et al. 2015, arXiv:1512.00567, section 7).
+        z_loss: c; adds c log(Z)^2 for each target, where Z is the softmax's denominator (Chowdhery
+            et al. 2022, arXiv:2204.02311, section 5).
         weights: (...), weight of each target.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).flatten(0, -2)

@@ -19,7 +19,7 @@ from etude.tasks.token_task import TokenTask
 
 @dataclass(frozen=True)
 class MaskObjective(WindowObjective):
-    """Objective that masks tokens in windows of text.
+    """Objective (conversion to model inputs and targets) that masks tokens in windows of text.
 
     If the tokenizer has special tokens that enclose a text, such as [CLS] and [SEP], they enclose
     each window.
@@ -31,7 +31,7 @@ class MaskObjective(WindowObjective):
         whole_word: whether to select words rather than tokens.
         masked, frame, begins: id of the mask token, ids before and after a window, and for each
             token whether it begins a word; set once the tokenizer is known.
-        ordinary: ids that a random token is drawn from.
+        ordinary: ids of the tokens that are not special; random tokens are drawn from these.
         special: ids of the special tokens, which are never selected.
     """
 
@@ -92,8 +92,10 @@ class MaskObjective(WindowObjective):
 
 
 def word_begins(tokenizer: Tokenizer) -> NDArray[np.bool_]:
-    """Returns, for each token id, whether the token begins a word, according to its spelling:
-    `▁the` and ` the` do, `##ing` does not. If no token has such a mark, each token is a word.
+    """Returns, for each token id, whether the token begins a word, according to its spelling.
+
+    Tokens such as `▁the` and ` the` begin a word, tokens such as `##ing` don't. If no token has
+    such a mark, each token is a word.
     """
     size = tokenizer.vocab_size
     pieces = [tokenizer.backend.id_to_token(number) or "" for number in range(size)]
@@ -113,11 +115,11 @@ class MaskedLM(TokenTask):
     Each token of a window, except special tokens, is selected with probability `rate`; of the
     selected tokens a fraction `mask` is replaced by the mask token, a fraction `random` by any
     ordinary token, and the rest is unchanged (Devlin et al. 2018, arXiv:1810.04805, section 3.1:
-    15 %, 80 %, 10 %, 10 %). The selection is a function of the seed and the step; in validation, of
-    the batch only.
+    15 %, 80 %, 10 %, 10 %). The selection depends only on the seed and the step; in validation, it
+    depends only on the batch.
 
     Args:
-        setup: the run's arguments.
+        setup: model, optimizer and other arguments from the run; see `etude.tasks.base.Setup`.
         rate, mask, random: see above. A rate of 40 % may be better than 15 % (Wettig et al. 2022,
             arXiv:2202.08005).
         whole_word: whether to select whole words, each with probability `rate`.

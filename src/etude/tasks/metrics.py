@@ -16,9 +16,9 @@ from etude.data.evaluation_data import Evaluated
 
 
 class Sum:
-    """A sum of numbers that is rounded once, whatever their order (`math.fsum`).
+    """Sum of numbers that is rounded only once (`math.fsum`), so that their order has no effect.
 
-    Tensors stay on their device until the sum is read, so adding one does not wait for it.
+    Tensors stay on their device until the sum is read, so `add` does not wait for the device.
     """
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ def ratio(numerator: Sum, denominator: Sum) -> float:
 
 
 def perplexity(loss: float) -> float:
-    """Returns the exponential of a loss in nats."""
+    """Returns the exponential of a loss in nats; infinity for a loss of at least 700."""
     return math.exp(loss) if not loss >= 700 else math.inf
 
 
@@ -75,8 +75,8 @@ class Evaluation:
             without rows.
         counts: confusion matrix of a classifier or tagger.
         labels: names of the classes or tags in `counts`.
-        calibration: for a classifier, mean confidence, accuracy and count of each bin.
-        spans: for a tagger of spans, scores of each kind of span.
+        calibration: for a classifier, mean confidence, accuracy and count of each confidence bin.
+        spans: for a tagger of spans, the scores of each label of spans, such as LOC.
     """
 
     metrics: dict[str, float]
@@ -102,21 +102,26 @@ class Metrics(ABC):
 
     @abstractmethod
     def merge(self, other: Self) -> None:
-        """Adds everything in another accumulator of the same class."""
+        """Adds everything that was added to `other`, an accumulator of the same class."""
 
     @abstractmethod
     def compute(self) -> dict[str, float]:
         """Returns the metrics of everything that was added, by name."""
 
     def evaluation(self, evaluated: Evaluated) -> Evaluation:
-        """Returns the metrics with details and predictions."""
+        """Returns the metrics of everything that was added, with details and predictions if any.
+
+        Args:
+            evaluated: the split or rows that were evaluated.
+        """
         return Evaluation(self.compute())
 
 
 class RowMetrics(Metrics):
     """Base class of metrics of whole rows, which may have been split into several examples.
 
-    A subclass may cache its rows in a cached property `_rows`; `update` and `merge` call `changed`.
+    A subclass may cache its rows in a cached property `_rows`. Then its methods `update` and
+    `merge` must call `changed`.
     """
 
     def changed(self) -> None:
@@ -134,7 +139,7 @@ class RowMetrics(Metrics):
         """
 
     def details(self) -> dict[str, Any]:
-        """Returns further attributes of the `Evaluation`."""
+        """Returns further attributes of the `Evaluation`, by name."""
         return {}
 
     def evaluation(self, evaluated: Evaluated) -> Evaluation:
@@ -142,14 +147,19 @@ class RowMetrics(Metrics):
 
 
 def merged(empty: Metrics, parts: Sequence[Metrics]) -> Metrics:
-    """Merges several accumulators into an empty one, and returns it."""
+    """Merges the accumulators `parts` into the accumulator `empty`, and returns `empty`."""
     for part in parts:
         empty.merge(part)
     return empty
 
 
 def gather_ranks(value: Any, world: int) -> list[Any]:
-    """Returns the value of each rank, in the order of the ranks, on every rank."""
+    """Returns the value of each rank, in the order of the ranks, on every rank.
+
+    Args:
+        value: this rank's value.
+        world: number of ranks.
+    """
     if world == 1:
         return [value]
     values: list[Any] = [None] * world

@@ -30,7 +30,8 @@ class EvaluationOptions:
         """Returns validated options; the value None selects an option's default.
 
         Args:
-            task: name of the task.
+            task: name of the task, for errors.
+            requested: options by name.
 
         Raises:
             RequestError: an option that the task does not have, or a value out of range.

@@ -26,8 +26,10 @@ from etude.tasks.options import EvaluationOptions
 
 
 class AnswerSpanObjective(ExampleObjective):
-    """Objective for examples with tokens, their positions in the context, and the first and last
-    token of the answer.
+    """Objective (conversion to model inputs and targets) for examples of question answering.
+
+    An example has tokens, their positions in the context, and the first and last token of the
+    answer.
     """
 
     fields: ClassVar[tuple[str, ...]] = ("tokens", "types", "begins", "ends", "span")
@@ -47,7 +49,7 @@ class Candidate(NamedTuple):
 
     Attributes:
         score: sum of the logits of its first and its last token.
-        begin, end: characters of the context; both 0 means no answer.
+        begin, end: positions in the context, in characters; if both are 0, there is no answer.
     """
 
     score: float
@@ -95,7 +97,13 @@ class SpanMetrics(RowMetrics):
     def _best(
         self, logits: NDArray[np.float64], begins: NDArray[Any], ends: NDArray[Any]
     ) -> list[Candidate]:
-        """Returns the best spans of a window, the most probable first."""
+        """Returns the best spans of a window, the most probable first.
+
+        Args:
+            logits: logits (T, 2) of the answer's first and last token.
+            begins, ends: first and last character of each token in the context; `begins` is -1 for
+                a token outside of the context.
+        """
         starts, stops = (np.argsort(-side, kind="stable")[: self.candidates] for side in logits.T)
         spans = [
             Candidate(float(logits[i, 0] + logits[j, 1]), int(begins[i]), int(ends[j]))
@@ -127,9 +135,9 @@ class SpanMetrics(RowMetrics):
         return {"exact_match": exact, "f1": f1}
 
     def answers(self) -> dict[int, tuple[str, float]]:
-        """Returns the answer of each row, by index, and its probability among the candidates.
+        """Returns a dict from each row's index to its predicted answer and a probability.
 
-        An empty answer means no answer.
+        The probability is that of the answer among the candidates. An empty answer means no answer.
         """
         return self._rows
 
@@ -189,7 +197,7 @@ class QuestionAnswering(Task):
     to a question is the span with the largest sum of logits in any window.
 
     Args:
-        setup: the run's arguments.
+        setup: model, optimizer and other arguments from the run; see `etude.tasks.base.Setup`.
         longest_answer: largest number of tokens in a predicted answer.
         candidates: number of most probable first tokens, and of last tokens, that are combined to
             spans in each window.
@@ -236,7 +244,9 @@ class QuestionAnswering(Task):
         }
 
     def outputs(self, micro: MicroBatch) -> Tensor:
-        """Returns logits (B, T, 2) of first and last token, which are minus infinity at padding."""
+        """Returns logits (B, T, 2) for the answer's first and last token; at padding, they are
+        minus infinity.
+        """
         logits = class_logits(self.model, micro)
         keep = micro.get("keep")
         return logits if keep is None else logits.masked_fill(~keep[..., None], -torch.inf)
@@ -280,8 +290,8 @@ def exact(prediction: str, truth: str) -> float:
 
 
 def overlap(prediction: str, truth: str) -> float:
-    """Returns the F1 of the words of two answers. If an answer has no words, returns 1 if the other
-    has none either, otherwise 0.
+    """Returns the F1 of the words of two answers. If one or both have no words, returns 1 if both
+    have none, otherwise 0.
     """
     predicted, actual = words_of(prediction), words_of(truth)
     if not predicted or not actual:

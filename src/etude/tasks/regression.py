@@ -18,7 +18,7 @@ from etude.tasks.metrics import Metrics, Sum
 
 
 class NumbersObjective(Objective):
-    """Objective for synthetic sequences of numbers; uses the generated examples unchanged."""
+    """Objective for synthetic sequences of numbers; inputs and targets are as generated."""
 
     reads = "made"
     such_as = "data=icl_regression"
@@ -34,7 +34,7 @@ class Regression(Task):
     `data.validate_training` adds the same metrics of training examples, as `seen/loss`, ...
 
     Args:
-        setup: the run's arguments.
+        setup: model, optimizer and other arguments from the run; see `etude.tasks.base.Setup`.
         monitor: the metric that selects the best checkpoint.
     """
 

@@ -13,11 +13,12 @@ from etude.models.wrappers import Writer
 def answers(
     model: Writer, examples: Iterable[dict[str, Any]], count: int, longest: int, *, whole: bool
 ) -> list[str]:
-    """Returns the source, the target and the model's greedy answer of some examples, as texts.
+    """Returns one text for each of some examples: its source, its target and the model's answer.
 
     Args:
+        model: model that generates the answer greedily.
         examples: arrays of each example: `labels`, and `source` or `tokens`.
-        count: number of examples.
+        count: number of examples to use.
         longest: largest number of tokens in an answer.
         whole: whether to generate as many tokens as the target has; otherwise generation stops at a
             token that ends a text.
@@ -40,7 +41,7 @@ def answers(
 def _sources_and_targets(
     examples: Iterable[dict[str, Any]],
 ) -> Iterator[tuple[list[int], list[int]]]:
-    """Yields the source ids and the target ids of each example."""
+    """Yields the token ids of the source and of the target of each example that has a target."""
     for arrays in examples:
         labels = arrays["labels"].tolist()
         targets = [label for label in labels if label != IGNORE]

@@ -16,16 +16,23 @@ INITIALISATION = -1
 
 
 def seed_for(seed: int, step: int, micro: int = 0, rank: int = 0) -> int:
-    """Returns a 63-bit seed, a BLAKE2b hash of the arguments."""
+    """Returns the 63-bit random seed of a micro-batch, a BLAKE2b hash of the arguments.
+
+    Args:
+        seed: the run's seed.
+        step: optimizer step, or `INITIALISATION`.
+        micro: index of the micro-batch in the step.
+        rank: rank of the process.
+    """
     key = struct.pack("<qqqq", seed, step, micro, rank)
     return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") >> 1
 
 
 def seed_generators(seed: int, device: torch.device) -> None:
-    """Seeds the generators that dropout on `device` draws from.
+    """Seeds the random generators that dropout on `device` draws from.
 
-    `torch.manual_seed` does more: if CUDA was never used, it formats a stack trace and queues the
-    seed, at each call.
+    Takes less time than `torch.manual_seed`, which, if CUDA was never used, formats a stack trace
+    and queues the seed at each call.
     """
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":

@@ -47,7 +47,7 @@ class SpanObjective(WindowObjective):
         return length - 1  # the source ends with an extra token
 
     def spans(self, length: int) -> tuple[int, int]:
-        """Returns the number of noise tokens in a window, and the number of noise spans."""
+        """Returns the numbers of noise tokens and of noise spans in a window of `length` tokens."""
         noise = min(max(round(length * self.rate), 1), max(1, length - 1))
         count = min(max(round(noise / self.mean), 1), noise, max(1, length - noise))
         return noise, count
@@ -101,7 +101,7 @@ class SpanDenoising(TargetTask):
     targets, including the sentinels and the end-of-text token.
 
     Args:
-        setup: the run's arguments.
+        setup: model, optimizer and other arguments from the run; see `etude.tasks.base.Setup`.
         rate: fraction of the tokens that are removed.
         mean_span: mean length of a removed span, in tokens.
     """

@@ -36,11 +36,12 @@ SPAN_METRICS = ("val/precision", "val/recall", "val/f1")
 
 @dataclass(frozen=True)
 class TagObjective(ExampleObjective):
-    """Objective for examples with tokens, and a tag at the first token of each word.
+    """Objective (conversion to model inputs and targets) for examples with tokens, and a tag at the
+    first token of each word.
 
     Args:
-        monitor: the metric that selects the best checkpoint; span metrics need tags that mark
-            spans.
+        monitor: the metric that selects the best checkpoint; span metrics need tags with span
+            prefixes, such as `B-LOC`.
     """
 
     monitor: str = "val/loss"
@@ -70,8 +71,8 @@ Tags = NDArray[np.int64]
 
 
 class TagMetrics(RowMetrics):
-    """Tagging metrics over words, spans and sentences; pieces of a row that was split are joined
-    first.
+    """Tagging metrics over words, spans and sentences. If a row was split into several examples,
+    their tags are joined first.
 
     Args:
         labels: names of the tags.
@@ -177,8 +178,11 @@ class TagMetrics(RowMetrics):
     def _named(
         self, pairs: Iterable[tuple[Tags, Tags]], *, cut: bool = True
     ) -> Iterator[tuple[list[str], list[str]]]:
-        """Yields the names of actual and predicted tags of rows; `cut` omits words without a
-        prediction.
+        """Yields two lists for each row: the names of its actual and of its predicted tags.
+
+        Args:
+            pairs: actual and predicted tags of each row, as indices.
+            cut: whether to omit the actual tags of words without a prediction.
         """
         for actual, predicted in pairs:
             shown = actual[: len(predicted)] if cut else actual
@@ -189,12 +193,12 @@ class Tagging(Task):
     """Prediction of one tag per word, at the word's first token; the loss is the mean cross-entropy
     over words.
 
-    If the tags mark spans (`B-LOC`, `I-LOC`, `O`), spans are scored too.
+    If the tags have span prefixes (`B-LOC`, `I-LOC`, `O`), there are also metrics of whole spans.
 
     Args:
         label_smoothing: see `etude.tasks.losses.cross_entropy`.
         monitor: the metric that selects the best checkpoint.
-        setup: the run's arguments.
+        setup: model, optimizer and other arguments from the run; see `etude.tasks.base.Setup`.
     """
 
     metrics_class: ClassVar[type[TagMetrics]] = TagMetrics

@@ -21,7 +21,7 @@ from etude.tasks.options import EvaluationOptions
 
 
 class ValuesObjective(ExampleObjective):
-    """Objective for examples with tokens and one or several numbers."""
+    """Objective (conversion to model inputs and targets) for examples with tokens and numbers."""
 
     fields: ClassVar[tuple[str, ...]] = ("tokens", "values")
 
@@ -69,8 +69,8 @@ class ValueMetrics(RowMetrics):
         return number_metrics(actual, predicted, self.names)
 
     def rows(self) -> list[tuple[int, tuple[NDArray[Any], NDArray[Any]]]]:
-        """Returns the actual and the predicted numbers (k,) of each row, in the order of the
-        indices.
+        """Returns pairs of a row's index and its actual and predicted numbers, (k,) each, in the
+        order of the indices.
         """
         return sorted(self._rows.items(), key=lambda item: item[0])
 
@@ -91,7 +91,7 @@ class TextRegression(Task):
     """Prediction of numbers for a text; the loss is the mean squared error over a step's numbers.
 
     Args:
-        setup: the run's arguments.
+        setup: model, optimizer and other arguments from the run; see `etude.tasks.base.Setup`.
         monitor: the metric that selects the best checkpoint.
     """
 

@@ -21,7 +21,7 @@ class TextMetrics(RowMetrics):
         self._texts: dict[int, tuple[str, str]] = {}
 
     def add(self, row: int, target: str, text: str) -> None:
-        """Adds the generated text of a row."""
+        """Adds a row, given by index, with its target and the generated text."""
         self._texts[row] = (target, text)
 
     def update(self, batch: Mapping[str, Any], outputs: Sequence[str]) -> None:
@@ -55,7 +55,14 @@ class TextMetrics(RowMetrics):
 
 
 def translations(model: Any, sources: Sequence[str], beams: Beams, length: int) -> list[str]:
-    """Returns the targets that a `Seq2Seq` generates, in the order of the sources."""
+    """Returns the target that a model generates for each source, in the order of the sources.
+
+    Args:
+        model: a `Seq2Seq`.
+        sources: source texts.
+        beams: options of the beam search.
+        length: largest number of tokens of a source, and by default of a target.
+    """
     longest = beams.max_new_tokens or length
     order = sorted(range(len(sources)), key=lambda index: -len(sources[index]))
     targets: dict[int, str] = {}
@@ -85,8 +92,8 @@ def cut_to(tokenizer: Any, text: str, longest: int) -> str:
 
 
 def translation_metrics(texts: Sequence[str], targets: Sequence[str]) -> dict[str, float]:
-    """Returns `bleu` (Papineni et al. 2002) and `chrf` (Popovic 2015) of a corpus, from 0 to 100,
-    computed with sacrebleu, and `exact`, the fraction of exact matches.
+    """Returns the metrics of generated texts: `bleu` (Papineni et al. 2002) and `chrf` (Popovic
+    2015), from 0 to 100, computed with sacrebleu, and `exact`, the fraction of exact matches.
 
     For BLEU, Chinese and Japanese targets are split with sacrebleu's tokenizer `zh`, which splits
     Japanese into characters.
@@ -101,7 +108,7 @@ def translation_metrics(texts: Sequence[str], targets: Sequence[str]) -> dict[st
 
 
 def translation_score(text: str, target: str) -> float:
-    """Returns the chrF of one text, from 0 to 1."""
+    """Returns the chrF of a generated text with respect to its target, from 0 to 1."""
     import sacrebleu
 
     return float(sacrebleu.sentence_chrf(text, [target]).score / 100)

@@ -20,11 +20,13 @@ from etude.tasks.numbers import number_metrics
 from etude.tasks.options import EvaluationOptions
 
 Pair = tuple[NDArray[np.float64], NDArray[np.float64]]
-"""Actual and predicted numbers of words; NaN where a word has none."""
+"""Actual and predicted numbers of the words of a row that have a number."""
 
 
 class WordValuesObjective(ExampleObjective):
-    """Objective for examples with tokens, and a number at the first token of each word."""
+    """Objective (conversion to model inputs and targets) for examples with tokens, and a number at
+    the first token of each word.
+    """
 
     fields: ClassVar[tuple[str, ...]] = ("tokens", "values")
 
@@ -73,7 +75,10 @@ class WordValueMetrics(RowMetrics):
         return number_metrics(actual, predicted, ["value"])
 
     def rows(self) -> dict[int, Pair]:
-        """Returns the actual and predicted numbers of each row's words that have a number."""
+        """Returns a dict from each row's index to the actual and predicted numbers of its words.
+
+        Words without an actual number are omitted.
+        """
         pieces: dict[int, list[Pair]] = {}
         for index, pair in sorted(self._pieces.items(), key=lambda item: item[0]):
             pieces.setdefault(int(self.row_of[index]), []).append(pair)
@@ -100,7 +105,7 @@ class TokenRegression(Task):
     error over the words that have a number.
 
     Args:
-        setup: the run's arguments.
+        setup: model, optimizer and other arguments from the run; see `etude.tasks.base.Setup`.
         monitor: the metric that selects the best checkpoint.
     """
 

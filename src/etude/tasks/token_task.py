@@ -47,7 +47,7 @@ class TokenTask(Task):
     `outputs` returns logits (B, T, V) of the micro-batch's `labels`.
 
     Args:
-        setup: the run's arguments.
+        setup: model, optimizer and other arguments from the run; see `etude.tasks.base.Setup`.
         label_smoothing, z_loss: see `etude.tasks.losses.cross_entropy`; not applied in validation.
         monitor: the metric that selects the best checkpoint.
     """

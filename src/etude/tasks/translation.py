@@ -24,7 +24,8 @@ from etude.tasks.token_task import TokenTask
 
 @dataclass(frozen=True)
 class PairObjective(ExampleObjective):
-    """Objective for pairs of a source and a target, each followed by the end-of-text token.
+    """Objective (conversion to model inputs and targets) for pairs of a source and a target text,
+    each followed by the end-of-text token.
 
     Args:
         end: id of the end-of-text token; set once the tokenizer is known.
@@ -58,7 +59,12 @@ class PairObjective(ExampleObjective):
 
 
 def target_logits(model: nn.Module, micro: MicroBatch) -> Tensor:
-    """Returns logits (B, T, V) of `labels`, each given the source and the labels before it."""
+    """Returns logits (B, T, V) for each label, given the source and the preceding labels.
+
+    Args:
+        model: an encoder-decoder.
+        micro: `source` and `labels`, and optionally masks and documents of packed sequences.
+    """
     labels = micro["labels"]
     inputs = labels.new_full(labels.shape, model.start_token)
     inputs[:, 1:] = labels[:, :-1].clamp_min(0)
@@ -97,7 +103,7 @@ class Translation(TargetTask):
     """Translation of a source text; see `TargetTask`.
 
     Args:
-        setup: the run's arguments.
+        setup: model, optimizer and other arguments from the run; see `etude.tasks.base.Setup`.
         label_smoothing, z_loss: see `etude.tasks.losses.cross_entropy`; not applied in validation.
     """
 
