@@ -21,7 +21,11 @@ Heads = dict[str, tuple[type | None, dict[str, Rule]]]
 
 
 def body(prefix: str) -> dict[str, Rule]:
-    """Returns the conversion rules of the body, without a head, of BERT and RoBERTa."""
+    """Returns the conversion rules of BERT and RoBERTa without a head.
+
+    Args:
+        prefix: the prefix of the tensor names in the checkpoint, such as `bert.`.
+    """
     layer = prefix + "encoder.layer.{i}."
     return {
         "embedding": Same(prefix + "embeddings.word_embeddings"),
@@ -110,7 +114,7 @@ class BertFamily(Family):
         offset = self.first_position(config)
         rows = config.size("max_position_embeddings", longest)
         if rows <= offset:
-            expected = f"a number above {offset}, the row of the first position"
+            expected = f"a number above {offset} (the row of a text's first position)"
             config.refuse("max_position_embeddings", expected, rows)
             rows = offset + 1
         return {
@@ -134,7 +138,7 @@ class BertFamily(Family):
         }
 
     def check_head(self, config: HFConfig) -> None:
-        """Adds a problem to the config if the masked language head lacks its activation."""
+        """Adds a problem to the config unless its activation is GELU, as in Étude's head."""
         config.only("hidden_act", "gelu", "gelu_python")
 
     def config(self, module: Any) -> dict[str, Any]:
@@ -163,7 +167,7 @@ class BertFamily(Family):
         return fields
 
     def extra_fields(self, module: Any) -> dict[str, Any]:
-        """Returns additional config fields of a subclass; BERT itself has none."""
+        """Returns fields of `config.json` that a subclass adds to those of BERT."""
         return {}
 
     def _architecture(self, head: object) -> str:

@@ -112,7 +112,7 @@ class GGUF:
         return list(self._reader.fields)
 
     def names(self) -> list[str]:
-        """Returns the names of all tensors in `transformers`."""
+        """Returns the names that the file's tensors have in `transformers`."""
         return list(self._tensors)
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -200,10 +200,13 @@ class GGUF:
         return HFConfig({k: v for k, v in fields.items() if v is not None}, str(self.where))
 
     def _scaling(self, fields: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Returns the value of `rope_scaling` for the `config.json`.
+        """Returns the value of `rope_scaling` for the `config.json`; None without scaling.
 
         The rules are those of llama.cpp: a factor without a type is linear, 0 means no factor, and
         `rope.scale_linear` is the older name of `rope.scaling.factor`.
+
+        Args:
+            fields: the fields of the `config.json` that were read before.
 
         Raises:
             RequestError: the scaling is unsupported, or two values contradict each other.
@@ -225,14 +228,22 @@ class GGUF:
         if factor != 1 and (kind == "none" or self._factors is not None):
             key = next(key for key, value in stated.items() if value)
             no_type = "rope.scaling.type is none"
-            reason = no_type if kind == "none" else f"the file has {ROPE_FACTORS}"
+            factors_exist = f"the file has {ROPE_FACTORS}, which also scales the positions"
+            reason = no_type if kind == "none" else factors_exist
             raise RequestError(Problem(self._key_path(key), f"1, since {reason}", factor))
         if self._factors is not None:
             return self._llama3(fields)
         return {"rope_type": "linear", "factor": factor} if factor != 1 else None
 
     def _llama3(self, fields: Mapping[str, Any]) -> dict[str, Any]:
-        """Recovers the parameters of Llama 3's scaling from the divisors of the frequencies."""
+        """Returns the `rope_scaling` of Llama 3, recovered from the file's frequency divisors.
+
+        Args:
+            fields: the fields of the `config.json` that were read before.
+
+        Raises:
+            RequestError: the divisors are not those of Llama 3's scaling.
+        """
         assert self._factors is not None
         factors = _dequantised(self._factors).flatten()
         K = fields["head_dim"]

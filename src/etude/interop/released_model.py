@@ -93,7 +93,7 @@ def load_released(
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
         raise RequestError(
-            Problem("device", "a device of this machine", str(device), reason)
+            Problem("device", "a device that exists on this machine", str(device), reason)
         ) from error
     if location.path.suffix == SUFFIX:
         file = GGUF(location.path)
@@ -125,7 +125,7 @@ def load_released(
 
 
 def text_model(released: ReleasedModel) -> LanguageModel | Seq2Seq | TextEncoder:
-    """Combines module and tokenizer into a `LanguageModel`, a `Seq2Seq` or a `TextEncoder`.
+    """Returns a released model with its tokenizer: a `LanguageModel`, `Seq2Seq` or `TextEncoder`.
 
     Raises:
         RequestError: the model has no readable tokenizer.
@@ -142,7 +142,7 @@ def text_model(released: ReleasedModel) -> LanguageModel | Seq2Seq | TextEncoder
 
 
 def _without_unknown_ids(released: ReleasedModel) -> ReleasedModel:
-    """Removes begin and stop tokens that have no embedding.
+    """Returns the released model without begin and stop tokens that have no embedding.
 
     A tokenizer with more tokens than the embedding has rows is removed, too.
     """

@@ -42,6 +42,7 @@ class Same:
         """Returns the checkpoint tensors that a parameter consists of.
 
         Args:
+            parameter: the Étude parameter.
             suffix: `.weight`, `.bias`, or empty.
             owner: the parent of the parameter's module, such as the attention of a `qkv`.
         """

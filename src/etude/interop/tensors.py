@@ -17,7 +17,7 @@ from etude.interop.json_file import read_object
 
 SAFETENSORS, BIN = "model.safetensors", "pytorch_model.bin"
 INDEX = ".index.json"
-EXPECTED = f"{SAFETENSORS}, {SAFETENSORS}{INDEX} with its shards, or {BIN}"
+EXPECTED = f"a folder with {SAFETENSORS}, {SAFETENSORS}{INDEX} and its shards, or {BIN}"
 MAPPED = 2**25
 """Number of bytes to read from a file before the file is mapped again.
 
@@ -41,7 +41,7 @@ class Tensors(Protocol):
         """Returns a tensor's shape without reading the tensor."""
 
     def read(self, name: str) -> Tensor:
-        """Reads a tensor to the CPU. It may be a view of the file: do not modify it."""
+        """Reads a tensor to the CPU; it may be a view of the file and must not be modified."""
 
     def __enter__(self) -> Self:
         """Returns the reader."""
@@ -190,8 +190,8 @@ def open_tensors(source: Path) -> Tensors:
     In a folder, safetensors take precedence over `torch.save` files, and one file over shards.
 
     Raises:
-        RequestError: the file or folder is missing; the folder has no weights; an index names a
-            missing file; see also `SafeTensors` and `PickledTensors`.
+        RequestError: the file or folder is missing; the folder has no weights; an index of shards
+            names a missing file; see also `SafeTensors` and `PickledTensors`.
     """
     if source.is_dir():
         for name in (SAFETENSORS, SAFETENSORS + INDEX, BIN, BIN + INDEX):

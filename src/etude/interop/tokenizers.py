@@ -120,6 +120,11 @@ def load_boundaries(
 
     The stop tokens are those of `generation_config.json`, or else of `config.json`. The token
     before every prompt is that of the tokenizer's template, or else of `tokenizer_config.json`.
+
+    Args:
+        folder: the released folder.
+        config: the fields of `config.json`.
+        tokenizer: the tokenizer in the folder.
     """
     stops = {**config, **_read_optional(folder / GENERATION)}.get("eos_token_id")
     stop_tokens = [
@@ -212,7 +217,7 @@ def _byte_level_model(file: GGUF) -> models.BPE:
     alphabet = set(letters)
 
     def to_byte_letters(name: str) -> str:
-        """Converts a token that is stored as text to the letters of its bytes."""
+        """Converts a token that is stored as text to the letters that represent its bytes."""
         return name if set(name) <= alphabet else "".join(letters[b] for b in name.encode())
 
     kinds = file.get("tokenizer.ggml.token_type", [1] * len(names))
@@ -302,7 +307,10 @@ def _add_template(tokenizer: ReleasedTokenizer, first: str, last: str) -> Releas
 
 
 def _first_special_token(tokenizer: ReleasedTokenizer) -> int | None:
-    """Returns the special token that the tokenizer adds before a text; None if it adds none."""
+    """Returns the id of the special token that the tokenizer adds before a text.
+
+    None if the tokenizer adds no such token.
+    """
     (empty,) = tokenizer.framed([""])
     (text,) = tokenizer.framed(["a"])
     bare = tokenizer.encode("a")
@@ -336,7 +344,7 @@ def _no_tokenizer_problem(folder: Path, config: Mapping[str, Any]) -> Problem:
 
 
 def _read_optional(file: Path) -> dict[str, Any]:
-    """Reads the JSON object in a file; empty if the file is missing."""
+    """Returns the JSON object in a file; an empty dict if the file is missing."""
     return read_object(file) if os.path.lexists(file) else {}
 
 
