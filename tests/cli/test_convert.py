@@ -85,7 +85,9 @@ def test_a_gguf_becomes_a_folder_with_its_tokenizer(etude: Command, tmp_path: Pa
     done = etude("convert", file, tmp_path / "dest")
     assert done.code == 0, done.err
     assert "dest by transformers" in measured(done.out)
-    assert "the source's logits are not compared: " in done.out or "source by transformers" in done.out
+    assert (
+        "the source's logits are not compared: " in done.out or "source by transformers" in done.out
+    )
     theirs = hf.AutoModelForCausalLM.from_pretrained(tmp_path / "dest")
     ids = torch.arange(12)[None]
     assert torch.allclose(theirs(ids).logits, model(ids).logits, atol=1e-3)

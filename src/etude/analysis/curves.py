@@ -108,9 +108,9 @@ def save_figure(figure: Figure, file: Path, kind: Kind | None = None, **options:
     Args:
         figure: figure to save.
         file: path of the file.
-        kind: file kind of a figure in a run folder, for which no link in the folder is followed;
-            None for a path that the user chose.
-        options: options of matplotlib's `savefig` instead of `bbox_inches="tight"`.
+        kind: kind of file, if the file is in a run folder, where links are not followed; None for
+            a path that the user chose.
+        options: arguments of matplotlib's `savefig`; without any, `bbox_inches="tight"` is used.
 
     Raises:
         RequestError: matplotlib does not support this suffix.
@@ -146,7 +146,7 @@ class Curve:
 
     Attributes:
         name: label in the legend.
-        x: steps, tokens, seconds, or values of a key.
+        x: values on the x axis: steps, tokens, seconds, or the values of a config key.
         y: values of the metric.
         spread: half-width of the band around `y`; None for no band.
         complete: number of points at the start of the curve that are means of all runs. The later
@@ -165,7 +165,7 @@ class Curve:
         return () if self.spread is None else (self.y - self.spread, self.y + self.spread)
 
     def thin(self) -> Curve:
-        """Returns a curve with few enough points to draw, each the mean of several points."""
+        """Returns a curve of at most 100 points, each the mean of several points of this curve."""
         rows_per_point = -(-len(self.y) // _MAX_POINTS)
         if rows_per_point <= 1:
             return self
@@ -189,8 +189,8 @@ def draw_curves(
     """Draws a figure with one panel per metric, and one legend ordered by the curves' last values.
 
     Args:
-        panels: curves of each metric.
-        x: `step`, `tokens`, `time` or the key on the x axis.
+        panels: dict from each metric to its curves.
+        x: `step`, `tokens`, `time` or the config key on the x axis.
         log: axes with logarithmic scale: `x`, `y`, `xy` or an empty string.
         title: title above the panels.
         noun: what a curve represents: `run` or `group`.
@@ -256,7 +256,7 @@ def _panel(
 
 
 def _line_styles(names: Sequence[str]) -> dict[str, Any]:
-    """Returns the colour and the line style of each curve, by the curve's name."""
+    """Returns a dict from each curve's name to its colour and line style for matplotlib."""
     if len(names) > FEW:
         from matplotlib import colormaps
 
@@ -270,7 +270,7 @@ def _line_styles(names: Sequence[str]) -> dict[str, Any]:
 
 
 def _legend(figure: Figure, grid: Sequence[Axes], order: Sequence[Curve], heading: str) -> None:
-    """Draws the legend: the curves' names and last values, in the order of the last values."""
+    """Draws the legend: the curves' names and last values, in the order of `order`."""
     drawn: dict[Any, Any] = {line.get_label(): line for axes in grid for line in axes.get_lines()}
     shown = list(order)
     omitted = len(shown) - _MAX_LISTED

@@ -108,7 +108,7 @@ def write_range_test(result: LearningRates, about: dict[str, Any]) -> list[Path]
 
     Args:
         result: result of the range test.
-        about: further content of `lr.json`.
+        about: further keys and values of `lr.json`.
     """
     make_subfolder(result.folder.parents[1], *result.folder.parts[-2:])
     file = result.folder / "lr.json"

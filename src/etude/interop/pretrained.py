@@ -173,7 +173,7 @@ def _check_tensors(
     pieces: Mapping[str, list[Piece]],
     same: bool | None,
 ) -> list[str]:
-    """Checks the tensors of a file, and returns the names of those that the module does not use.
+    """Checks the tensors of a file, and returns the names of those that the module doesn't use.
 
     Args:
         file_names: result of `_file_names_by_current_name`.

@@ -131,7 +131,7 @@ def _set_up_logging(sender: _EventSender) -> None:
 
 
 class _EventSender(RunObserver):
-    """Sends a job's events to the sweep's process."""
+    """Observer of a run that sends the job's events to the sweep's process."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -158,7 +158,7 @@ class _EventSender(RunObserver):
 
 
 class _LogSender(logging.Handler):
-    """Sends log messages to the sweep's process."""
+    """Log handler that sends messages to the sweep's process."""
 
     def __init__(self, sender: _EventSender) -> None:
         super().__init__()

@@ -100,7 +100,7 @@ class SweepRecord:
             info["jobs"] = [job for job in jobs.values() if job["key"] in keep or job.get("path")]
 
     def note(self, *ended: Job) -> None:
-        """Writes the results of jobs to `sweep.json`."""
+        """Writes the results of the jobs `ended` to `sweep.json`."""
         with self._changing() as info:
             jobs = {job["key"]: job for job in info.get("jobs", []) if "key" in job}
             for job in ended:
