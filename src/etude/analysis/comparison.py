@@ -104,7 +104,7 @@ class Comparison:
         return save_figure(self.figure(), Path(path), kind)
 
     def default_path(self, root: Path) -> Path:
-        """Returns the path of the figure if the user chooses none; `root` is a folder of runs."""
+        """Returns the default path of the figure, in the folder of runs `root`."""
         runs = sorted(str(field_value(record, "run")) for record in self.records)
         identity = {"runs": runs, "metrics": self.metrics_shown, "x": self.x, "log": self.log}
         return default_path(root, identity)

@@ -1,8 +1,8 @@
 """Coordinate check: measurement of how the activations of a model scale with its width.
 
-Yang et al. 2022 (arXiv:2203.03466), appendix D.1: models of several widths train for a few steps.
-In muP, the outputs of blocks, the logits and their changes neither grow nor vanish with the width;
-in the standard parametrisation, some do.
+In this check (Yang et al. 2022, arXiv:2203.03466, appendix D.1), models of several widths train for
+a few steps. In muP, the outputs of blocks, the logits and their changes neither grow nor vanish
+with the width; in the standard parametrisation, some do.
 """
 
 from __future__ import annotations

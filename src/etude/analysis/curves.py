@@ -53,7 +53,7 @@ _AXES = {"step": "step", "tokens": "tokens", "time": "training time"}
 
 
 def to_finite_floats(column: pd.Series) -> pd.Series:
-    """Converts a column of metrics to floats; values that are not finite numbers become null."""
+    """Converts a column of metrics to floats; values that are not finite numbers become NaN."""
 
     def number(value: Any) -> float:
         real = isinstance(value, int | float) and abs(value) < sys.float_info.max
@@ -68,7 +68,7 @@ LOG_AXES = ("", "x", "y", "xy")
 
 
 def check_axes(x: str, log: str) -> None:
-    """Checks the axes of a figure.
+    """Checks the quantity on the x axis of a figure, and the axes with logarithmic scale.
 
     Raises:
         RequestError: `x` is not in `X_AXES`, or `log` is not in `LOG_AXES`.
@@ -80,12 +80,12 @@ def check_axes(x: str, log: str) -> None:
 
 
 def new_figure(width: float, height: float, *, arranged: bool = True) -> Figure:
-    """Creates an empty figure that needs no display.
+    """Creates an empty matplotlib figure, which can be drawn without a screen.
 
     Args:
         width: width in inches.
         height: height in inches.
-        arranged: whether matplotlib moves the axes to make room for labels.
+        arranged: whether matplotlib arranges the axes so that labels fit (constrained layout).
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -133,7 +133,7 @@ def save_figure(figure: Figure, file: Path, kind: Kind | None = None, **options:
 
 
 def default_path(root: Path, identity: dict[str, Any]) -> Path:
-    """Returns the path of a figure if the user chooses none, in the folder of runs `root`.
+    """Returns the default path of a figure, in the folder of runs `root`.
 
     The file's name is a hash of `identity`, which describes the content of the figure.
     """
@@ -206,9 +206,9 @@ def draw_curves(
     grid: Any = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (metric, curves) in zip(grid, panels.items(), strict=True):
         _panel(axes, metric, curves, line_styles, x=x, log=log)
-    heading = f"{len(order)} {noun}{'s' if len(order) > 1 else ''}, by last value"
+    heading = f"{len(order)} {noun}{'s' if len(order) > 1 else ''}, ordered by last value"
     if x not in X_AXES:
-        heading = f"by value at the largest {x}"
+        heading = f"ordered by value at the largest {x}"
     _legend(figure, grid, order, "\n".join(filter(None, (heading, note))))
     if title:
         figure.suptitle(figure_label(shorten(title)), fontsize=10.5, x=0.01, ha="left")
@@ -298,9 +298,9 @@ def _legend(figure: Figure, grid: Sequence[Axes], order: Sequence[Curve], headin
 
 
 def _logarithmic(axes: Axes, which: str) -> None:
-    """Makes an axis logarithmic, with up to four ticks per decade: 1, 2, 3 and 5.
+    """Makes the axis `which`, x or y, logarithmic, with up to four ticks per decade: 1, 2, 3, 5.
 
-    The ticks are that dense because losses seldom span more than one decade.
+    One tick per decade would be too few for losses, which seldom span more than one decade.
     """
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 

@@ -123,7 +123,7 @@ def _recorded_number(run: Any, key: str) -> int:
     """
     value = run.summary.get(key)
     if not isinstance(value, int):
-        raise RequestError(Problem(f"{run.path / 'run.json'}, {key}", "a number", value))
+        raise RequestError(Problem(f"{run.path / 'run.json'}, {key}", "a whole number", value))
     return value
 
 

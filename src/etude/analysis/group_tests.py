@@ -130,10 +130,10 @@ def limits_of_tests(
 
 
 def check_reference(name: str) -> None:
-    """Checks the name of the reference group.
+    """Checks the name of the reference group, with which the other groups are compared.
 
     Raises:
-        RequestError: the name is not in `REFERENCES`.
+        RequestError: the name is neither `best` nor `first`.
     """
     if name not in REFERENCES:
         expected = " or ".join(REFERENCES)

@@ -310,7 +310,7 @@ class Groups:
         return export(self, form, caption=caption, label=label)
 
     def default_path(self, root: Path, *what: object) -> Path:
-        """Returns the path of a figure if the user chooses none; `root` is a folder of runs.
+        """Returns the default path of a figure.
 
         Args:
             root: folder of runs.
@@ -356,6 +356,10 @@ def _line(name: str, points: Sequence[tuple[float, Group]]) -> Curve:
     """Returns a curve of the groups' means over x values, with a band of one standard deviation.
 
     There is no band if each group has a single run.
+
+    Args:
+        name: name of the curve.
+        points: pairs of x value and group, in ascending order of the x value.
     """
     spread = np.array([group.deviation for _, group in points], dtype=np.float64)  # None is NaN
     return Curve(

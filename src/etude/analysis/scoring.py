@@ -32,7 +32,7 @@ from etude.records.signature import sha256_of
 from etude.tasks.options import EvaluationOptions
 from etude.training.run_folder import check_no_links
 
-_RECOMPUTE = "delete the file, and it is computed again"
+_RECOMPUTE = "delete the file to have the scores computed again"
 
 
 def evaluate_run(
@@ -82,8 +82,8 @@ def write_evaluation(
 
     Args:
         run: an `etude.api.Run`.
-        evaluated: data that `request` selects.
-        request: split or files, slices and quoting.
+        evaluated: the data that `request` selects.
+        request: the split or files, the column that defines slices, and the quoting.
         options: the task's options.
         which: checkpoint to use.
     """
@@ -222,7 +222,7 @@ def _row_scores(file: Path) -> list[float]:
         scores = [(each["row"], float(each["score"])) for each in map(json.loads, lines)]
     except (ValueError, KeyError, TypeError) as error:
         hint = f"{_RECOMPUTE}; {type(error).__name__}: {error}"
-        problem = Problem(str(file), "a score for each row", hint=hint)
+        problem = Problem(str(file), "lines with a row number and a score", hint=hint)
         raise RequestError(problem) from error
     return [score for _, score in sorted(scores)]
 

@@ -85,7 +85,12 @@ def history(study: Any) -> Figure:
 
 
 def importance(study: Any) -> Figure | None:
-    """Plots each hyperparameter's importance for good trials (PED-ANOVA, Watanabe et al. 2023).
+    """Plots how much each hyperparameter determines whether a trial is good.
+
+    This importance is computed by PED-ANOVA (Watanabe et al. 2023).
+
+    Args:
+        study: Optuna study of the search.
 
     Returns:
         The figure; None if there are too few trials, or fewer than two hyperparameters.

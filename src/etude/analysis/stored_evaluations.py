@@ -23,20 +23,20 @@ from etude.records.sealed import is_sealed, read_sealed, write_sealed
 _FOLDERS = EVALUATIONS, PREDICTIONS = "evaluations", "predictions"
 LOG = "log.jsonl"
 _CHANGED = "the file was changed"
-_HINT = "the file was changed; delete the file, and it is computed again"
+_HINT = "the file was changed; delete the file to have its content computed again"
 
 
 def write(
     file: Path, content: Mapping[str, Any], weights: Sequence[Path], predictions: Path | None = None
 ) -> None:
-    """Writes an evaluation, or scores, as a JSON file with hashes.
+    """Writes an evaluation, or the scores of examples, as a JSON file with hashes.
 
     Args:
         file: file to write.
         content: JSON object to store.
         weights: folders of the checkpoints that the content was computed with.
-        predictions: JSON Lines file with the predictions of the evaluation; None without such a
-            file.
+        predictions: JSON Lines file with the predictions of the evaluation; None if there is no
+            such file.
     """
     stored = {**content, "weights": _weight_hashes(weights)}
     if predictions is not None:

@@ -163,7 +163,7 @@ def _accepted_text(accepted: dict[str, Any]) -> str:
 
 
 def _patches(record: Record) -> Iterator[dict[str, Any]]:
-    """Yields the entries of `run.json` about source patches, with one entry for each file."""
+    """Yields one entry of `run.json` for each patch file with uncommitted source changes."""
     seen = set()
     for start in record.info.get("starts", []):
         for patch in start.get("patches", []) if isinstance(start, dict) else []:
@@ -349,7 +349,9 @@ def _relative_text(problem: Problem, folder: Path) -> str:
 
 
 def _special_entries(folder: Path) -> list[Problem]:
-    """Returns a problem for each link or special file in a run folder, or an unreadable folder.
+    """Returns a problem for each link or special file (such as a pipe) in a run folder.
+
+    If a folder in it cannot be read, returns only a problem with that folder.
 
     At most 8 problems are returned.
     """

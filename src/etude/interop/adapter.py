@@ -90,7 +90,7 @@ def merge_adapter(loaded: LoadedModel, folder: Path) -> None:
             if pickled
             else "no such file"
         )
-        raise RequestError(Problem(str(file), "an adapter's weights", hint=hint))
+        raise RequestError(Problem(str(file), "a file with an adapter's weights", hint=hint))
     tensors = SafeTensors(file, [file])
     names = {name.removeprefix(PREFIX): name for name in tensors.names()}
     untied = _needs_untying(loaded, names, tensors)
@@ -104,7 +104,7 @@ def merge_adapter(loaded: LoadedModel, folder: Path) -> None:
         if untied:
             loaded.module.head = None
         more = len(problems) - MAX_PROBLEMS
-        last = [Problem(str(file), "an adapter for this model", hint=f"{more} more not listed")]
+        last = [Problem(str(file), "an adapter for this model", hint=f"further problems: {more}")]
         raise RequestError(problems[:MAX_PROBLEMS] + (last if more > 0 else []))
     with torch.no_grad():
         for name, tensor in whole.items():
@@ -134,7 +134,7 @@ class _AdaptableTensor:
     """A released tensor that an adapter may update.
 
     Attributes:
-        slice_: the rows of an Étude parameter that the tensor corresponds to.
+        slice_: the rows of an Étude parameter that contain the tensor.
         is_linear: whether the tensor belongs to a linear layer; false for embeddings.
     """
 

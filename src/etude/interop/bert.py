@@ -91,7 +91,10 @@ class BertFamily(Family):
     sizes = (30522, 512, 1e-12)
 
     def head(self, architecture: str) -> tuple[type | None, dict[str, Rule]]:
-        """Returns Étude's head class and its conversion rules for a class of `transformers`."""
+        """Returns Étude's head class and the head's conversion rules for a `transformers` class.
+
+        The head class is None for a class without a head.
+        """
         return self.heads[architecture.replace("ForPreTraining", "ForMaskedLM")]
 
     def rules(self, module: Any, architecture: str) -> Mapping[str, Rule]:
@@ -176,5 +179,5 @@ class BertFamily(Family):
             if ours is kind:
                 return name
         raise AttributeError(
-            f"no {self.model_type} class of transformers has a head like {type(head).__name__}"
+            f"no {self.model_type} class of transformers has the head {type(head).__name__}"
         )

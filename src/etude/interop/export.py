@@ -154,8 +154,8 @@ def check_destination(destination: Path, *, force: bool) -> None:
     """Checks that a model can be exported to `destination`.
 
     Raises:
-        RequestError: the parent folder is missing; the destination is in a run folder; the
-            destination exists and `force` is false, or is neither an empty folder nor a model's.
+        RequestError: the parent folder is missing; the destination is in a run folder; it exists
+            and `force` is false; or it exists and is neither an empty folder nor a model's folder.
     """
     if not destination.parent.is_dir():
         expected = "a path in an existing folder"
@@ -319,7 +319,7 @@ def has_types(module: Any) -> bool:
 
 
 def _move_into_place(staging: Path, destination: Path) -> None:
-    """Renames the finished folder to `destination`, then deletes the folder it replaces."""
+    """Renames the finished folder `staging` to `destination`, and deletes the replaced folder."""
     if not destination.exists():
         staging.replace(destination)
         return

@@ -66,11 +66,14 @@ class Family:
         """Returns the constructor arguments of the Étude model for a config.
 
         Problems are added to `config.problems`.
+
+        Args:
+            architecture: the class of `transformers` that the weights are read as.
         """
         raise NotImplementedError
 
     def config(self, module: Any) -> dict[str, Any]:
-        """Returns the fields of `config.json` that describe an Étude module best.
+        """Returns the `config.json` of the family's model that is most similar to an Étude module.
 
         The fields include `architectures` and the dropout probabilities.
 
@@ -94,7 +97,7 @@ class Family:
         return self.names
 
     def adjust_config(self, config: HFConfig, same: bool | None) -> None:
-        """Corrects a config according to the tensors in the file.
+        """Corrects a config that contradicts the tensors in the file; does nothing by default.
 
         Args:
             same: whether the output projection equals the embedding; None if the file has no

@@ -213,7 +213,7 @@ def _rotary(config: HFConfig, kind: str) -> Any:
 
 
 def _base(position: Any) -> dict[str, Any]:
-    """Returns the config field with the rotary base of sliding-window layers.
+    """Returns a dict of the config field with the rotary base of sliding-window layers.
 
     These layers have no scaling in older configs.
     """

@@ -56,9 +56,9 @@ TOLERANCE = 1e-3  # relative, since rotary factors are stored in float32
 
 
 class _Reader(GGUFReader):
-    """Reader of a GGUF file that is four times as fast as `GGUFReader` of the `gguf` package.
+    """Reader of GGUF files, four times as fast as the class `GGUFReader` of the package `gguf`.
 
-    Slices of a plain array cost less than those of a memory map, and reading a vocabulary takes
+    It slices a NumPy array instead of a memory map, which is faster; reading a vocabulary takes
     hundreds of thousands of slices.
     """
 
@@ -120,7 +120,11 @@ class GGUF:
         return tuple(int(size) for size in reversed(self._tensors[name].shape))
 
     def read(self, name: str) -> Tensor:
-        """Reads a tensor in float32; rows of queries and keys are ordered as in `transformers`."""
+        """Reads a tensor in float32.
+
+        The rows of query and key matrices, which llama.cpp permutes, are ordered as in
+        `transformers`.
+        """
         tensor = self._tensors[name]
         values = _dequantised(tensor).view(self.shape(name))
         kind = tensor.name.rpartition(".")[0].rpartition(".")[2]
@@ -299,7 +303,10 @@ def _released_name(name: str) -> str:
 
 
 def _shortest_decimal(value: float) -> float:
-    """Returns a float32 rounded to 6 significant digits, such as 1e-05 for 9.999999747e-06."""
+    """Returns a number rounded to 6 significant digits, such as 1e-05 for 9.999999747e-06.
+
+    Numbers in GGUF files are stored in float32.
+    """
     return float(f"{value:.6g}")
 
 

@@ -1,7 +1,7 @@
 """Tables of the metadata keys of GGUF files, and their checks.
 
-A key is either read, or has no effect on the logits, or must have the value that turns its feature
-off. Any other key raises an error that names the key.
+Each key in a file is read, or has no effect on the logits, or must have the value that turns its
+feature off. Any other key raises an error that names the key.
 
 The keys: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md and `gguf.constants.Keys`.
 """

@@ -121,7 +121,7 @@ class HFConfig:
     """The fields of a `config.json`, with methods that check them and collect the problems.
 
     Args:
-        values: the values by field.
+        values: dict from each field to its value.
         where: the file's name in messages.
     """
 
@@ -166,7 +166,10 @@ class HFConfig:
         return value if is_size else 1
 
     def number(self, field: str, default: float) -> float:
-        """Returns the non-negative number in a field; adds a problem if the value is invalid."""
+        """Returns the non-negative number in a field, or `default` if the field is missing or null.
+
+        Adds a problem if the value is invalid.
+        """
         value = self.get(field, default)
         if not is_number(value) or value < 0:
             self.refuse(field, "a number of at least 0", value)
@@ -232,7 +235,7 @@ class HFConfig:
         self.problems.append(Problem(f"{self.where}, {field}", expected, value, hint))
 
     def done(self) -> None:
-        """Checks the fields that were not read, and raises the collected problems.
+        """Checks the fields that no method has read, and raises the collected problems.
 
         Raises:
             RequestError: the config has problems; the message lists all of them.

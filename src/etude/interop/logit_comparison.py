@@ -147,7 +147,7 @@ def logits_read_again(folder: Path, architecture: str, pad: int | None = None) -
 
 
 def _has_no_head(architecture: str) -> bool:
-    """Returns whether a class has no head: `LlamaModel` has none, `GPT2LMHeadModel` has one."""
+    """Returns whether a `transformers` class has no head, such as `LlamaModel`."""
     return architecture.endswith("Model") and not architecture.endswith("LMHeadModel")
 
 

@@ -1,4 +1,4 @@
-"""Loading of Hugging Face weights into Étude modules, and saving of modules in that format."""
+"""Loading of Hugging Face weights into Étude modules, and saving in the same format."""
 
 from __future__ import annotations
 
@@ -227,7 +227,7 @@ def _check_tensors(
     problems = misshapen + missing + extra
     if len(missing) > len(wanted) // 2:
         other = _guess_family(tensors.names(), family)
-        hint = f"the names are those of {other}" if other else f"check model_type in {NAME}"
+        hint = f"the tensor names are those of {other}" if other else f"check model_type in {NAME}"
         hint = f"{len(missing)} of {len(wanted)} tensors are missing; {hint}"
         problems.insert(0, Problem(where, f"the tensors of a {family.model_type} model", hint=hint))
     if problems:
@@ -239,16 +239,16 @@ def _check_tensors(
                 f"{len(extra)} unexpected"
             )
             shown.append(
-                Problem(where, "the tensors of the model", last, f"{more} more not listed")
+                Problem(where, "the tensors of the model", last, f"further problems: {more}")
             )
         raise RequestError(shown)
     return rest
 
 
 def _guess_family(names: list[str], but: Family) -> str | None:
-    """Returns the family, other than `but`, that most of a file's tensor names belong to.
+    """Returns the family to which more than half of a file's tensor names belong.
 
-    None if no family has more than half of the names.
+    None if there is no such family. The family `but` is not considered.
     """
     general = {re.sub(r"\.\d+\.", ".{i}.", name) for name in names}
 
@@ -307,10 +307,10 @@ def _read_floats(tensors: Tensors, name: str) -> Tensor:
 
 
 def family_for(module: nn.Module) -> Family:
-    """Returns the family that has all components of a module.
+    """Returns the family whose models can have all components of a module.
 
     Raises:
-        RequestError: no family has all components; the message names the differences from the
+        RequestError: there is no such family; the message names the differences from the
             most similar families.
     """
     mismatches = {}

@@ -29,8 +29,8 @@ class ReleasedModel:
         loaded: the module and its config.
         tokenizer: the tokenizer; None if it cannot be read.
         ends: the tokens before and after a generated text.
-        tokenizer_error: the error that explains a missing tokenizer.
-        chat: the chat template of a GGUF file.
+        tokenizer_error: the reason why the tokenizer cannot be read; None if it can.
+        chat: the chat template (Jinja) in a GGUF file; None for a folder.
     """
 
     place: WeightsLocation
@@ -50,7 +50,9 @@ class ReleasedModel:
 
 
 def parse_dtype(name: str | torch.dtype | None) -> torch.dtype | None:
-    """Returns the dtype with a name such as `bfloat16`; a dtype or None is returned unchanged.
+    """Returns the dtype with the name `name`, such as `bfloat16`.
+
+    A dtype or None is returned unchanged.
 
     Raises:
         RequestError: the dtype is unknown, or not supported for weights.

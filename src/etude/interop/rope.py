@@ -1,4 +1,4 @@
-"""Conversion of rotary positions between `config.json` and Étude.
+"""Conversion of the settings of rotary positions between `config.json` and Étude.
 
 Two formats are supported: `rope_theta` with `rope_scaling` (older), and `rope_parameters`
 (transformers 5).

@@ -26,7 +26,7 @@ Mapping a file again releases the memory of the pages that were read.
 
 
 class Tensors(Protocol):
-    """Contract of the classes that read tensors by name, each on demand.
+    """Contract of the classes that read single tensors by their names.
 
     Attributes:
         where: the file or folder.
@@ -62,8 +62,8 @@ class _FileTensors:
 
     Args:
         where: the file or folder.
-        files: the file of each tensor.
-        shapes: the shape of each tensor.
+        files: dict from each tensor's name to its file.
+        shapes: dict from each tensor's name to its shape.
     """
 
     def __init__(
@@ -221,7 +221,11 @@ def files_named(index: Path) -> list[str]:
 
 
 def _shard_paths(index: Path) -> list[Path]:
-    """Returns the paths of the files that an index names, which are in the index's folder."""
+    """Returns the paths of the files with weights that an index names.
+
+    Raises:
+        RequestError: a file is missing, or is not in the folder of the index.
+    """
     names = files_named(index)
     outside = [name for name in names if Path(name).name != name]
     missing = [

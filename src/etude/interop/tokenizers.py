@@ -49,8 +49,9 @@ _QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
 class ReleasedTokenizer(Tokenizer):
     """A released model's tokenizer, which encodes the names of special tokens as special tokens.
 
-    So a prompt can contain the chat format of the model (`<|im_start|>user`), and so can untrusted
-    text. The tokenizer of an Étude run encodes the names of special tokens as ordinary text.
+    A prompt can therefore contain the chat format of the model (`<|im_start|>user`), and untrusted
+    text can contain it, too. The tokenizer of an Étude run encodes the names of special tokens as
+    ordinary text.
 
     Args:
         backend: a tokenizer of the `tokenizers` library, which is copied.
@@ -70,8 +71,8 @@ class TextBoundaries:
     """Tokens before and after a generated text.
 
     Attributes:
-        begin: the token before every prompt; None for no token.
-        stops: the stop tokens, each of which ends a text.
+        begin: the id of the token before every prompt; None for no token.
+        stops: the ids of the stop tokens, each of which ends a text.
     """
 
     begin: int | None = None
@@ -148,6 +149,9 @@ def load_gguf_tokenizer(file: GGUF) -> tuple[ReleasedTokenizer, TextBoundaries]:
     """Builds the byte-level tokenizer that the metadata of a GGUF file describes.
 
     If there is a `tokenizer.json` next to the file, that tokenizer is read instead.
+
+    Returns:
+        The tokenizer, and the tokens before and after a generated text.
 
     Raises:
         RequestError: the file has no tokenizer, or the tokenizer is not byte-level.
@@ -349,7 +353,10 @@ def _read_optional(file: Path) -> dict[str, Any]:
 
 
 def _token_text(token: Any) -> str | None:
-    """Returns the text of a special token, which is a string or an object; None for null."""
+    """Returns the text of a special token in a config, which is a string or an object.
+
+    None if the token is null.
+    """
     text = token.get("content") if isinstance(token, dict) else token
     if text is not None and not isinstance(text, str):
         raise RequestError(Problem(CONFIG, "a special token as text", text))

@@ -43,7 +43,8 @@ class WeightsLocation:
 
     Attributes:
         path: a folder, or one file.
-        repository, commit: the Hub repository and its commit; None for a local path.
+        repository, commit: the repository on the Hugging Face Hub and its commit; None for a local
+            path.
     """
 
     path: Path

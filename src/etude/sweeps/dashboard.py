@@ -156,6 +156,9 @@ class Dashboard:
         """Estimates the seconds until all jobs have ended; None before the first steps.
 
         The estimate uses the mean duration of finished jobs, or the steps of the running jobs.
+
+        Args:
+            waiting: number of jobs that have not started.
         """
         now = time.monotonic()
         estimates = [(row.left(now), now - row.began) for row in self._running.values()]

@@ -127,9 +127,9 @@ class Estimator:
         return size
 
     def micro_batch(self, checked: CheckedConfig, parts: Parts) -> Cost | None:
-        """Returns the FLOP and memory of a micro-batch before the data is prepared.
+        """Returns the FLOP and memory of a micro-batch; the data need not be prepared.
 
-        None if they cannot be counted.
+        None if FLOP and memory cannot be counted.
         """
         vocabulary, _ = _vocabulary(checked, parts.data, False)
         cost = self._cost(checked, parts, vocabulary, _micro_batch(parts))

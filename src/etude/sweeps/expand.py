@@ -64,7 +64,7 @@ def expand(overrides: Sequence[str], hydra: Hydra) -> Sweep:
     Args:
         overrides: overrides in Hydra's grammar. `key=a,b`, `range`, `glob` and `choice` sweep over
             values.
-        hydra: Hydra's instance from `searching`, whose context must be open.
+        hydra: Hydra's instance from the context manager `search_configs`.
 
     Raises:
         RequestError: If an override is invalid for all swept values, or there are more than
@@ -208,7 +208,7 @@ def _split(overrides: list[Override]) -> list[list[str]]:
         where = _input_lines(overrides)
         raise RequestError(Problem(where, "a list of values to sweep", hint=hint)) from error
     if not jobs:
-        raise RequestError(Problem(_input_lines(overrides), "at least one value to sweep"))
+        raise RequestError(Problem(_input_lines(overrides), "at least one value to sweep over"))
     return jobs
 
 
@@ -241,7 +241,7 @@ def _number_text(count: float) -> str:
 
 
 def _count(override: Override) -> float:
-    """Returns the number of values that an override sweeps, without listing a range.
+    """Returns the number of values that an override sweeps over, without listing a range.
 
     Returns 1 for an invalid override, whose error is raised when its values are listed.
     """
@@ -312,7 +312,12 @@ def _input_lines(overrides: Sequence[Override]) -> str:
 
 
 def _check_launcher(target: str) -> None:
-    """Checks that a custom launcher in `hydra_plugins` fulfils its contract.
+    """Checks that a custom launcher has the methods and arguments that Étude uses.
+
+    Launchers outside `hydra_plugins` are not checked.
+
+    Args:
+        target: import path of the launcher's class.
 
     Raises:
         RequestError: If the launcher lacks a method or an argument.

@@ -111,7 +111,7 @@ def sweep_exit_code(jobs: Sequence[Job], *, done: int, failed: int, wrong: int, 
 
 
 def count_by_status(jobs: Sequence[Job]) -> str:
-    """Returns the number of jobs by status: `4 jobs: 2 finished, 2 the same as another job`."""
+    """Returns a text such as `4 jobs: 2 finished, 2 the same as another job`."""
     counts = Counter(str(job.status) for job in jobs if job.same_as is None)
     if duplicates := sum(job.same_as is not None for job in jobs):
         counts["the same as another job"] = duplicates

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class JobSlot:
-    """Resources for one job at a time.
+    """Resources of the machine that one job at a time may use.
 
     Attributes:
         environment: environment variables to set in the job's process.

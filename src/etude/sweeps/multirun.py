@@ -44,7 +44,7 @@ _EXPANDED = ("hydra/sweeper=grid", "hydra.sweeper.params=null")
 
 
 class _SweepInterrupted(BaseException):
-    """Raised instead of `Interrupted` to pass through a launcher that catches each `Exception`."""
+    """Raised instead of `Interrupted` where a launcher would catch any `Exception`."""
 
     def __init__(self, cause: Interrupted) -> None:
         self.cause = cause
@@ -143,7 +143,7 @@ def multirun(overrides: Sequence[str], train: Train, config_dir: str | None = No
         check_root(Path(options.root) / "_sweeps", unsafe=options.unsafe_storage)
         folder = sweep_folder(Path(options.root), sweep)
         missing = [path for path in (folder, *folder.parents) if not path.exists()]
-        log.info("sweep%s: %s", f" of {len(sweep.jobs)}" if sweep.jobs else "", folder)
+        log.info("sweep%s: %s", f" with {len(sweep.jobs)} jobs" if sweep.jobs else "", folder)
         record = SweepRecord(folder)
         record.begin(sweep)
         if path_exists(folder / "multirun.yaml"):  # Hydra, which writes it, would follow a link

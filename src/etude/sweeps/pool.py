@@ -188,7 +188,11 @@ class Pool:
         return True
 
     def _dispatch(self, task: JobTask) -> None:
-        """Starts a job, ends a job that needs no process, or makes a job wait for another job."""
+        """Starts the job of a task.
+
+        A job that needs no process is ended at once. A job whose run folder another job uses waits
+        for that job.
+        """
         if task.same_as is not None:
             self._duplicates.append(task)
             self._end_duplicates()

@@ -344,14 +344,20 @@ def _pruner(options: SearchOptions) -> optuna.pruners.BasePruner:
 
 
 def _is_counted(trial: FrozenTrial) -> bool:
-    """Returns whether a trial counts towards `n_trials`; a failed trial to repeat doesn't count."""
+    """Returns whether a trial counts towards `n_trials`.
+
+    Waiting trials, and failed trials that will be repeated, do not count.
+    """
     if trial.state is TrialState.FAIL:
         return trial.user_attrs.get(_STATUS) in _FINAL
     return trial.state is not TrialState.WAITING
 
 
 def _trials_to_repeat(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Returns the failed trials to repeat, which are those whose failure may not recur."""
+    """Returns the failed trials to repeat, one for each combination of values.
+
+    A trial is repeated unless its failure would recur, or a counted trial has the same values.
+    """
     counted = [trial.params for trial in trials if _is_counted(trial)]
     to_repeat: list[FrozenTrial] = []
     for trial in trials:

@@ -40,7 +40,7 @@ class SearchSpace:
 
 
 def _format(value: Any) -> str:
-    """Returns a value as text; floats are rounded to six digits, so that users can retype them."""
+    """Returns a value as text; floats are rounded to six significant digits, for readability."""
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
