@@ -212,7 +212,7 @@ def test_seeds_are_drawn_as_their_mean_with_a_band(tmp_path: Path) -> None:
     assert low < 1
     assert high > 7 + 2**0.5  # the top of the other band
     assert figure.legends[0].get_title().get_text().splitlines() == [
-        "2 groups, by last value",
+        "2 groups, ordered by last value",
         "mean of 2 to 3 seeds, ± one standard deviation",
     ]
     single = Comparison([rope[0], alibi[0]]).figure()

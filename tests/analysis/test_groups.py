@@ -195,7 +195,7 @@ def test_a_part_and_its_argument_that_differ(tmp_path: Path) -> None:
     assert "mean of 2 seeds" in figure.legends[0].get_title().get_text()
     pooled = Groups(made, by=["optimizer"]).plot(x="seed")
     assert "mean of 2 runs" in pooled.legends[0].get_title().get_text()
-    with pytest.raises(RequestError, match="4 of 8 runs lack the key"):
+    with pytest.raises(RequestError, match="the key is missing in 4 of 8 runs"):
         groups.plot(x="optimizer.momentum")
 
 

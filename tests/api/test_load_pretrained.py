@@ -120,7 +120,7 @@ def test_no_part_of_it_needs_transformers_or_lightning(tmp_path: Path) -> None:
         (
             "{folder}",
             {"device": "nowhere"},
-            "device = 'nowhere': expected a device of this machine",
+            "device = 'nowhere': expected a device that exists on this machine",
         ),
         (
             "{folder}",

@@ -78,7 +78,7 @@ def test_another_architecture(tmp_path):
     saved(tmp_path / "gpt2")
     (tmp_path / "bert" / WEIGHTS).replace(tmp_path / "gpt2" / WEIGHTS)
     text = refused(tmp_path / "gpt2")
-    assert "tensors are missing; the names are those of bert)" in text
+    assert "tensors are missing; the tensor names are those of bert)" in text
     assert "missing" in text
 
 
@@ -132,7 +132,7 @@ def test_no_config_or_no_weights(tmp_path):
     assert "model.safetensors" in refused(tmp_path)
     (tmp_path / "other.json").rename(tmp_path / "config.json")
     (tmp_path / WEIGHTS).unlink()
-    assert "expected model.safetensors, " in refused(tmp_path)
+    assert "expected a folder with model.safetensors, " in refused(tmp_path)
     (tmp_path / "config.json").write_text("{")
     assert "config.json: expected valid JSON" in refused(tmp_path)
     assert "expected a folder with config.json" in refused(tmp_path / "nowhere")
@@ -254,7 +254,7 @@ def test_parts_that_no_family_has_are_named(parts, said, tmp_path):
     with pytest.raises(RequestError) as caught:
         save_weights(plain(**parts), tmp_path / "new")
     assert said in str(caught.value)
-    assert "as gpt2: expected a model with only the components of this family" in str(caught.value)
+    assert "as gpt2: expected a model that uses only components of gpt2" in str(caught.value)
     assert not (tmp_path / "new").exists()
 
 

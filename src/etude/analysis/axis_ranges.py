@@ -1,4 +1,4 @@
-"""Ranges of value axes, chosen so that no curve is cut and noise is not magnified."""
+"""Ranges of value axes, chosen so that all values are visible and noise is not magnified."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ _MARGIN = 0.05
 
 
 def value_range(low: float, high: float) -> tuple[float, float]:
-    """Returns the ends of a linear axis or colour scale, widened if needed; see `MIN_RANGE`."""
+    """Returns the ends of a linear axis or colour scale for values from `low` to `high`.
+
+    If the range is smaller than `MIN_RANGE` demands, it is widened.
+    """
     missing = MIN_RANGE * max(abs(low), abs(high)) - (high - low)
     if missing <= 0 and high > low:
         return low, high

@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 class Comparison:
     """Comparison of runs; in a notebook, it is shown as tables and a figure.
 
-    Where runs differ only in their seed, the figure has their mean with a band of one standard
-    deviation instead of a curve per run.
+    The figure has one curve per run. Runs that differ only in their seed share one curve: their
+    mean, with a band of one standard deviation.
 
     Args:
-        records: records of the runs.
+        records: the runs.
         metrics: metrics to plot, one per panel; empty for the metric by which the runs selected
             their best checkpoint.
         x: `step`, `tokens` or `time` (seconds of training).
@@ -46,7 +46,7 @@ class Comparison:
         RequestError: there are no runs, or no run has logged one of the metrics.
 
     Attributes:
-        without: names of the runs that never logged a metric, by metric.
+        without: dict from each metric to the names of the runs that never logged the metric.
     """
 
     def __init__(
@@ -71,17 +71,17 @@ class Comparison:
 
     @property
     def config(self) -> pd.DataFrame:
-        """One row per run, one column per config key that differs."""
+        """Data frame with a row per run, and a column per config key whose values differ."""
         return self._table(config_differences(self.records))
 
     @property
     def metrics(self) -> pd.DataFrame:
-        """One row per run: status, steps, size, time, best and latest metrics."""
+        """Data frame with a row per run: status, steps, size, time, best and latest metrics."""
         return self._table(results(self.records))
 
     @property
     def curve_count(self) -> int:
-        """Number of runs or groups of seeds in the figure."""
+        """Number of curves in the figure; runs that differ only in their seed share a curve."""
         return len(self._members)
 
     def figure(self) -> Figure:
@@ -98,13 +98,13 @@ class Comparison:
 
         Args:
             path: path of the file.
-            kind: file kind of a figure in a run folder, for which no link is followed; None for a
-                path that the user chose.
+            kind: kind of file, if the path is in a run folder, where links are not followed; None
+                for a path that the user chose.
         """
         return save_figure(self.figure(), Path(path), kind)
 
     def default_path(self, root: Path) -> Path:
-        """Returns the path of the figure if the user chooses none; `root` is a folder of runs."""
+        """Returns the default path of the figure, in the folder of runs `root`."""
         runs = sorted(str(field_value(record, "run")) for record in self.records)
         identity = {"runs": runs, "metrics": self.metrics_shown, "x": self.x, "log": self.log}
         return default_path(root, identity)
@@ -116,7 +116,7 @@ class Comparison:
         return next((metric for metric in candidates if metric in logged), candidates[0])
 
     def _groups(self) -> dict[str, list[int]]:
-        """Returns the indices of the runs of each curve, by the curve's name.
+        """Returns a dict from each curve's name to the indices of its runs in `records`.
 
         Runs that differ only in their seed share a curve. Of several runs with the same config and
         seed, only the last is used.

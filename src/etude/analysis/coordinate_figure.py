@@ -15,7 +15,7 @@ _KINDS = {"blocks": COLOURS[0], "attention scores": COLOURS[2], "logits": COLOUR
 
 
 def coordinate_figure(frame: pd.DataFrame, path: Path) -> Path:
-    """Plots mean absolute values over the width, one panel per parametrisation.
+    """Plots mean absolute activations over the width, one panel per parametrisation.
 
     Each quantity has a solid line for the values after the last step, darker for later layers, and
     a dotted line for the values before training.

@@ -1,8 +1,8 @@
 """Coordinate check: measurement of how the activations of a model scale with its width.
 
-Yang et al. 2022 (arXiv:2203.03466), appendix D.1: models of several widths train for a few steps.
-In muP, the outputs of blocks, the logits and their changes neither grow nor vanish with the width;
-in the standard parametrisation, some do.
+In this check (Yang et al. 2022, arXiv:2203.03466, appendix D.1), models of several widths train for
+a few steps. In muP, the outputs of blocks, the logits and their changes neither grow nor vanish
+with the width; in the standard parametrisation, some do.
 """
 
 from __future__ import annotations
@@ -104,6 +104,9 @@ def coordinate_check(
 def slopes(frame: pd.DataFrame) -> pd.DataFrame:
     """Computes the exponent with which each quantity of a coordinate check grows with the width.
 
+    Args:
+        frame: result of `coordinate_check`.
+
     Returns:
         A row for each `parametrisation`, `quantity` and `step`. Its columns `value` and `change`
         are the slopes of log(`value`) and log(`change`) against log(`width`), by least squares,
@@ -136,7 +139,7 @@ def _check_at(config: DictConfig, width: int, seed: int, base: int | None) -> Ch
 
 
 def _train(checked: CheckedConfig, steps: int) -> Iterator[dict[str, Any]]:
-    """Trains a model and yields its rows, from before the first step to after the last step."""
+    """Trains a model, and yields the rows of `coordinate_check` before and after each step."""
     with exclusive_fresh_settings("etude.coordinate_check"):
         parts = build_parts(checked)
         data = parts.data
@@ -184,7 +187,10 @@ def _rows(
 
 @torch.no_grad()
 def measure(task: Task, micro: Any) -> dict[str, Tensor]:
-    """Returns the activations of a task's model on a micro-batch, without dropout, by quantity."""
+    """Returns the activations of a task's model on a micro-batch, without dropout.
+
+    The keys of the result are the names of the quantities, such as `blocks.0` and `logits`.
+    """
     activations: dict[str, Tensor] = {}
     with evaluation_mode(task.model), _captured(task.model, activations):
         task.loss(micro)
@@ -193,7 +199,10 @@ def measure(task: Task, micro: Any) -> dict[str, Tensor]:
 
 @contextmanager
 def _captured(model: nn.Module, activations: dict[str, Tensor]) -> Iterator[None]:
-    """Context manager that stores a model's activations in the dict `activations`, by quantity."""
+    """Context manager that stores the activations of a model's calls in the dict `activations`.
+
+    The keys are the names of the quantities, such as `blocks.0` and `logits`.
+    """
 
     def capturing(name: str) -> Any:
         def capture(module: nn.Module, inputs: Any, output: Tensor) -> None:

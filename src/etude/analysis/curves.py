@@ -53,7 +53,7 @@ _AXES = {"step": "step", "tokens": "tokens", "time": "training time"}
 
 
 def to_finite_floats(column: pd.Series) -> pd.Series:
-    """Converts a column of metrics to floats; values that are not finite numbers become null."""
+    """Converts a column of metrics to floats; values that are not finite numbers become NaN."""
 
     def number(value: Any) -> float:
         real = isinstance(value, int | float) and abs(value) < sys.float_info.max
@@ -68,7 +68,7 @@ LOG_AXES = ("", "x", "y", "xy")
 
 
 def check_axes(x: str, log: str) -> None:
-    """Checks the axes of a figure.
+    """Checks the quantity on the x axis of a figure, and the axes with logarithmic scale.
 
     Raises:
         RequestError: `x` is not in `X_AXES`, or `log` is not in `LOG_AXES`.
@@ -80,12 +80,12 @@ def check_axes(x: str, log: str) -> None:
 
 
 def new_figure(width: float, height: float, *, arranged: bool = True) -> Figure:
-    """Creates an empty figure that needs no display.
+    """Creates an empty matplotlib figure, which can be drawn without a screen.
 
     Args:
         width: width in inches.
         height: height in inches.
-        arranged: whether matplotlib moves the axes to make room for labels.
+        arranged: whether matplotlib arranges the axes so that labels fit (constrained layout).
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -108,9 +108,9 @@ def save_figure(figure: Figure, file: Path, kind: Kind | None = None, **options:
     Args:
         figure: figure to save.
         file: path of the file.
-        kind: file kind of a figure in a run folder, for which no link in the folder is followed;
-            None for a path that the user chose.
-        options: options of matplotlib's `savefig` instead of `bbox_inches="tight"`.
+        kind: kind of file, if the file is in a run folder, where links are not followed; None for
+            a path that the user chose.
+        options: arguments of matplotlib's `savefig`; without any, `bbox_inches="tight"` is used.
 
     Raises:
         RequestError: matplotlib does not support this suffix.
@@ -133,7 +133,7 @@ def save_figure(figure: Figure, file: Path, kind: Kind | None = None, **options:
 
 
 def default_path(root: Path, identity: dict[str, Any]) -> Path:
-    """Returns the path of a figure if the user chooses none, in the folder of runs `root`.
+    """Returns the default path of a figure, in the folder of runs `root`.
 
     The file's name is a hash of `identity`, which describes the content of the figure.
     """
@@ -146,7 +146,7 @@ class Curve:
 
     Attributes:
         name: label in the legend.
-        x: steps, tokens, seconds, or values of a key.
+        x: values on the x axis: steps, tokens, seconds, or the values of a config key.
         y: values of the metric.
         spread: half-width of the band around `y`; None for no band.
         complete: number of points at the start of the curve that are means of all runs. The later
@@ -165,7 +165,7 @@ class Curve:
         return () if self.spread is None else (self.y - self.spread, self.y + self.spread)
 
     def thin(self) -> Curve:
-        """Returns a curve with few enough points to draw, each the mean of several points."""
+        """Returns a curve of at most 100 points, each the mean of several points of this curve."""
         rows_per_point = -(-len(self.y) // _MAX_POINTS)
         if rows_per_point <= 1:
             return self
@@ -189,8 +189,8 @@ def draw_curves(
     """Draws a figure with one panel per metric, and one legend ordered by the curves' last values.
 
     Args:
-        panels: curves of each metric.
-        x: `step`, `tokens`, `time` or the key on the x axis.
+        panels: dict from each metric to its curves.
+        x: `step`, `tokens`, `time` or the config key on the x axis.
         log: axes with logarithmic scale: `x`, `y`, `xy` or an empty string.
         title: title above the panels.
         noun: what a curve represents: `run` or `group`.
@@ -206,9 +206,9 @@ def draw_curves(
     grid: Any = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (metric, curves) in zip(grid, panels.items(), strict=True):
         _panel(axes, metric, curves, line_styles, x=x, log=log)
-    heading = f"{len(order)} {noun}{'s' if len(order) > 1 else ''}, by last value"
+    heading = f"{len(order)} {noun}{'s' if len(order) > 1 else ''}, ordered by last value"
     if x not in X_AXES:
-        heading = f"by value at the largest {x}"
+        heading = f"ordered by value at the largest {x}"
     _legend(figure, grid, order, "\n".join(filter(None, (heading, note))))
     if title:
         figure.suptitle(figure_label(shorten(title)), fontsize=10.5, x=0.01, ha="left")
@@ -256,7 +256,7 @@ def _panel(
 
 
 def _line_styles(names: Sequence[str]) -> dict[str, Any]:
-    """Returns the colour and the line style of each curve, by the curve's name."""
+    """Returns a dict from each curve's name to its colour and line style for matplotlib."""
     if len(names) > FEW:
         from matplotlib import colormaps
 
@@ -270,7 +270,7 @@ def _line_styles(names: Sequence[str]) -> dict[str, Any]:
 
 
 def _legend(figure: Figure, grid: Sequence[Axes], order: Sequence[Curve], heading: str) -> None:
-    """Draws the legend: the curves' names and last values, in the order of the last values."""
+    """Draws the legend: the curves' names and last values, in the order of `order`."""
     drawn: dict[Any, Any] = {line.get_label(): line for axes in grid for line in axes.get_lines()}
     shown = list(order)
     omitted = len(shown) - _MAX_LISTED
@@ -298,9 +298,9 @@ def _legend(figure: Figure, grid: Sequence[Axes], order: Sequence[Curve], headin
 
 
 def _logarithmic(axes: Axes, which: str) -> None:
-    """Makes an axis logarithmic, with up to four ticks per decade: 1, 2, 3 and 5.
+    """Makes the axis `which`, x or y, logarithmic, with up to four ticks per decade: 1, 2, 3, 5.
 
-    The ticks are that dense because losses seldom span more than one decade.
+    One tick per decade would be too few for losses, which seldom span more than one decade.
     """
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 

@@ -1,6 +1,6 @@
-"""Data that an optimizer step of a run read, and the steps that read a text.
+"""Data that a run used in an optimizer step, and the optimizer steps in which it used a text.
 
-Both are computed and not logged, since the data of a step depend only on the run's seed and the
+Both are recomputed and not logged, since the data of a step depends only on the run's seed and the
 step number.
 """
 
@@ -16,7 +16,7 @@ from etude.errors import Problem, RequestError
 
 
 def batch_of(run: Any, step: int) -> dict[str, Any]:
-    """Returns the whole batch of an optimizer step of a run.
+    """Returns the whole batch of an optimizer step of a run, as a dict of arrays by name.
 
     Args:
         run: an `etude.api.Run`.
@@ -33,6 +33,14 @@ def batch_of(run: Any, step: int) -> dict[str, Any]:
 def example_sources(run: Any, step: int) -> list[dict[str, Any]]:
     """Returns the sources of a step's examples, with an entry for each document in each example.
 
+    An entry has the number of the `example`, from 1, the number of the `document` in the training
+    split, from 0, and the name of its `source`. For running text, it also has the token positions
+    `first` and `end` of the part of the document that is in the example.
+
+    Args:
+        run: an `etude.api.Run`.
+        step: step number as in the metrics; the first is 1.
+
     Raises:
         RequestError: see `batch_of`.
     """
@@ -46,9 +54,11 @@ def example_sources(run: Any, step: int) -> list[dict[str, Any]]:
 
 
 def steps_of_text(run: Any, text: str) -> list[dict[str, Any]]:
-    """Returns the steps that read a text, in order.
+    """Returns the optimizer steps in which a run used a text, in order.
 
-    There is an entry for each example that contains the text or a part of the text.
+    There is an entry for each example that contains the text or a part of the text. An entry has
+    the number of the `step` and, as in `example_sources`, of the `example`, the `document`, its
+    `source` and the token positions. `whole` is true if the example contains the whole text.
 
     Args:
         run: an `etude.api.Run`.
@@ -106,14 +116,14 @@ def step_lines(run: Any, step: int, examples: int) -> Iterator[str]:
 
 
 def _recorded_number(run: Any, key: str) -> int:
-    """Returns an integer of the run's `run.json`.
+    """Returns the integer with the key `key` in the run's `run.json`.
 
     Raises:
         RequestError: `run.json` does not contain an integer under this key.
     """
     value = run.summary.get(key)
     if not isinstance(value, int):
-        raise RequestError(Problem(f"{run.path / 'run.json'}, {key}", "a number", value))
+        raise RequestError(Problem(f"{run.path / 'run.json'}, {key}", "a whole number", value))
     return value
 
 

@@ -31,7 +31,7 @@ def _first_step_lines(data: Any, count: int, seed: int) -> Iterator[str]:
 
 
 def batch_lines(data: Any, micro: Any, count: int) -> Iterator[str]:
-    """Yields lines about a batch: the shapes of its arrays, and some examples with their targets.
+    """Yields lines that describe a batch: its arrays' shapes, and some examples with their targets.
 
     Args:
         data: prepared data module.

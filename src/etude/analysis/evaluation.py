@@ -1,4 +1,4 @@
-"""Slices, scores per label, and figures of an evaluation.
+"""Further results of an evaluation: metrics of slices, scores per label, and figures.
 
 Metrics are stored in `evaluations/`. Predictions are stored in `predictions/`, as one JSON object
 per line and without the texts. The files are named by split and checkpoint.
@@ -32,7 +32,9 @@ def report_rows_without_text(evaluated: Evaluated) -> int:
 
 
 def rows_by_value(evaluated: Evaluated, by: str | None) -> dict[str, set[int]]:
-    """Returns the numbers of the rows with each value of the column `by`; empty if it is None.
+    """Returns a dict from each value of the column `by` to the numbers of the rows with the value.
+
+    Only rows with text are included. If `by` is None, the dict is empty.
 
     Raises:
         RequestError: a row has no such column.
@@ -43,20 +45,28 @@ def rows_by_value(evaluated: Evaluated, by: str | None) -> dict[str, set[int]]:
     for number in evaluated.read:
         values = evaluated.rows[number].values
         if by not in values:
-            raise RequestError(Problem("--by", "a column of the rows", by, nearest(by, values)))
+            raise RequestError(
+                Problem("--by", "a column of the evaluated data", by, nearest(by, values))
+            )
         groups.setdefault(str(values[by]), set()).add(number)
     return dict(sorted(groups.items()))
 
 
 def slices(evaluation: Evaluation, groups: dict[str, set[int]]) -> dict[str, dict[str, float]]:
-    """Returns the metrics of each group of rows, with its number of `examples`."""
+    """Returns a dict from each group's name to its metrics and its number of `examples`.
+
+    Empty if the task cannot score parts of the data.
+
+    Args:
+        groups: result of `rows_by_value`.
+    """
     if evaluation.of is None:
         return {}
     return {name: {**evaluation.of(rows), "examples": len(rows)} for name, rows in groups.items()}
 
 
 def per_class(evaluation: Evaluation) -> list[dict[str, Any]]:
-    """Returns precision, recall, F1 and number of examples of each label."""
+    """Returns a dict for each label: its name, precision, recall, F1 and number of examples."""
     scores = class_scores(evaluation.counts)
     return [
         {"label": name, **{key: float(values[index]) for key, values in scores.items()}}
@@ -65,7 +75,15 @@ def per_class(evaluation: Evaluation) -> list[dict[str, Any]]:
 
 
 def draw_figures(evaluation: Evaluation, folder: Path, name: str) -> list[Path]:
-    """Draws the confusion matrix and the calibration diagram, and returns the figures' paths."""
+    """Draws the confusion matrix and the calibration diagram, and returns the figures' paths.
+
+    A figure is omitted if the evaluation does not contain its values, and the confusion matrix if
+    there are more than 60 labels.
+
+    Args:
+        folder: folder of the figures.
+        name: suffix of the files' names.
+    """
     from etude.analysis.figures import calibration_figure, confusion_figure
 
     paths = []

@@ -37,7 +37,7 @@ def heading(key: str) -> str:
 def headings(keys: Sequence[str]) -> list[str]:
     """Returns readable headings for config keys or metrics.
 
-    A heading contains the whole key if the last components of two keys are the same.
+    A heading contains the whole key if its last component alone is not unique.
 
     Example:
         >>> headings(["model.dim", "head.dim"])
@@ -61,8 +61,8 @@ def latex(
     """Returns a LaTeX table for the package booktabs; its last three columns are right-aligned.
 
     Args:
-        head: headings.
-        rows: cells.
+        head: headings of the columns.
+        rows: texts of the cells of each row.
         bold: cells in bold, as (row, column).
         caption: caption of the floating `table`. If caption and label are empty, the result is a
             `tabular`.
@@ -111,8 +111,8 @@ def markdown(
     """Returns a table in GitHub's Markdown, with its caption in a line before the table.
 
     Args:
-        head: headings.
-        rows: cells.
+        head: headings of the columns.
+        rows: texts of the cells of each row.
         bold: cells in bold, as (row, column).
         caption: caption; empty for none.
     """

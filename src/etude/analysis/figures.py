@@ -17,7 +17,13 @@ NUMBERED = 12
 
 
 def confusion_figure(counts: Any, labels: Sequence[str], path: Path) -> Path:
-    """Draws the confusion matrix; each cell's shade is its fraction of the label's examples."""
+    """Draws a confusion matrix; each cell's shade is its fraction of the label's examples.
+
+    Args:
+        counts: number of examples of each (label, predicted label).
+        labels: names of the labels.
+        path: path of the figure.
+    """
     counts = np.asarray(counts)
     totals = np.maximum(counts.sum(1, keepdims=True), 1)
     size = len(labels)
@@ -49,7 +55,13 @@ def confusion_figure(counts: Any, labels: Sequence[str], path: Path) -> Path:
 
 
 def calibration_figure(bins: Sequence[tuple[float, float, int]], error: float, path: Path) -> Path:
-    """Draws accuracy and number of examples against confidence (Guo et al. 2017, figure 1)."""
+    """Draws accuracy and number of examples against confidence (Guo et al. 2017, figure 1).
+
+    Args:
+        bins: mean confidence, accuracy and number of examples of each bin of confidence.
+        error: expected calibration error.
+        path: path of the figure.
+    """
     figure = new_figure(4.6, 5.2)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     width = 1 / len(bins)

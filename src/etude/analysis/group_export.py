@@ -61,7 +61,10 @@ def export(groups: Groups, form: str, *, caption: str | None, label: str | None)
 
 
 def _best_is_separate(groups: Groups) -> bool:
-    """Returns whether the best group's interval overlaps the interval of no other group."""
+    """Returns whether the best group's confidence interval overlaps no other group's interval.
+
+    False if a group has no interval, or if there is only one group.
+    """
     best = groups.best
     others = [group.interval for group in groups.groups if group is not best]
     if best.interval is None or not others:
@@ -71,7 +74,7 @@ def _best_is_separate(groups: Groups) -> bool:
 
 
 def _format_statistics(group: Group) -> list[str]:
-    """Returns the text of the mean with the standard deviation, and of the interval, rounded."""
+    """Returns two cells: `mean ± standard deviation` and the confidence interval, both rounded."""
     deviation = group.deviation
     digits = _digits(deviation)
     mean = f"{group.mean:.{digits}f}"
@@ -84,7 +87,7 @@ def _format_statistics(group: Group) -> list[str]:
 
 
 def _digits(deviation: float | None) -> int:
-    """Returns the number of decimals that shows two significant digits of the deviation."""
+    """Returns the number of decimals with which the deviation has two significant digits."""
     if not deviation:
         return 4
     return min(8, max(0, 1 - math.floor(math.log10(deviation))))

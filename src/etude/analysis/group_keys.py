@@ -18,10 +18,10 @@ log = logging.getLogger(NOTICES)
 
 
 def without_duplicates(records: Sequence[Record]) -> list[Record]:
-    """Returns the last record of each signature, and logs the paths of the ignored records.
+    """Returns the runs without duplicates: of several runs with one signature, only the last.
 
-    A run that was trained again, linked or copied is not an independent seed, and would make the
-    confidence interval too narrow.
+    A warning names the ignored runs. A run that was trained again, linked or copied is not an
+    independent seed, and would make the confidence interval too narrow.
     """
     counted: dict[str, Record] = {}
     replaced: list[Path] = []
@@ -48,10 +48,10 @@ def group_key(record: Record, by: Sequence[str]) -> str:
 
 
 def distinguishing_keys(heads: Sequence[Record], by: Sequence[str]) -> list[dict[str, Any]]:
-    """Returns the keys and values by which each group differs from the others.
+    """Returns a dict for each group: the config keys and values that distinguish the group.
 
     Args:
-        heads: one record of each group.
+        heads: one run of each group.
         by: keys that the runs are grouped by; empty for the whole config.
     """
     if by:
@@ -74,7 +74,12 @@ def distinguishing_keys(heads: Sequence[Record], by: Sequence[str]) -> list[dict
 
 
 def _distinguishes(values: Sequence[Any], parts: Sequence[Any]) -> bool:
-    """Returns whether two groups have the same component but different values of an argument."""
+    """Returns whether two groups have the same component but different values of an argument.
+
+    Args:
+        values: value of the argument in each group.
+        parts: component in each group.
+    """
     values_of_part: dict[str, set[str]] = {}
     for value, part in zip(values, parts, strict=True):
         values_of_part.setdefault(str(part), set()).add(str(value))
@@ -82,14 +87,14 @@ def _distinguishes(values: Sequence[Any], parts: Sequence[Any]) -> bool:
 
 
 def table_value(value: Any) -> Any:
-    """Returns a config value as a value of a data frame: lists and dicts as text."""
+    """Returns a config value for a data frame: lists and dicts as text, a missing key as None."""
     if value is MISSING:
         return None
     return str(value) if isinstance(value, list | dict | str) else value
 
 
 def format_value(key: str, value: Any) -> str:
-    """Returns a config value as text, or `-` if the run does not have the key."""
+    """Returns the value of a config key as text, or `-` if the run does not have the key."""
     return "-" if value is MISSING else format_cell(key, value) or "null"
 
 

@@ -30,8 +30,8 @@ def comparison_table(
 
     Args:
         groups: all groups.
-        reference: group that the others are compared with.
-        rows: keys and values that name each group.
+        reference: group that the other groups are compared with.
+        rows: for each group, the config keys and values that distinguish the group.
         paired: whether runs with the same seed are paired.
 
     Raises:
@@ -65,7 +65,11 @@ def comparison_table(
 
 
 def _values_by_seed(first: Group, second: Group) -> tuple[list[float], list[float]]:
-    """Returns the values of both groups in the order of the first group's seeds."""
+    """Returns the values of both groups in the order of the first group's seeds.
+
+    Raises:
+        RequestError: the groups have different seeds, or a group has a seed twice.
+    """
     by_seed = []
     for group in (first, second):
         seeds = [record.info.get("seed") for record in group.records]
@@ -81,7 +85,11 @@ def _values_by_seed(first: Group, second: Group) -> tuple[list[float], list[floa
 
 
 def _unpaired(details: str) -> RequestError:
-    return RequestError(Problem("--paired", "groups with the same seeds, each once", details))
+    return RequestError(
+        Problem(
+            "--paired", "the same seeds in every group, and each seed only once per group", details
+        )
+    )
 
 
 def _seeds(seeds: Iterable[Any]) -> str:
@@ -91,7 +99,14 @@ def _seeds(seeds: Iterable[Any]) -> str:
 def limits_of_tests(
     frame: pd.DataFrame, reference: Group, *, against: str, paired: bool = False
 ) -> list[str]:
-    """Returns warnings about the tests: too few seeds, or a reference chosen by its values."""
+    """Returns warnings about the tests: too few seeds, or a reference chosen by its values.
+
+    Args:
+        frame: result of `comparison_table`.
+        reference: group that the other groups are compared with.
+        against: how the reference was chosen: `best` or `first`.
+        paired: whether runs with the same seed are paired.
+    """
     notes = []
     smallest, tests = float(frame["smallest_p"].min()), len(frame)
     sizes = sorted({len(reference.values), *map(int, frame["n"])})
@@ -115,10 +130,10 @@ def limits_of_tests(
 
 
 def check_reference(name: str) -> None:
-    """Checks the name of the reference group.
+    """Checks the name of the reference group, with which the other groups are compared.
 
     Raises:
-        RequestError: the name is not in `REFERENCES`.
+        RequestError: the name is neither `best` nor `first`.
     """
     if name not in REFERENCES:
         expected = " or ".join(REFERENCES)

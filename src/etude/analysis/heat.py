@@ -21,7 +21,7 @@ def heat_map(values: Mapping[tuple[Any, Any], float], *, x: str, y: str, metric:
     A cell shows the value of the metric. Cells without a run are empty.
 
     Args:
-        values: metric of each (x value, y value).
+        values: value of the metric for each pair (x value, y value).
         x: name of the x axis.
         y: name of the y axis.
         metric: name of the metric.

@@ -94,7 +94,7 @@ def suggest_rates(sweep: RangeTestResult, steps: int) -> LearningRates:
 def smooth(values: Any, deviation: float) -> Any:
     """Returns values (N,) smoothed by a Gaussian with a standard deviation of `deviation` steps.
 
-    The weights are normalised, also at both ends.
+    At both ends, the weights of the remaining values are normalised to a sum of 1.
     """
     steps = np.arange(len(values))
     weights = np.exp(-0.5 * ((steps[:, None] - steps[None, :]) / deviation) ** 2)
@@ -108,7 +108,7 @@ def write_range_test(result: LearningRates, about: dict[str, Any]) -> list[Path]
 
     Args:
         result: result of the range test.
-        about: further content of `lr.json`.
+        about: further keys and values of `lr.json`.
     """
     make_subfolder(result.folder.parents[1], *result.folder.parts[-2:])
     file = result.folder / "lr.json"

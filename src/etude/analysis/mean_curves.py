@@ -22,7 +22,7 @@ def mean_curve(name: str, frames: Sequence[pd.DataFrame], metric: str, x: str) -
 
     Args:
         name: name of the curve.
-        frames: metrics of each run, with `metric` and `x`.
+        frames: metrics of each run, with the columns `step`, `metric` and `x`.
         metric: metric on the y axis.
         x: `step`, `tokens` or `time`, averaged over the runs.
 
@@ -63,10 +63,12 @@ def mean_curve(name: str, frames: Sequence[pd.DataFrame], metric: str, x: str) -
 
 
 def mean_of(groups: Sequence[Sequence[Record]]) -> str:
-    """Returns a description of a figure's means and bands; empty if there are no means.
+    """Returns a legend text such as `mean of 3 seeds, ± one standard deviation`.
+
+    Empty if each curve is a single run.
 
     Args:
-        groups: records of the runs of each mean.
+        groups: runs of each curve.
     """
     sizes = sorted({len(records) for records in groups})
     if not sizes or sizes[-1] == 1:

@@ -18,7 +18,7 @@ class Predictor:
 
     Args:
         run: an `etude.api.Run`.
-        which: checkpoint to use.
+        which: checkpoint to use, such as `best`.
         how: the task's options (`etude.tasks.options`); None for the defaults.
 
     Raises:
@@ -36,8 +36,10 @@ class Predictor:
         """Yields the predictions for each text, in order.
 
         Args:
-            texts: texts; for a tagging run, also lists of words; for a run on pairs, also pairs.
-            pair: second text of all pairs, if the texts are single.
+            texts: texts. For a tagging run, a text can be a list of words; for a run on pairs of
+                texts, it can be a pair.
+            pair: for a run on pairs, one second text that is combined with each of `texts`; only
+                if `texts` contains no pairs.
 
         Raises:
             RequestError: a text is empty, or there are no texts.

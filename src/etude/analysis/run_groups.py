@@ -1,4 +1,4 @@
-"""Groups of runs that differ only in their seed: means, spread, figures and tables."""
+"""Groups of runs that differ only in their seed, with means, spread, figures and tables."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Group:
 
     Attributes:
         keys: keys and values by which the group differs from the other groups.
-        records: records of the group's runs.
+        records: the group's runs.
         values: values of the metric, one per run.
     """
 
@@ -67,14 +67,14 @@ class Group:
     def name(self) -> str:
         """Name of the group, such as `position=rotary lr=0.001`.
 
-        The runs' name if the group does not differ from others.
+        If the group has no distinguishing keys, this is the name of its first run.
         """
         parts = [f"{short_key(key)}={format_value(key, value)}" for key, value in self.keys.items()]
         return " ".join(parts) or str(self.records[0].info.get("name", ""))
 
     @property
     def cells(self) -> dict[str, Any]:
-        """Keys and values as cells of a data frame."""
+        """The keys and values of `keys`, converted to cells of a data frame."""
         return {key: table_value(value) for key, value in self.keys.items()}
 
     @property
@@ -102,11 +102,12 @@ class Groups:
     """Runs grouped by their config without the seed; in a notebook, they are shown as a table.
 
     Args:
-        records: records of finished runs; of several runs with the same config and seed, only the
-            last is used.
+        records: finished runs; of several runs with the same config and seed, only the last is
+            used.
         metric: metric such as `val/loss` (its last value) or `best/val/loss`; None for the best
             value of the metric by which the runs selected their best checkpoint.
-        by: keys to group by instead of the whole config.
+        by: config keys; runs with the same values of these keys form a group. If empty, runs form
+            a group if their configs differ only in the seed.
 
     Raises:
         RequestError: there are no runs, no run has the metric, or no run has one of the keys.
@@ -115,7 +116,7 @@ class Groups:
         metric: metric of the values.
         groups: groups in ascending order of their mean.
         first: group of the first run.
-        without: records of runs that never logged the metric.
+        without: runs that never logged the metric.
     """
 
     def __init__(
@@ -150,7 +151,11 @@ class Groups:
         self.groups = sorted(groups, key=lambda group: group.mean)
 
     def frame(self) -> pd.DataFrame:
-        """Returns one row per group: keys, n, mean, median, standard deviation and interval."""
+        """Returns a data frame with one row per group.
+
+        The columns are the keys, `n` (number of runs), `mean`, `median`, `std` and the ends `low`
+        and `high` of the 95 % confidence interval.
+        """
         import pandas as pd
 
         return pd.DataFrame([_row(group) for group in self.groups])
@@ -227,8 +232,17 @@ class Groups:
         return draw_curves({key: curves}, x=x, log=log, title=title, noun="group", note=note)
 
     def _curves_over(self, x: str, metric: str) -> tuple[list[Curve], list[Group]]:
-        """Returns curves of a metric over a key's values, one per combination of other keys, and
-        the groups whose means are the points.
+        """Returns curves of a metric over a config key, and the groups of the curves' points.
+
+        A point is the mean of the runs with one value of the key. There is one curve for each
+        combination of values of the other keys by which the groups differ.
+
+        Args:
+            x: the config key.
+            metric: the metric.
+
+        Raises:
+            RequestError: a run does not have the key, or a value is not a number.
         """
         records = [record for group in self.groups for record in group.records]
         expected = f"one of {', '.join(X_AXES)}, or a key with numeric values"
@@ -237,7 +251,8 @@ class Groups:
             raise RequestError(Problem("--x", expected, x, nearest(x, choices)))
         lacking = [record for record in records if field_value(record, x) is MISSING]
         if lacking:
-            hint = f"{len(lacking)} of {len(records)} runs lack the key, such as {lacking[0].path}"
+            count = f"{len(lacking)} of {len(records)} runs"
+            hint = f"the key is missing in {count}, for example in {lacking[0].path}"
             raise RequestError(Problem("--x", "a key that all selected runs have", x, hint))
         others = sorted({key for group in self.groups for key in group.keys} - {x})
         cells = Groups(records, metric=metric, by=[*others, x])
@@ -255,7 +270,14 @@ class Groups:
         return curves, cells.groups
 
     def heat(self, x: str, y: str) -> Figure:
-        """Plots the metric's mean over two keys, averaged over all other differences.
+        """Plots a heat map of the metric over two config keys.
+
+        A cell is the mean of all runs with one pair of values, also of runs that differ in other
+        keys.
+
+        Args:
+            x: config key on the x axis.
+            y: config key on the y axis.
 
         Raises:
             RequestError: no run has one of the keys.
@@ -275,7 +297,8 @@ class Groups:
 
         Args:
             form: `csv` with full precision; `latex` (a `table` for booktabs) or `markdown` with
-                rounded numbers. The best mean is in bold if its interval overlaps no other group's.
+                rounded numbers. In the latter two, the best mean is in bold if the interval of its
+                group overlaps no other group's interval.
             caption: caption for `latex` and `markdown`. If None, the caption describes the metric
                 and the intervals. If empty, there is no caption.
             label: label for `latex`. If None, the label is `tab:` with the runs' name and the
@@ -287,7 +310,7 @@ class Groups:
         return export(self, form, caption=caption, label=label)
 
     def default_path(self, root: Path, *what: object) -> Path:
-        """Returns the path of a figure if the user chooses none; `root` is a folder of runs.
+        """Returns the default path of a figure.
 
         Args:
             root: folder of runs.
@@ -333,6 +356,10 @@ def _line(name: str, points: Sequence[tuple[float, Group]]) -> Curve:
     """Returns a curve of the groups' means over x values, with a band of one standard deviation.
 
     There is no band if each group has a single run.
+
+    Args:
+        name: name of the curve.
+        points: pairs of x value and group, in ascending order of the x value.
     """
     spread = np.array([group.deviation for _, group in points], dtype=np.float64)  # None is NaN
     return Curve(

@@ -22,7 +22,7 @@ def write_outputs(record: Record, task: Task, data: Any, options: DictConfig) ->
     """Writes `samples/step-*.txt` and `figures/loss.png`, and logs the first sample.
 
     Args:
-        record: the run's record, whose lock this process has.
+        record: the run; this process has the lock of its folder.
         task: task with the trained model.
         data: data module that the model was trained on.
         options: the config's node `run`.

@@ -32,7 +32,7 @@ from etude.records.signature import sha256_of
 from etude.tasks.options import EvaluationOptions
 from etude.training.run_folder import check_no_links
 
-_RECOMPUTE = "delete the file, and it is computed again"
+_RECOMPUTE = "delete the file to have the scores computed again"
 
 
 def evaluate_run(
@@ -55,9 +55,9 @@ def evaluate_run(
         split: split to evaluate on, if there are no `files`.
         which: checkpoint to use.
         files: files to evaluate on.
-        by: column that defines slices.
+        by: column of the data; the metrics are also computed for each of its values (slices).
         quoting: quoting of CSV and TSV in `files`; None for that of the run's data.
-        how: the task's options (`etude.tasks.options`); None for the defaults.
+        how: the task's options (`etude.tasks.options`); an option that is None has its default.
 
     Raises:
         RequestError: the data is missing or was changed, or lacks a requested column or split.
@@ -82,8 +82,8 @@ def write_evaluation(
 
     Args:
         run: an `etude.api.Run`.
-        evaluated: data that `request` selects.
-        request: split or files, slices and quoting.
+        evaluated: the data that `request` selects.
+        request: the split or files, the column that defines slices, and the quoting.
         options: the task's options.
         which: checkpoint to use.
     """
@@ -136,7 +136,7 @@ def evaluation_options(run: Any, data: Any, how: Mapping[str, Any]) -> Evaluatio
     Args:
         run: an `etude.api.Run`.
         data: the run's data module.
-        how: options by name; None for the defaults.
+        how: options by name; an option that is None has its default.
 
     Raises:
         RequestError: the run's task has no such option, or does not accept the value.
@@ -147,7 +147,7 @@ def evaluation_options(run: Any, data: Any, how: Mapping[str, Any]) -> Evaluatio
 
 
 def stored_metrics(run: Any, split: str, how: Mapping[str, Any]) -> Mapping[str, float] | None:
-    """Returns the stored metrics of an evaluation; None if the evaluation must be computed.
+    """Returns the stored metrics of an evaluation; None if no valid metrics are stored.
 
     Args:
         run: an `etude.api.Run`.
@@ -179,7 +179,15 @@ def example_scores(run: Any, split: str, which: str) -> list[float]:
 
     If the examples are rows, their scores are stored with the predictions, in
     `predictions/<name>.jsonl`. If they are other units, such as windows, their scores are stored in
-    `predictions/<name>.json`.
+    `predictions/<name>.json`. Stored scores are reused.
+
+    Args:
+        run: an `etude.api.Run`.
+        split: split to score.
+        which: checkpoint to use.
+
+    Raises:
+        RequestError: the data is missing or was changed, or a stored file was changed.
     """
     data, checkpoint = run.data(), run.record.chosen(which)
     options = evaluation_options(run, data, {})
@@ -214,16 +222,21 @@ def _row_scores(file: Path) -> list[float]:
         scores = [(each["row"], float(each["score"])) for each in map(json.loads, lines)]
     except (ValueError, KeyError, TypeError) as error:
         hint = f"{_RECOMPUTE}; {type(error).__name__}: {error}"
-        problem = Problem(str(file), "a score for each row", hint=hint)
+        problem = Problem(str(file), "lines with a row number and a score", hint=hint)
         raise RequestError(problem) from error
     return [score for _, score in sorted(scores)]
 
 
 def evaluation_name(on: str | Sequence[str], checkpoint: str, options: EvaluationOptions) -> str:
-    """Returns the name of an evaluation's files.
+    """Returns the name of an evaluation's files, without their suffix.
 
-    It consists of the split, or the first file's name and a hash of all paths; the checkpoint; and
-    the options that are not the defaults.
+    The name consists of the split, or the first file's name and a hash of all paths; the
+    checkpoint; and the options that are not the defaults.
+
+    Args:
+        on: the split, or the evaluated files.
+        checkpoint: name of the checkpoint.
+        options: options of the evaluation.
     """
     if isinstance(on, str):
         data_name = on

@@ -1,4 +1,4 @@
-"""Figures of a search's objective over one hyperparameter per panel, and over two together."""
+"""Figures of a search: its objective over each hyperparameter, and over two hyperparameters."""
 
 from __future__ import annotations
 
@@ -24,6 +24,9 @@ _VALUE = "value of the trial"
 
 def slices(study: Any) -> Figure | None:
     """Plots the objective over each hyperparameter of the search, with pruned trials as crosses.
+
+    Args:
+        study: Optuna study of the search.
 
     Returns:
         The figure; None if the search has no hyperparameters.
@@ -55,10 +58,10 @@ def slices(study: Any) -> Figure | None:
 
 
 def pair(study: Any, importances: Mapping[str, float]) -> Figure | None:
-    """Plots the trials over two numeric hyperparameters of the search, coloured by their value.
+    """Plots the trials over two numeric hyperparameters, coloured by the value of the objective.
 
     Args:
-        study: study of the search.
+        study: Optuna study of the search.
         importances: importance of each hyperparameter; the two most important are plotted.
 
     Returns:
@@ -101,14 +104,14 @@ def pair(study: Any, importances: Mapping[str, float]) -> Figure | None:
 
 
 def finished_trials(study: Any) -> list[tuple[Any, float]]:
-    """Returns the finished trials with their values."""
+    """Returns a pair (trial, value of the objective) for each finished trial."""
     from optuna.trial import TrialState
 
     return [(t, float(t.value)) for t in study.trials if t.state is TrialState.COMPLETE]
 
 
 def pruned_trials(study: Any) -> list[tuple[Any, float]]:
-    """Returns the pruned trials with their last values."""
+    """Returns a pair (trial, last validation value) for each pruned trial with such a value."""
     from optuna.trial import TrialState
 
     return [
@@ -127,7 +130,7 @@ def _distribution(study: Any, name: str) -> Any:
 
 
 def _position(distribution: Any, choice: Any) -> Any:
-    """Returns a value's position on its axis: the index of a choice, or the number itself."""
+    """Returns the axis position of a hyperparameter's value: a choice's index, or the number."""
     return distribution.to_internal_repr(choice) if hasattr(distribution, "choices") else choice
 
 

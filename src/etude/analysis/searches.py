@@ -1,4 +1,4 @@
-"""Figures of a search: history, importances, and the objective over the hyperparameters."""
+"""Figures of a hyperparameter search: history, importances, and slices of the objective."""
 
 from __future__ import annotations
 
@@ -30,10 +30,11 @@ log = logging.getLogger("etude")
 
 
 def draw_search(folder: Path) -> list[Path]:
-    """Draws the figures of a search into `figures` in the sweep's folder.
+    """Draws the figures of a search into the folder `figures` in the sweep's folder `folder`.
 
     Returns:
-        The paths; empty for a sweep that is not a search, or has fewer than two finished trials.
+        The paths of the figures; empty for a sweep that is not a search, or has fewer than two
+        finished trials.
     """
     from etude.sweeps.search import JOURNAL, load_study
 
@@ -57,7 +58,10 @@ def draw_search(folder: Path) -> list[Path]:
 
 
 def history(study: Any) -> Figure:
-    """Plots the values of finished and pruned trials in their order, and the best value so far."""
+    """Plots the objective of finished and pruned trials in their order, and the best value so far.
+
+    For a pruned trial, this is its last validation value.
+    """
     from optuna.study import StudyDirection
 
     figure, axes = _figure(6.4, 4.0)
@@ -81,7 +85,12 @@ def history(study: Any) -> Figure:
 
 
 def importance(study: Any) -> Figure | None:
-    """Plots each hyperparameter's importance for good trials (PED-ANOVA, Watanabe et al. 2023).
+    """Plots how much each hyperparameter determines whether a trial is good.
+
+    This importance is computed by PED-ANOVA (Watanabe et al. 2023).
+
+    Args:
+        study: Optuna study of the search.
 
     Returns:
         The figure; None if there are too few trials, or fewer than two hyperparameters.

@@ -29,7 +29,7 @@ class ScoredRun(Protocol):
 
 
 def significance_table(runs: Sequence[ScoredRun], split: str) -> pd.DataFrame:
-    """Returns a table of tests against the first run, with a row for each other run.
+    """Returns a table of significance tests that compare each further run with the first run.
 
     The columns are those of `etude.api.Runs.significance`.
     """

@@ -23,20 +23,20 @@ from etude.records.sealed import is_sealed, read_sealed, write_sealed
 _FOLDERS = EVALUATIONS, PREDICTIONS = "evaluations", "predictions"
 LOG = "log.jsonl"
 _CHANGED = "the file was changed"
-_HINT = "the file was changed; delete the file, and it is computed again"
+_HINT = "the file was changed; delete the file to have its content computed again"
 
 
 def write(
     file: Path, content: Mapping[str, Any], weights: Sequence[Path], predictions: Path | None = None
 ) -> None:
-    """Writes an evaluation, or scores, as a JSON file with hashes.
+    """Writes an evaluation, or the scores of examples, as a JSON file with hashes.
 
     Args:
         file: file to write.
         content: JSON object to store.
         weights: folders of the checkpoints that the content was computed with.
-        predictions: JSON Lines file with the predictions of the evaluation; None without such a
-            file.
+        predictions: JSON Lines file with the predictions of the evaluation; None if there is no
+            such file.
     """
     stored = {**content, "weights": _weight_hashes(weights)}
     if predictions is not None:
@@ -47,13 +47,15 @@ def write(
 def read(
     file: Path, weights: Sequence[Path], predictions: Path | None = None
 ) -> dict[str, Any] | None:
-    """Returns a stored JSON object; None if there is none, or if its weights have changed.
+    """Returns the JSON object in a stored file, after verifying its hashes.
+
+    None if `file` or `predictions` does not exist, or if `file` was computed with other weights.
 
     Args:
         file: file to read.
         weights: folders of the checkpoints that the content must have been computed with.
-        predictions: JSON Lines file with the predictions, which must exist and is verified, too;
-            None without such a file.
+        predictions: JSON Lines file with the predictions, which is verified, too; None for an
+            object without such a file.
 
     Raises:
         RequestError: `file` or `predictions` was changed.
@@ -69,7 +71,11 @@ def read(
 
 
 def faults_and_notes(record: Record) -> Iterator[tuple[str | None, str | None]]:
-    """Yields a pair (fault, note) for each stored file with a fault or a note; one is None."""
+    """Yields a pair (fault, note) for each evaluation or prediction file that cannot be trusted.
+
+    A fault describes a damaged or changed file, a note a file without a hash. The other member of
+    the pair is None.
+    """
     hashed: set[str] = set()
     try:
         for file in (path for kind in _FOLDERS for path in _files(record, kind, ".json")):

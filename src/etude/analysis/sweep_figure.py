@@ -23,8 +23,13 @@ def draw_curves(folder: Path, jobs: Sequence[Job]) -> Path | None:
 
     Runs that differ only in their seed share a curve.
 
+    Args:
+        folder: the sweep's folder.
+        jobs: jobs of the sweep.
+
     Returns:
-        The path; None if fewer than two runs are finished, or if there are too many curves.
+        The path of the figure; None if fewer than two runs are finished, or if there are too many
+        curves.
     """
     done = [job for job in jobs if job.path and job.status.is_trained]
     paths = list(dict.fromkeys(Path(str(job.path)) for job in done))

@@ -41,7 +41,7 @@ class Verification:
         folder: the run folder.
         faults: differences from the run as it was saved; empty for a valid run.
         notes: checks that were not possible, with the reason, and harmless edits.
-        held: whether a process is training the run, so that the folder was not checked.
+        held: whether the folder was not checked because a process is training the run.
     """
 
     folder: Path
@@ -72,6 +72,9 @@ def verify(folder: Path, trust: Sequence[str] = ()) -> Verification:
     Args:
         folder: the run folder.
         trust: modules outside Étude that the run's config may name.
+
+    Returns:
+        The faults and notes.
     """
     verdict = Verification(folder)
     if is_held(folder):
@@ -124,7 +127,7 @@ def accept(folder: Path, trust: Sequence[str] = ()) -> list[str]:
 
 
 def _check_hashes(record: Record, verdict: Verification) -> None:
-    """Checks the fields of `run.json` and the hashes in `run.json`, and notes accepted edits."""
+    """Adds to `verdict` the faults of files whose hashes are in `run.json`, and accepted edits."""
     verdict.faults += integrity.describe_changes(record.info, record.path)
     verdict.notes += integrity.edits(record.info, record.path)
     if not integrity.is_hashed(record.info):
@@ -160,7 +163,7 @@ def _accepted_text(accepted: dict[str, Any]) -> str:
 
 
 def _patches(record: Record) -> Iterator[dict[str, Any]]:
-    """Yields the entries of `run.json` about source patches, with one entry for each file."""
+    """Yields one entry of `run.json` for each patch file with uncommitted source changes."""
     seen = set()
     for start in record.info.get("starts", []):
         for patch in start.get("patches", []) if isinstance(start, dict) else []:
@@ -176,7 +179,9 @@ def _check_signature(record: Record, verdict: Verification, trust: Sequence[str]
         foreign = [name for name in config.extensions if name not in trust]
         if foreign:
             names = " ".join(foreign)
-            verdict.notes.append(f"the signature was not recomputed, as it needs --trust {names}")
+            verdict.notes.append(
+                f"the signature was not recomputed; to recompute it, add --trust {names}"
+            )
             return
         identity = check(to_portable(config), trust=list(trust)).identity
     except RequestError as error:
@@ -212,7 +217,7 @@ def metrics_faults(record: Record, *, ended: bool) -> list[str]:
     """Returns the faults of `metrics.jsonl`.
 
     Args:
-        record: the record to check.
+        record: the run to check.
         ended: whether the run is finished, so that the file must be complete and match `run.json`.
     """
     faults = list(_row_faults(record.path / "metrics.jsonl", must_be_whole=ended))
@@ -234,7 +239,13 @@ def _gap_faults(record: Record) -> Iterator[str]:
 
 
 def _row_faults(path: Path, *, must_be_whole: bool) -> Iterator[str]:
-    """Yields a message about the first line that is no row, or whose step does not increase."""
+    """Yields a message about the first invalid line of the metrics file `path`, if there is one.
+
+    A line is invalid if it is no JSON object with a step number, or if the step does not increase.
+
+    Args:
+        must_be_whole: whether a missing file and a truncated last line are faults, too.
+    """
     try:
         with open_file(path, METRICS) as file:
             yield from _line_faults(iter_lines(file), must_be_whole=must_be_whole)
@@ -329,7 +340,7 @@ def _check_checkpoints(record: Record, verdict: Verification, done: bool) -> Non
 
 
 def _problem_texts(error: RequestError, folder: Path) -> list[str]:
-    """Returns the texts of problems, with paths relative to the run folder."""
+    """Returns the text of each problem of `error`, with paths relative to the run folder."""
     return [_relative_text(problem, folder) for problem in error.problems]
 
 
@@ -338,7 +349,9 @@ def _relative_text(problem: Problem, folder: Path) -> str:
 
 
 def _special_entries(folder: Path) -> list[Problem]:
-    """Returns a problem for each link or special file in a run folder, or an unreadable folder.
+    """Returns a problem for each link or special file (such as a pipe) in a run folder.
+
+    If a folder in it cannot be read, returns only a problem with that folder.
 
     At most 8 problems are returned.
     """

@@ -1,4 +1,7 @@
-"""Merging of a `peft` adapter into released weights. A tensor that cannot be merged is an error."""
+"""Merging of a `peft` adapter into released weights.
+
+A tensor of the adapter that cannot be merged raises an error.
+"""
 
 from __future__ import annotations
 
@@ -45,17 +48,23 @@ class LowRankChange:
 
     @property
     def embedding(self) -> bool:
-        """Whether the module is an embedding; its matrix is then the transpose of the product."""
+        """Whether the module is an embedding, whose update is the transpose of the product B A."""
         return "embedding_a" in self.parts
 
     def product(self) -> Tensor:
-        """Returns the unscaled update of the matrix (out, in)."""
+        """Returns the update of the matrix (out, in), before the adapter's scale is applied."""
         if self.embedding:
             return (self.parts["embedding_b"] @ self.parts["embedding_a"]).mT
         return self.parts["b"] @ self.parts["a"]
 
     def shapes(self, known: _AdaptableTensor, rank: int, dora: bool) -> dict[str, tuple[int, ...]]:
-        """Returns the expected shape of each tensor, with the keys of `parts`."""
+        """Returns the expected shape of each tensor in `parts`, with the same keys.
+
+        Args:
+            known: the released tensor that is updated.
+            rank: the rank of the update.
+            dora: whether the adapter uses DoRA, which adds a magnitude for each row.
+        """
         rows, inputs = len(known.slice_.rows), known.slice_.parameter.shape[-1]
         if not known.is_linear:
             return {"embedding_a": (rank, rows), "embedding_b": (inputs, rank)}
@@ -81,7 +90,7 @@ def merge_adapter(loaded: LoadedModel, folder: Path) -> None:
             if pickled
             else "no such file"
         )
-        raise RequestError(Problem(str(file), "an adapter's weights", hint=hint))
+        raise RequestError(Problem(str(file), "a file with an adapter's weights", hint=hint))
     tensors = SafeTensors(file, [file])
     names = {name.removeprefix(PREFIX): name for name in tensors.names()}
     untied = _needs_untying(loaded, names, tensors)
@@ -95,7 +104,7 @@ def merge_adapter(loaded: LoadedModel, folder: Path) -> None:
         if untied:
             loaded.module.head = None
         more = len(problems) - MAX_PROBLEMS
-        last = [Problem(str(file), "an adapter for this model", hint=f"{more} more problems")]
+        last = [Problem(str(file), "an adapter for this model", hint=f"further problems: {more}")]
         raise RequestError(problems[:MAX_PROBLEMS] + (last if more > 0 else []))
     with torch.no_grad():
         for name, tensor in whole.items():
@@ -106,9 +115,10 @@ def merge_adapter(loaded: LoadedModel, folder: Path) -> None:
 
 
 def _apply_change(slice_: TensorSlice, change: LowRankChange, scale: float) -> None:
-    """Adds the scaled product s B A to the rows of the matrix W, in at least float32.
+    """Adds the update s B A of `change` to the rows of a parameter; s is `scale`.
 
-    With DoRA, each row is then scaled to its learned magnitude.
+    The sum is computed in float32, or in the parameter's dtype if it is more precise. With DoRA,
+    each row is then scaled to its learned magnitude.
     """
     rows = slice_.rows
     exact = torch.promote_types(slice_.parameter.dtype, torch.float32)
@@ -124,7 +134,7 @@ class _AdaptableTensor:
     """A released tensor that an adapter may update.
 
     Attributes:
-        slice_: the rows of an Étude parameter that the tensor corresponds to.
+        slice_: the rows of an Étude parameter that contain the tensor.
         is_linear: whether the tensor belongs to a linear layer; false for embeddings.
     """
 
@@ -133,7 +143,10 @@ class _AdaptableTensor:
 
 
 def _adaptable_tensors(loaded: LoadedModel) -> dict[str, _AdaptableTensor]:
-    """Returns all tensors of the released model by name, also those that the module lacks."""
+    """Returns all tensors of the released model, by their names in `transformers`.
+
+    Tensors that the Étude module does not use are included.
+    """
     owners = dict(loaded.module.named_modules())
     tensors = {
         name: _AdaptableTensor(
@@ -156,7 +169,15 @@ def _read_changes(
     names: Mapping[str, str],
     tensors: SafeTensors,
 ) -> tuple[dict[str, LowRankChange], dict[str, Tensor], list[Problem]]:
-    """Returns the low-rank updates by module, the full tensors by name, and all problems."""
+    """Reads all tensors of an adapter.
+
+    Args:
+        known: the released tensors by name.
+        names: from each tensor's name without the prefix of `peft` to its name in the file.
+
+    Returns:
+        The low-rank updates by module name, the full tensors by tensor name, and the problems.
+    """
     changes: dict[str, LowRankChange] = {}
     whole: dict[str, Tensor] = {}
     problems = []
@@ -182,7 +203,12 @@ def _read_changes(
 
 
 def _current_name(family: Family, name: str, *, is_module: bool) -> str:
-    """Returns the name that `transformers` now uses for a module or a tensor of an adapter."""
+    """Returns the name that `transformers` now uses for a module or a tensor of an adapter.
+
+    Args:
+        name: the name in the adapter, without the prefix of `peft`.
+        is_module: whether `name` is the name of a module; otherwise, it is that of a tensor.
+    """
     name = name.replace(".base_layer.", ".")
     current = f"{name}.weight" if is_module else name
     for pattern, new in family.renamed.items():
@@ -191,7 +217,10 @@ def _current_name(family: Family, name: str, *, is_module: bool) -> str:
 
 
 def _is_declared(config: AdapterConfig, name: str) -> bool:
-    """Returns whether the config declares that the file contains a full tensor."""
+    """Returns whether the adapter's config permits the full tensor `name` in the file.
+
+    A full tensor replaces a released tensor instead of updating it.
+    """
     if "bias" in name and config.values.get("bias", "none") != "none":
         return True
     # `peft` also saves the frozen matrix of an embedding or a projection that it updates.
@@ -201,7 +230,7 @@ def _is_declared(config: AdapterConfig, name: str) -> bool:
 def _is_copy(
     loaded: LoadedModel, name: str, tensor: Tensor, names: Mapping[str, str], tensors: SafeTensors
 ) -> bool:
-    """Returns whether a tensor of a head only repeats the embedding or the head's bias."""
+    """Returns whether the tensor `name` of a head is a copy of the embedding or the head's bias."""
     output = loaded.family.output.removesuffix(".weight")
     if name == f"{output}.weight":
         return _equals_embedding(loaded, tensor)
@@ -222,7 +251,15 @@ def _check_changes(
     changes: Mapping[str, LowRankChange],
     where: str,
 ) -> list[Problem]:
-    """Checks that exactly the target modules have updates, and that the shapes are as expected."""
+    """Returns a problem for each missing, unexpected or misshapen low-rank update.
+
+    Exactly the modules that `target_modules` names must have updates.
+
+    Args:
+        known: the released tensors by name.
+        changes: the low-rank updates by module name.
+        where: the adapter's file, for messages.
+    """
     problems = []
     all_linear = str(config.values["target_modules"]).lower() == ALL_LINEAR
     for name, tensor in known.items():
@@ -241,14 +278,14 @@ def _check_changes(
             problems.append(Problem(f"{where}, {module}", expected))
             continue
         if change.embedding and config.dora:
-            expected = "false, since the adapter updates an embedding"
+            expected = "false, since DoRA of an embedding is not supported"
             problems.append(Problem(f"{config.where}, use_dora", expected, True))
         shapes = change.shapes(tensor, config.rank(module), config.dora)
         for key in sorted(shapes.keys() | change.parts.keys()):
             part, shape = change.parts.get(key), shapes.get(key)
             if part is None or part.shape != shape:
                 end = next(end for end, each in PART_SUFFIXES.items() if each == key)
-                expected = "no such tensor for this module"
+                expected = "no tensor of this name for this module"
                 if shape is not None:
                     expected = f"a tensor of shape {_shape_text(shape)}"
                 actual = None if part is None else _shape_text(part.shape)
@@ -263,7 +300,16 @@ def _check_whole_tensors(
     whole: Mapping[str, Tensor],
     where: str,
 ) -> list[Problem]:
-    """Checks that full tensors exist where the config declares them, with the expected shapes."""
+    """Returns a problem for each missing, unexpected or misshapen full tensor.
+
+    `bias` and `modules_to_save` in the config determine which full tensors the adapter contains.
+
+    Args:
+        known: the released tensors by name.
+        changes: the low-rank updates by module name.
+        whole: the full tensors by tensor name.
+        where: the adapter's file, for messages.
+    """
     problems = []
     biases = config.values.get("bias", "none")
     for name, tensor in known.items():
@@ -282,10 +328,10 @@ def _check_whole_tensors(
 
 
 def _needs_untying(loaded: LoadedModel, names: Mapping[str, str], tensors: SafeTensors) -> bool:
-    """Returns whether an adapter changes a tensor that embedding and output projection share.
+    """Returns whether an adapter changes the matrix that embedding and output projection share.
 
     Raises:
-        RequestError: the family cannot have separate tensors for these modules.
+        RequestError: the family cannot have separate matrices for these two modules.
     """
     module, family = loaded.module, loaded.family
     bare = family.prefix if loaded.architecture in family.bodies else ""
@@ -303,14 +349,15 @@ def _needs_untying(loaded: LoadedModel, names: Mapping[str, str], tensors: SafeT
             return module.head is None
         gives = getattr(getattr(module, "head", None), "gives", None)
         if isinstance(module, EncoderDecoder) or gives == "vocabulary":
-            expected = "no update of the embedding"
+            expected = "no tensor that updates the embedding"
             hint = f"Étude shares the embedding of {family.model_type} between several modules"
+            hint += ", so the update cannot be merged"
             raise RequestError(Problem(f"{tensors.where}, {name}", expected, hint=hint))
     return False
 
 
 def _untied_projection(module: Any) -> nn.Linear:
-    """Returns a separate output projection with the embedding's values."""
+    """Returns a new output projection whose weight is a copy of the embedding's weight."""
     weight = module.embedding.weight
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
     layer.weight = nn.Parameter(weight.detach().clone(), requires_grad=weight.requires_grad)

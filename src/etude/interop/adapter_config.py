@@ -1,7 +1,7 @@
 """Reading and checking of a `peft` adapter's config.
 
-A field is either read, or has no effect on trained weights, or must have a value of plain LoRA.
-Any other field raises an error that names the field.
+A field of the config is read, or has no effect on trained weights, or must have the value that it
+has in plain LoRA. Any other field raises an error that names the field.
 """
 
 from __future__ import annotations
@@ -81,7 +81,10 @@ def _is_layer_choice(value: object) -> bool:
     return all(isinstance(i, int) and not isinstance(i, bool) for i in each)
 
 
-PATTERN = "a name, or a regular expression with at most 3 of * + ? and none after a parenthesis"
+PATTERN = (
+    "a name, or a regular expression with at most 3 quantifiers (* + ?), none of them after a "
+    "parenthesis"
+)
 MODULES = f"a list of module names, or {PATTERN}"
 FLAG = _check("true or false", lambda value: isinstance(value, bool | None))
 
@@ -94,11 +97,11 @@ FIELDS: dict[str, Check] = {
     "use_rslora": FLAG,
     "use_dora": FLAG,
     "rank_pattern": _check(
-        f"an object of positive whole numbers, where each key is {PATTERN}",
+        f"an object whose values are positive whole numbers and whose keys are {PATTERN}",
         lambda v: v is None or _are_patterns(v, _is_positive_integer),
     ),
     "alpha_pattern": _check(
-        f"an object of positive numbers, where each key is {PATTERN}",
+        f"an object whose values are positive numbers and whose keys are {PATTERN}",
         lambda v: v is None or _are_patterns(v, _is_positive),
     ),
     "init_lora_weights": _one_of(*PLAIN_INITIALISATIONS),
@@ -234,7 +237,11 @@ class AdapterConfig:
 
 
 def is_simple(pattern: str) -> bool:
-    """Returns whether a regular expression from an untrusted file always matches in short time."""
+    """Returns whether a regular expression is simple enough to match any text quickly.
+
+    The expressions come from untrusted files. Simple ones are short and have at most three
+    quantifiers, none of which is nested.
+    """
     quantifiers = re.findall(r"[*+?{]", pattern.replace("(?:", "("))
     nested = re.search(r"[)}*+?][*+{]", pattern)
     if len(pattern) > 500 or len(quantifiers) > 3 or nested:
@@ -259,7 +266,7 @@ def _expected(field: str, value: object) -> str | None:
     if check is not None:
         return check(value)
     is_off = value is None or value is False or value in ({}, [], "")
-    return None if is_off else "no such field, since Étude does not support it"
+    return None if is_off else "no field of this name, since Étude does not support it"
 
 
 def _hint(field: str, value: object) -> str | None:

@@ -21,7 +21,11 @@ Heads = dict[str, tuple[type | None, dict[str, Rule]]]
 
 
 def body(prefix: str) -> dict[str, Rule]:
-    """Returns the conversion rules of the body, without a head, of BERT and RoBERTa."""
+    """Returns the conversion rules of BERT and RoBERTa without a head.
+
+    Args:
+        prefix: the prefix of the tensor names in the checkpoint, such as `bert.`.
+    """
     layer = prefix + "encoder.layer.{i}."
     return {
         "embedding": Same(prefix + "embeddings.word_embeddings"),
@@ -87,7 +91,10 @@ class BertFamily(Family):
     sizes = (30522, 512, 1e-12)
 
     def head(self, architecture: str) -> tuple[type | None, dict[str, Rule]]:
-        """Returns Étude's head class and its conversion rules for a class of `transformers`."""
+        """Returns Étude's head class and the head's conversion rules for a `transformers` class.
+
+        The head class is None for a class without a head.
+        """
         return self.heads[architecture.replace("ForPreTraining", "ForMaskedLM")]
 
     def rules(self, module: Any, architecture: str) -> Mapping[str, Rule]:
@@ -110,7 +117,7 @@ class BertFamily(Family):
         offset = self.first_position(config)
         rows = config.size("max_position_embeddings", longest)
         if rows <= offset:
-            expected = f"a number above {offset}, the row of the first position"
+            expected = f"a number above {offset} (the row of a text's first position)"
             config.refuse("max_position_embeddings", expected, rows)
             rows = offset + 1
         return {
@@ -134,7 +141,7 @@ class BertFamily(Family):
         }
 
     def check_head(self, config: HFConfig) -> None:
-        """Adds a problem to the config if the masked language head lacks its activation."""
+        """Adds a problem to the config unless its activation is GELU, as in Étude's head."""
         config.only("hidden_act", "gelu", "gelu_python")
 
     def config(self, module: Any) -> dict[str, Any]:
@@ -163,7 +170,7 @@ class BertFamily(Family):
         return fields
 
     def extra_fields(self, module: Any) -> dict[str, Any]:
-        """Returns additional config fields of a subclass; BERT itself has none."""
+        """Returns fields of `config.json` that a subclass adds to those of BERT."""
         return {}
 
     def _architecture(self, head: object) -> str:
@@ -172,5 +179,5 @@ class BertFamily(Family):
             if ours is kind:
                 return name
         raise AttributeError(
-            f"no {self.model_type} class of transformers has a head like {type(head).__name__}"
+            f"no {self.model_type} class of transformers has the head {type(head).__name__}"
         )

@@ -1,4 +1,4 @@
-"""Exports a model to a folder that `transformers` can load, and compares the logits."""
+"""Export of models to folders that `transformers` can load, with a comparison of the logits."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class ExportSource:
 
     @property
     def pad(self) -> int | None:
-        """The padding token's id."""
+        """The padding token's id; None if the config does not contain one."""
         token = None if self.config is None else self.config.get("pad_token_id")
         return token if isinstance(token, int) else None
 
@@ -154,8 +154,8 @@ def check_destination(destination: Path, *, force: bool) -> None:
     """Checks that a model can be exported to `destination`.
 
     Raises:
-        RequestError: the parent folder is missing; the destination is in a run folder; the
-            destination exists and `force` is false, or is neither an empty folder nor a model's.
+        RequestError: the parent folder is missing; the destination is in a run folder; it exists
+            and `force` is false; or it exists and is neither an empty folder nor a model's folder.
     """
     if not destination.parent.is_dir():
         expected = "a path in an existing folder"
@@ -241,7 +241,7 @@ def export(
                 theirs = _transformers_logits(source, source.files)
                 differences["source by transformers"] = logit_difference(ours, theirs)
             except UnreadableByTransformers as error:
-                tell(f"the source is not compared: {error}")
+                tell(f"the source's logits are not compared: {error}")
         if dtype is not None and dtype != next(source.module.parameters()).dtype:
             rounded = deepcopy(source.module).to(dtype)
             exact, ours = ours, logit_comparison.logits_of(rounded, source.architecture, source.pad)
@@ -260,7 +260,7 @@ def export(
                     f"transformers cannot load the export, so {destination} was not written: "
                     f"{error}"
                 ) from error
-            tell(f"{error}: the export is read by Étude instead")
+            tell(f"{error}: Étude loads the export instead")
             theirs = logit_comparison.logits_read_again(staging, source.architecture, source.pad)
             reader = "Étude"
         differences[f"{destination.name} by {reader}"] = logit_difference(ours, theirs)
@@ -319,7 +319,7 @@ def has_types(module: Any) -> bool:
 
 
 def _move_into_place(staging: Path, destination: Path) -> None:
-    """Renames the finished folder to `destination`, then deletes the folder it replaces."""
+    """Renames the finished folder `staging` to `destination`, and deletes the replaced folder."""
     if not destination.exists():
         staging.replace(destination)
         return

@@ -66,11 +66,14 @@ class Family:
         """Returns the constructor arguments of the Étude model for a config.
 
         Problems are added to `config.problems`.
+
+        Args:
+            architecture: the class of `transformers` that the weights are read as.
         """
         raise NotImplementedError
 
     def config(self, module: Any) -> dict[str, Any]:
-        """Returns the fields of `config.json` that describe an Étude module best.
+        """Returns the `config.json` of the family's model that is most similar to an Étude module.
 
         The fields include `architectures` and the dropout probabilities.
 
@@ -94,7 +97,7 @@ class Family:
         return self.names
 
     def adjust_config(self, config: HFConfig, same: bool | None) -> None:
-        """Corrects a config according to the tensors in the file.
+        """Corrects a config that contradicts the tensors in the file; does nothing by default.
 
         Args:
             same: whether the output projection equals the embedding; None if the file has no
@@ -102,7 +105,11 @@ class Family:
         """
 
     def architecture(self, config: HFConfig, requested: str | None) -> str:
-        """Returns the `transformers` class to read weights as: `requested`, or the config's."""
+        """Returns the name of the `transformers` class to read weights as.
+
+        This is `requested`, or the class in the config if `requested` is None. An unsupported class
+        adds a problem to the config.
+        """
         stated = config.get("architectures") or [self.architectures[0]]
         name = requested or (stated[0] if isinstance(stated, list) else stated)
         if name not in self.architectures:
@@ -146,8 +153,8 @@ class Family:
         """Yields each Étude parameter's name and the checkpoint tensors that it consists of.
 
         Args:
-            of: a function from a parameter to the tensor, with as many rows as the parameter, that
-                `Piece.view` is a view of. By default, that is the parameter.
+            of: a function that maps a parameter to a tensor with as many rows, of which the pieces
+                contain views. By default, the views are of the parameter.
 
         Raises:
             KeyError: the family has no rule for a parameter.
@@ -169,7 +176,7 @@ class Family:
             yield name, pieces
 
     def mismatches(self, module: nn.Module) -> list[str]:
-        """Returns a message for each component of a module that the family lacks."""
+        """Returns a message for each component of a module that no model of the family has."""
         if type(module) is not self.kind:
             return [f"model is {type(module).__name__}, not {self.kind.__name__}"]
         try:
@@ -184,7 +191,7 @@ class Family:
 
 
 def matches(patterns: Iterable[str], name: str) -> bool:
-    """Returns whether one of the patterns matches the whole name."""
+    """Returns whether one of the regular expressions `patterns` matches the whole name."""
     return any(re.fullmatch(pattern, name) for pattern in patterns)
 
 

@@ -157,7 +157,13 @@ class Gemma3Family(Family):
 
 
 def layer_types(config: HFConfig, layers: int) -> list[str]:
-    """Returns the attention type of each layer: `layer_types`, or the pattern of older configs."""
+    """Returns the attention type of each layer, as in the field `layer_types`.
+
+    In older configs, the field `sliding_window_pattern` determines the types.
+
+    Args:
+        layers: the number of layers.
+    """
     every = config.size("sliding_window_pattern", config.size("_sliding_window_pattern", 6))
     types = config.get("layer_types")
     if types is None:
@@ -178,7 +184,7 @@ def period(types: list[str]) -> list[str]:
 
 
 def _rotary(config: HFConfig, kind: str) -> Any:
-    """Returns the position class of a layer type, with its arguments.
+    """Returns the position class of the layer type `kind`, with its arguments.
 
     `rope_scaling` applies only to layers with full attention.
     """
@@ -186,7 +192,7 @@ def _rotary(config: HFConfig, kind: str) -> Any:
     by_type: Any = config.get("rope_parameters") or {}
     known = isinstance(by_type, dict) and by_type.keys() <= BASES.keys()
     if not known or not all(each is None or isinstance(each, dict) for each in by_type.values()):
-        config.refuse("rope_parameters", f"an object with {' and '.join(BASES)}", by_type)
+        config.refuse("rope_parameters", f"an object with the keys {' and '.join(BASES)}", by_type)
         return Rotary
     parameters = dict(by_type.get(kind) or {})
     scaling = config.get("rope_scaling")
@@ -207,7 +213,7 @@ def _rotary(config: HFConfig, kind: str) -> Any:
 
 
 def _base(position: Any) -> dict[str, Any]:
-    """Returns the config field with the rotary base of sliding-window layers.
+    """Returns a dict of the config field with the rotary base of sliding-window layers.
 
     These layers have no scaling in older configs.
     """

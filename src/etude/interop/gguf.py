@@ -56,9 +56,9 @@ TOLERANCE = 1e-3  # relative, since rotary factors are stored in float32
 
 
 class _Reader(GGUFReader):
-    """Reader of a GGUF file that is four times as fast as `GGUFReader` of the `gguf` package.
+    """Reader of GGUF files, four times as fast as the class `GGUFReader` of the package `gguf`.
 
-    Slices of a plain array cost less than those of a memory map, and reading a vocabulary takes
+    It slices a NumPy array instead of a memory map, which is faster; reading a vocabulary takes
     hundreds of thousands of slices.
     """
 
@@ -112,7 +112,7 @@ class GGUF:
         return list(self._reader.fields)
 
     def names(self) -> list[str]:
-        """Returns the names of all tensors in `transformers`."""
+        """Returns the names that the file's tensors have in `transformers`."""
         return list(self._tensors)
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -120,7 +120,11 @@ class GGUF:
         return tuple(int(size) for size in reversed(self._tensors[name].shape))
 
     def read(self, name: str) -> Tensor:
-        """Reads a tensor in float32; rows of queries and keys are ordered as in `transformers`."""
+        """Reads a tensor in float32.
+
+        The rows of query and key matrices, which llama.cpp permutes, are ordered as in
+        `transformers`.
+        """
         tensor = self._tensors[name]
         values = _dequantised(tensor).view(self.shape(name))
         kind = tensor.name.rpartition(".")[0].rpartition(".")[2]
@@ -200,10 +204,13 @@ class GGUF:
         return HFConfig({k: v for k, v in fields.items() if v is not None}, str(self.where))
 
     def _scaling(self, fields: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Returns the value of `rope_scaling` for the `config.json`.
+        """Returns the value of `rope_scaling` for the `config.json`; None without scaling.
 
         The rules are those of llama.cpp: a factor without a type is linear, 0 means no factor, and
         `rope.scale_linear` is the older name of `rope.scaling.factor`.
+
+        Args:
+            fields: the fields of the `config.json` that were read before.
 
         Raises:
             RequestError: the scaling is unsupported, or two values contradict each other.
@@ -225,14 +232,22 @@ class GGUF:
         if factor != 1 and (kind == "none" or self._factors is not None):
             key = next(key for key, value in stated.items() if value)
             no_type = "rope.scaling.type is none"
-            reason = no_type if kind == "none" else f"the file has {ROPE_FACTORS}"
+            factors_exist = f"the file has {ROPE_FACTORS}, which also scales the positions"
+            reason = no_type if kind == "none" else factors_exist
             raise RequestError(Problem(self._key_path(key), f"1, since {reason}", factor))
         if self._factors is not None:
             return self._llama3(fields)
         return {"rope_type": "linear", "factor": factor} if factor != 1 else None
 
     def _llama3(self, fields: Mapping[str, Any]) -> dict[str, Any]:
-        """Recovers the parameters of Llama 3's scaling from the divisors of the frequencies."""
+        """Returns the `rope_scaling` of Llama 3, recovered from the file's frequency divisors.
+
+        Args:
+            fields: the fields of the `config.json` that were read before.
+
+        Raises:
+            RequestError: the divisors are not those of Llama 3's scaling.
+        """
         assert self._factors is not None
         factors = _dequantised(self._factors).flatten()
         K = fields["head_dim"]
@@ -288,7 +303,10 @@ def _released_name(name: str) -> str:
 
 
 def _shortest_decimal(value: float) -> float:
-    """Returns a float32 rounded to 6 significant digits, such as 1e-05 for 9.999999747e-06."""
+    """Returns a number rounded to 6 significant digits, such as 1e-05 for 9.999999747e-06.
+
+    Numbers in GGUF files are stored in float32.
+    """
     return float(f"{value:.6g}")
 
 

@@ -1,7 +1,7 @@
 """Tables of the metadata keys of GGUF files, and their checks.
 
-A key is either read, or has no effect on the logits, or must have the value that turns its feature
-off. Any other key raises an error that names the key.
+Each key in a file is read, or has no effect on the logits, or must have the value that turns its
+feature off. Any other key raises an error that names the key.
 
 The keys: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md and `gguf.constants.Keys`.
 """
@@ -104,7 +104,9 @@ def unknown_keys(
     """Returns a problem for each unsupported metadata key that could change the logits.
 
     Args:
-        value: a function that returns a key's value.
+        keys: the metadata keys of the file.
+        value: a function that returns the value of a key.
+        architecture: the prefix of the model's keys, such as `llama`.
         where: the file's name in messages.
     """
     read = {f"{architecture}.{key}" for key in READ}
@@ -116,13 +118,21 @@ def unknown_keys(
 def unknown_tokenizer_keys(
     keys: Iterable[str], value: Callable[[str], Any], where: str
 ) -> list[Problem]:
-    """Returns a problem for each unsupported metadata key that could change a text's tokens."""
+    """Returns a problem for each unsupported metadata key that could change a text's tokens.
+
+    For the arguments, see `unknown_keys`.
+    """
     unread = (key for key in keys if key.startswith("tokenizer.") and key not in TOKENIZER_READ)
     return _refused_keys(unread, value, TOKENIZER_INERT, TOKENIZER_ONLY, where)
 
 
 def invalid_tokenizer_values(value: Callable[[str], Any], where: str) -> list[Problem]:
-    """Returns a problem for each tokenizer value of a wrong type, or that is no valid token id."""
+    """Returns a problem for each tokenizer value that has a wrong type or is an invalid token id.
+
+    Args:
+        value: a function that returns the value of a metadata key, or None if it is missing.
+        where: the file's name in messages.
+    """
     texts = value("tokenizer.ggml.tokens")
     count = len(texts) if isinstance(texts, list) else 0
     checks: dict[str, tuple[str, Callable[[Any], bool]]] = {

@@ -1,7 +1,7 @@
 """Reading and checking of the `config.json` of a released model.
 
-A field is either read, or known to have no effect. Any other field raises an error that names the
-field.
+Each field of the config is read, or known to have no effect. Any other field raises an error that
+names the field.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class HFConfig:
     """The fields of a `config.json`, with methods that check them and collect the problems.
 
     Args:
-        values: the values by field.
+        values: dict from each field to its value.
         where: the file's name in messages.
     """
 
@@ -166,7 +166,10 @@ class HFConfig:
         return value if is_size else 1
 
     def number(self, field: str, default: float) -> float:
-        """Returns the non-negative number in a field; adds a problem if the value is invalid."""
+        """Returns the non-negative number in a field, or `default` if the field is missing or null.
+
+        Adds a problem if the value is invalid.
+        """
         value = self.get(field, default)
         if not is_number(value) or value < 0:
             self.refuse(field, "a number of at least 0", value)
@@ -193,7 +196,7 @@ class HFConfig:
         """Adds a problem for each field whose value differs from that of its synonym.
 
         Args:
-            fields: the synonyms: for each name that is not read, the name that is read.
+            fields: a dict from each synonym to the name of the field that is read instead.
         """
         for other, field in fields.items():
             value = self.get(other)
@@ -212,7 +215,13 @@ class HFConfig:
     def activation(
         self, field: str, default: str, choices: dict[str, type[nn.Module]], hidden: int | None
     ) -> Callable[..., nn.Module]:
-        """Returns the feed-forward class of the activation in a field, with its hidden width."""
+        """Returns the feed-forward class of the activation in a field, with its hidden width.
+
+        Args:
+            default: the activation if the field is missing or null.
+            choices: the class of each supported activation.
+            hidden: the hidden width; None for the default of the class.
+        """
         name = self.get(field, default)
         if not isinstance(name, str) or name not in choices:
             self.refuse(field, f"one of {', '.join(choices)}", name, nearest_of(str(name), choices))
@@ -222,11 +231,11 @@ class HFConfig:
     def refuse(
         self, field: str, expected: str, value: object = MISSING_VALUE, hint: str | None = None
     ) -> None:
-        """Adds a problem with a field."""
+        """Adds a problem with a field to `problems`; see `etude.errors.Problem`."""
         self.problems.append(Problem(f"{self.where}, {field}", expected, value, hint))
 
     def done(self) -> None:
-        """Checks the fields that were not read, and raises the collected problems.
+        """Checks the fields that no method has read, and raises the collected problems.
 
         Raises:
             RequestError: the config has problems; the message lists all of them.
@@ -245,7 +254,10 @@ class HFConfig:
 
 
 def is_off(value: object) -> bool:
-    """Returns whether the value of an unknown field turns its feature off."""
+    """Returns whether a value is null, false or empty.
+
+    An unknown field with such a value does not change the model.
+    """
     return value is None or value is False or value in ({}, [], "")
 
 
@@ -259,5 +271,9 @@ def activation_name(part: object, choices: dict[str, type[nn.Module]]) -> str:
 
     If no name in `choices` matches, returns the first name: the comparison of the model with that
     config then reports the difference.
+
+    Args:
+        part: the feed-forward module.
+        choices: the feed-forward class of each activation name.
     """
     return next((name for name, cls in choices.items() if type(part) is cls), next(iter(choices)))

@@ -79,6 +79,10 @@ def logits_of(module: Any, architecture: str, pad: int | None = None) -> Tensor:
 
     If the class of `transformers` has no head, returns the output vectors of the last norm instead.
     The module is not changed.
+
+    Args:
+        architecture: the class of `transformers`.
+        pad: see `token_ids`.
     """
     copy = _in_float64(module)
     ids = token_ids(copy.embedding.num_embeddings, copy.max_length, pad)
@@ -97,8 +101,10 @@ def logits_of_transformers(
     """Computes the logits of a folder or a GGUF file with `transformers`.
 
     Args:
+        source: the folder, or a file in it.
         architecture: the class of `transformers`.
         like: the Étude module, which determines the sizes of the input.
+        pad: see `token_ids`.
 
     Raises:
         UnreadableByTransformers: `transformers` is not installed, or cannot read the files.
@@ -135,13 +141,13 @@ def logits_of_transformers(
 
 
 def logits_read_again(folder: Path, architecture: str, pad: int | None = None) -> Tensor:
-    """Loads a folder with Étude and computes the logits for `token_ids`."""
+    """Loads the model in a folder with Étude, and computes its logits as `logits_of` does."""
     module = load_weights(folder, architecture=architecture).module
     return logits_of(module, architecture, pad)
 
 
 def _has_no_head(architecture: str) -> bool:
-    """Returns whether a class has no head: `LlamaModel` has none, `GPT2LMHeadModel` has one."""
+    """Returns whether a `transformers` class has no head, such as `LlamaModel`."""
     return architecture.endswith("Model") and not architecture.endswith("LMHeadModel")
 
 

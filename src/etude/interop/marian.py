@@ -20,7 +20,12 @@ from etude.nn.position import Sinusoidal
 
 
 def _attention(ours: str, theirs: str) -> dict[str, Rule]:
-    """Returns the conversion rules of an attention module and the norm after it."""
+    """Returns the conversion rules of an attention module and the norm after it.
+
+    Args:
+        ours: the module's name in Étude.
+        theirs: the module's name in the checkpoint.
+    """
     return {
         f"{ours}.qkv": Stacked(*(f"{theirs}.{each}_proj" for each in ("q", "k", "v"))),
         f"{ours}.out": Same(f"{theirs}.out_proj"),

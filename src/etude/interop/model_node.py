@@ -1,4 +1,4 @@
-"""Conversion of a released model to a config node, with its module's arguments as plain data."""
+"""Conversion of a released model to a node of an Étude config, without the weights."""
 
 from __future__ import annotations
 

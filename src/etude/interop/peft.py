@@ -39,7 +39,7 @@ def save_adapter(
     ending: str = "",
     reads: int | None = None,
 ) -> None:
-    """Writes the low-rank updates of a model as a `peft` adapter, with the head of an encoder.
+    """Writes the low-rank updates of a model, and the head of an encoder, as a `peft` adapter.
 
     A mean head is saved as a module of `sentence-transformers`.
 
@@ -49,6 +49,7 @@ def save_adapter(
     module gets its rows of the update.
 
     Args:
+        options: the low-rank options that the model was trained with.
         base: the folder or the Hugging Face Hub id of the base model's weights.
         family: the family to save as; if None, the family that has all components of the module.
         ending: the end of the class name, needed if several classes have the module's head.
@@ -110,9 +111,12 @@ def save_adapter(
 
 
 def _concatenate_changes(layer: LoRALinear, rows: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Returns the matrices A (r, in) and B (rows, r) of all updates of a layer's rows `rows`.
+    """Returns the matrices A (r, in) and B (N, r) of all updates of N rows of a layer.
 
     None if the rows have no update. The rank r is the sum of the ranks of the updates.
+
+    Args:
+        rows: the indices of the N rows.
     """
     pairs: list[tuple[Tensor, Tensor]] = []
     for change in layer.changes.values():
@@ -128,7 +132,10 @@ def _concatenate_changes(layer: LoRALinear, rows: Tensor) -> tuple[Tensor, Tenso
 
 
 def _head_tensors(module: Any, family: Family, known: dict[str, TensorSlice]) -> dict[str, Tensor]:
-    """Returns the tensors of an encoder's head, by their names in `transformers`."""
+    """Returns the tensors of an encoder's head, by their names in `transformers`.
+
+    `known` contains the slices of all tensors by these names. Empty if the model has no head.
+    """
     if not hasattr(getattr(module, "head", None), "gives"):
         return {}
     tensors = {
@@ -157,7 +164,10 @@ def _is_transposed(slice_: TensorSlice) -> bool:
 
 
 def _shortest_suffixes(chosen: Iterable[str], modules: list[str]) -> list[str]:
-    """Returns the shortest suffixes of two or more name components that match only `chosen`."""
+    """Returns suffixes that together match exactly the module names `chosen` among `modules`.
+
+    Each suffix is as short as possible, but has at least two components, such as `attn.c_attn`.
+    """
     chosen = set(chosen)
     suffixes = set()
     for name in chosen:

@@ -1,4 +1,4 @@
-"""Loading of Hugging Face weights into Étude modules, and saving of modules in that format."""
+"""Loading of Hugging Face weights into Étude modules, and saving in the same format."""
 
 from __future__ import annotations
 
@@ -40,7 +40,6 @@ DEPTHS = (
 SHARED = "Étude has one tensor for these two names"
 MAX_LISTED = 5
 """Maximum number of mismatches in a message."""
-FAMILY_EXPECTED = "a model with only the components of this family"
 
 log = logging.getLogger("etude.interop")
 
@@ -105,7 +104,7 @@ def load_tensors(
     device: torch.device | str = "cpu",
     architecture: str | None = None,
 ) -> LoadedModel:
-    """Loads a model from opened tensors and a parsed config; see `load_weights`."""
+    """Loads a model from opened tensors and a parsed config; otherwise as `load_weights`."""
     family = family_of(config)
     kind = family.architecture(config, architecture)
     _check_depth(config, tensors)
@@ -144,7 +143,10 @@ def _check_depth(config: HFConfig, tensors: Tensors) -> None:
 
 
 def _file_names_by_current_name(family: Family, tensors: Tensors) -> dict[str, str]:
-    """Returns each tensor's name in the file, by its current name in a class with a head."""
+    """Returns a dict from each tensor's current name in `transformers` to its name in the file.
+
+    The current name is the name in a class with a head.
+    """
     file_names = {}
     names = tensors.names()
     bare = family.prefix and not any(name.startswith(family.prefix) for name in names)
@@ -171,7 +173,13 @@ def _check_tensors(
     pieces: Mapping[str, list[Piece]],
     same: bool | None,
 ) -> list[str]:
-    """Checks all tensors and returns the names of those that the module does not use.
+    """Checks the tensors of a file, and returns the names of those that the module doesn't use.
+
+    Args:
+        file_names: result of `_file_names_by_current_name`.
+        pieces: for each parameter of the module, the checkpoint tensors that it consists of.
+        same: whether the output projection equals the embedding; None if the file has no output
+            projection.
 
     Raises:
         RequestError: tensors are missing or unexpected, or have the wrong shape; the message lists
@@ -214,12 +222,12 @@ def _check_tensors(
         elif matches(family.retained, name):
             rest.append(file_name)
         else:
-            expected = f"no such tensor in {family.model_type}, according to {NAME}"
+            expected = f"no such tensor in the {family.model_type} model that {NAME} describes"
             extra.append(Problem(f"{where}, {file_name}", expected))
     problems = misshapen + missing + extra
     if len(missing) > len(wanted) // 2:
         other = _guess_family(tensors.names(), family)
-        hint = f"the names are those of {other}" if other else f"check model_type in {NAME}"
+        hint = f"the tensor names are those of {other}" if other else f"check model_type in {NAME}"
         hint = f"{len(missing)} of {len(wanted)} tensors are missing; {hint}"
         problems.insert(0, Problem(where, f"the tensors of a {family.model_type} model", hint=hint))
     if problems:
@@ -230,15 +238,17 @@ def _check_tensors(
                 f"{len(missing)} tensors missing, {len(misshapen)} with the wrong shape, "
                 f"{len(extra)} unexpected"
             )
-            shown.append(Problem(where, "the tensors of the model", last, f"{more} more problems"))
+            shown.append(
+                Problem(where, "the tensors of the model", last, f"further problems: {more}")
+            )
         raise RequestError(shown)
     return rest
 
 
 def _guess_family(names: list[str], but: Family) -> str | None:
-    """Returns the family, other than `but`, that most of a file's tensor names belong to.
+    """Returns the family to which more than half of a file's tensor names belong.
 
-    None if no family has more than half of the names.
+    None if there is no such family. The family `but` is not considered.
     """
     general = {re.sub(r"\.\d+\.", ".{i}.", name) for name in names}
 
@@ -263,7 +273,12 @@ def _fill_parameters(
     dtype: torch.dtype | None,
     device: torch.device,
 ) -> None:
-    """Replaces each parameter on the meta device by a parameter with the file's values."""
+    """Replaces each parameter, which is on the meta device, by one with the file's values.
+
+    Args:
+        file_names: result of `_file_names_by_current_name`.
+        dtype: the dtype of the parameters; None for that of the token embedding in the file.
+    """
     if dtype is None:
         dtype = _read_floats(tensors, file_names[family.embedding]).dtype
     for name, parameter in list(module.named_parameters()):
@@ -292,10 +307,10 @@ def _read_floats(tensors: Tensors, name: str) -> Tensor:
 
 
 def family_for(module: nn.Module) -> Family:
-    """Returns the family that has all components of a module.
+    """Returns the family whose models can have all components of a module.
 
     Raises:
-        RequestError: no family has all components; the message names the differences from the
+        RequestError: there is no such family; the message names the differences from the
             most similar families.
     """
     mismatches = {}
@@ -307,12 +322,15 @@ def family_for(module: nn.Module) -> Family:
         (name for name in mismatches if type(module) is FAMILIES[name].kind),
         key=lambda name: len(mismatches[name]),
     )
-    problems = [
-        Problem(f"as {name}", FAMILY_EXPECTED, hint=_join_names(mismatches[name], "; "))
-        for name in nearest[:4]
-    ]
+    problems = [_family_problem(name, mismatches[name]) for name in nearest[:4]]
     kinds = ", ".join(sorted({family.kind.__name__ for family in FAMILIES.values()}))
     raise RequestError(problems or Problem("the model", f"one of {kinds}", type(module).__name__))
+
+
+def _family_problem(name: str, mismatches: list[str]) -> Problem:
+    """Returns the problem of a model that cannot be saved as the family `name`."""
+    expected = f"a model that uses only components of {name}"
+    return Problem(f"as {name}", expected, hint=_join_names(mismatches, "; "))
 
 
 def check_writable(module: nn.Module, where: str) -> None:
@@ -365,8 +383,7 @@ def save_weights(
     if family is None:
         family = family_for(module)
     elif wrong := family.mismatches(module):
-        hint = _join_names(wrong, "; ")
-        raise RequestError(Problem(f"as {family.model_type}", FAMILY_EXPECTED, hint=hint))
+        raise RequestError(_family_problem(family.model_type, wrong))
     fields = family.config(module)
     if config is not None:
         fields = _merge_config(family, module, dict(config), fields)
@@ -387,7 +404,7 @@ def save_weights(
 def _merge_config(
     family: Family, module: nn.Module, config: dict[str, Any], ours: dict[str, Any]
 ) -> dict[str, Any]:
-    """Returns the fields of `config`, replaced by those of `ours` if they misdescribe the module.
+    """Returns `config` if it describes the module, otherwise `config` updated with `ours`.
 
     Args:
         config: the fields of the `config.json` that the module was loaded with.

@@ -29,8 +29,8 @@ class ReleasedModel:
         loaded: the module and its config.
         tokenizer: the tokenizer; None if it cannot be read.
         ends: the tokens before and after a generated text.
-        tokenizer_error: the error that explains a missing tokenizer.
-        chat: the chat template of a GGUF file.
+        tokenizer_error: the reason why the tokenizer cannot be read; None if it can.
+        chat: the chat template (Jinja) in a GGUF file; None for a folder.
     """
 
     place: WeightsLocation
@@ -50,7 +50,9 @@ class ReleasedModel:
 
 
 def parse_dtype(name: str | torch.dtype | None) -> torch.dtype | None:
-    """Returns the dtype with a name such as `bfloat16`; a dtype or None is returned unchanged.
+    """Returns the dtype with the name `name`, such as `bfloat16`.
+
+    A dtype or None is returned unchanged.
 
     Raises:
         RequestError: the dtype is unknown, or not supported for weights.
@@ -93,7 +95,7 @@ def load_released(
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
         raise RequestError(
-            Problem("device", "a device of this machine", str(device), reason)
+            Problem("device", "a device that exists on this machine", str(device), reason)
         ) from error
     if location.path.suffix == SUFFIX:
         file = GGUF(location.path)
@@ -125,7 +127,7 @@ def load_released(
 
 
 def text_model(released: ReleasedModel) -> LanguageModel | Seq2Seq | TextEncoder:
-    """Combines module and tokenizer into a `LanguageModel`, a `Seq2Seq` or a `TextEncoder`.
+    """Returns a released model with its tokenizer: a `LanguageModel`, `Seq2Seq` or `TextEncoder`.
 
     Raises:
         RequestError: the model has no readable tokenizer.
@@ -142,7 +144,7 @@ def text_model(released: ReleasedModel) -> LanguageModel | Seq2Seq | TextEncoder
 
 
 def _without_unknown_ids(released: ReleasedModel) -> ReleasedModel:
-    """Removes begin and stop tokens that have no embedding.
+    """Returns the released model without begin and stop tokens that have no embedding.
 
     A tokenizer with more tokens than the embedding has rows is removed, too.
     """

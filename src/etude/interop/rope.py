@@ -1,4 +1,4 @@
-"""Conversion of rotary positions between `config.json` and Étude.
+"""Conversion of the settings of rotary positions between `config.json` and Étude.
 
 Two formats are supported: `rope_theta` with `rope_scaling` (older), and `rope_parameters`
 (transformers 5).
@@ -47,7 +47,7 @@ def rotary(
     if fraction is None:
         config.only("partial_rotary_factor", 1, 1.0)
     if not isinstance(values, dict) or any(isinstance(each, dict) for each in values.values()):
-        config.refuse(where, "one object of numbers for all layers", values)
+        config.refuse(where, "one object of numbers that applies to all layers", values)
         values = {}
     kind = values.get("rope_type", values.get("type", "default"))
     numbers = ("rope_theta", "partial_rotary_factor", *LLAMA3.values())
@@ -77,7 +77,7 @@ def rotary(
     known = {"rope_type", "type", "rope_theta", "partial_rotary_factor", *names.values()}
     for name in values.keys() - known:
         if not is_off(values[name]):
-            expected = f"no such field with rope_type {kind}"
+            expected = f"no field of this name with rope_type {kind}"
             config.refuse(f"{where}.{name}", expected, values[name])
     if kind == "default":
         return partial(Rotary, **common)
@@ -95,7 +95,10 @@ def rotary(
 def rope_fields(position: object, *, base: str = "rope_theta") -> dict[str, Any]:
     """Returns the `config.json` fields of a position module, in the older format.
 
-    All versions of `transformers` read this format.
+    All versions of `transformers` read this format. Empty for positions that are not rotary.
+
+    Args:
+        base: the name of the field with the base.
     """
     if not isinstance(position, Rotary):
         return {}

@@ -42,6 +42,7 @@ class Same:
         """Returns the checkpoint tensors that a parameter consists of.
 
         Args:
+            parameter: the Étude parameter.
             suffix: `.weight`, `.bias`, or empty.
             owner: the parent of the parameter's module, such as the attention of a `qkv`.
         """
@@ -50,7 +51,7 @@ class Same:
 
 @dataclass(frozen=True)
 class Transposed(Same):
-    """Rule for a matrix that a checkpoint stores as (input, output), with an unchanged bias."""
+    """Rule for a linear layer whose matrix a checkpoint stores transposed, as (input, output)."""
 
     def pieces(self, parameter: Tensor, suffix: str, owner: Any) -> list[Piece]:
         view = parameter.mT if parameter.ndim == 2 else parameter

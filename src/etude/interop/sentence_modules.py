@@ -1,4 +1,4 @@
-"""Export of models that classify the mean of their vectors, for `sentence-transformers`.
+"""Export for `sentence-transformers` of models that classify the mean of their output vectors.
 
 The mean over all positions is used by no class of `transformers` for BERT or RoBERTa. So the export
 consists of three modules: a body that `transformers` can load, the mean, and a linear layer.
@@ -25,9 +25,10 @@ _KINDS = {"": "Transformer", POOLING: "Pooling", DENSE: "Dense"}
 
 
 def split_mean_head(module: Any) -> tuple[Any, MeanClassificationHead | None]:
-    """Returns the body and the mean head of a module.
+    """Returns a module without its mean head, and the mean head.
 
-    If the module has no mean head, returns the module and None.
+    A mean head classifies the mean of the output vectors. If the module has no mean head, returns
+    the unchanged module and None.
     """
     head = getattr(module, "head", None)
     if not isinstance(head, MeanClassificationHead):
@@ -38,10 +39,11 @@ def split_mean_head(module: Any) -> tuple[Any, MeanClassificationHead | None]:
 
 
 def write_modules(folder: Path, head: MeanClassificationHead, max_length: int) -> None:
-    """Writes the modules that compute the mean and the logits to the exported body's folder.
+    """Writes the `sentence-transformers` modules that compute the mean and the logits.
 
     Args:
-        folder: the folder of the body.
+        folder: the folder with the exported body, the model without its head.
+        head: the mean head of the model.
         max_length: the maximum number of tokens per text.
     """
     layer = head.classifier
@@ -72,11 +74,11 @@ def write_modules(folder: Path, head: MeanClassificationHead, max_length: int) -
 
 
 def mean_head_logits(folder: Path, vectors: Tensor) -> Tensor:
-    """Computes the logits (B, labels) of the modules in a folder, in the vectors' precision.
+    """Computes the logits (B, labels) of the `sentence-transformers` modules in a folder.
 
     Args:
-        folder: the folder of the modules.
-        vectors: the body's output (B, T, D), without padding.
+        folder: the folder, written by `write_modules`.
+        vectors: the body's output (B, T, D), without padding; its dtype is that of the logits.
     """
     sizes = json.loads((folder / DENSE / "config.json").read_text(encoding="utf-8"))
     layer = nn.Linear(sizes["in_features"], sizes["out_features"], sizes["bias"])

@@ -1,4 +1,4 @@
-"""Structure of a module as plain values, to check whether a `config.json` describes the module."""
+"""Structure of a module as a dict, to check whether a `config.json` describes the module."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ IGNORED = ("training", "dropout", "p", "inplace", "recompute", "embedding_dim", 
 
 
 def module_structure(module: nn.Module) -> dict[str, Any]:
-    """Returns each submodule's class, plain attributes and parameter shapes, by path.
+    """Returns a dict of the class, plain attributes and parameter shapes of each submodule.
 
-    Two modules with equal structures and equal weights compute the same output.
+    The keys are paths, such as `blocks.0.attention` for a class and `blocks.0.attention.heads` for
+    an attribute. Two modules with equal structures and equal weights compute the same output.
     """
     structure: dict[str, Any] = {}
     bodies = [(path, part) for path, part in module.named_modules() if isinstance(part, Body)]
-    # Where layers differ, masks and positions are compared layer by layer: the names of the kinds
-    # are arbitrary.
+    # Where layers differ, masks and positions are compared layer by layer: the names of the layer
+    # kinds are arbitrary.
     differing = [(path, body) for path, body in bodies if not body.alike]
     left_out = [_join(path, "kinds") for path, _ in bodies]
     left_out += [_join(path, "mask") for path, _ in differing]
@@ -45,7 +46,10 @@ def module_structure(module: nn.Module) -> dict[str, Any]:
 
 
 def _part_structure(path: str, part: Any) -> dict[str, Any]:
-    """Returns one submodule's class, plain attributes and parameter shapes, by path."""
+    """Returns a dict of the class, plain attributes and parameter shapes of the submodule `part`.
+
+    The keys begin with the submodule's path `path`.
+    """
     structure: dict[str, Any] = {
         path: MultiHeadAttention if type(part) is ReferenceAttention else type(part)
     }
@@ -66,7 +70,7 @@ def _is_inside(path: str, outer: list[str]) -> bool:
 
 
 def structure_differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
-    """Returns a message for each difference between two structures.
+    """Returns a message for each difference between two results of `module_structure`.
 
     A difference that several blocks have is one message. If the classes of two submodules differ,
     the attributes of the submodules are not compared.
@@ -86,9 +90,10 @@ def structure_differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[
 
 
 def _per_layer(alike: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    """Returns `alike` with the mask and the position of each layer, if `other` has them by layer.
+    """Returns the structure `alike` with its mask and position module repeated for each layer.
 
-    Otherwise returns `alike` unchanged, with one mask and one position for all layers.
+    Both arguments are results of `module_structure`. If `other` does not have a mask and a position
+    module for each layer, returns `alike` unchanged.
     """
     numbers = [path.split(".")[1] for path in other if re.fullmatch(r"blocks\.\d+\.mask", path)]
     if not numbers or "mask" not in alike:

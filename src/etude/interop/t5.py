@@ -54,7 +54,11 @@ def _stack(stack: str, feedforward: int) -> dict[str, Rule]:
 
 
 def _middle(gated: bool) -> dict[str, Rule]:
-    """Returns the conversion rules of the input projections of the feed-forward branches."""
+    """Returns the conversion rules of the input projections of the feed-forward branches.
+
+    Args:
+        gated: whether the branches have a gate, whose projection is a separate tensor.
+    """
     names: dict[str, Rule] = {}
     for stack, last in (("encoder", 1), ("decoder", 2)):
         ours = f"{stack}.blocks.{{i}}.feedforward."

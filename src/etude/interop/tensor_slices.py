@@ -34,7 +34,11 @@ class TensorSlice:
 
 
 def tensor_slices(module: Any, family: Family, architecture: str) -> dict[str, TensorSlice]:
-    """Returns the slices of a module, by the tensor names in a class of `transformers`."""
+    """Returns a dict from each checkpoint tensor's name to its `TensorSlice` of a module.
+
+    Args:
+        architecture: the class of `transformers` whose tensor names are used.
+    """
     parameters = dict(module.named_parameters())
     pieces = family.pieces(module, architecture)
     numbered = family.pieces(module, architecture, _row_numbers)

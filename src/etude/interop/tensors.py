@@ -17,7 +17,7 @@ from etude.interop.json_file import read_object
 
 SAFETENSORS, BIN = "model.safetensors", "pytorch_model.bin"
 INDEX = ".index.json"
-EXPECTED = f"{SAFETENSORS}, {SAFETENSORS}{INDEX} with its shards, or {BIN}"
+EXPECTED = f"a folder with {SAFETENSORS}, {SAFETENSORS}{INDEX} and its shards, or {BIN}"
 MAPPED = 2**25
 """Number of bytes to read from a file before the file is mapped again.
 
@@ -26,7 +26,7 @@ Mapping a file again releases the memory of the pages that were read.
 
 
 class Tensors(Protocol):
-    """Contract of the classes that read tensors by name, each on demand.
+    """Contract of the classes that read single tensors by their names.
 
     Attributes:
         where: the file or folder.
@@ -41,7 +41,7 @@ class Tensors(Protocol):
         """Returns a tensor's shape without reading the tensor."""
 
     def read(self, name: str) -> Tensor:
-        """Reads a tensor to the CPU. It may be a view of the file: do not modify it."""
+        """Reads a tensor to the CPU; it may be a view of the file and must not be modified."""
 
     def __enter__(self) -> Self:
         """Returns the reader."""
@@ -62,8 +62,8 @@ class _FileTensors:
 
     Args:
         where: the file or folder.
-        files: the file of each tensor.
-        shapes: the shape of each tensor.
+        files: dict from each tensor's name to its file.
+        shapes: dict from each tensor's name to its shape.
     """
 
     def __init__(
@@ -190,8 +190,8 @@ def open_tensors(source: Path) -> Tensors:
     In a folder, safetensors take precedence over `torch.save` files, and one file over shards.
 
     Raises:
-        RequestError: the file or folder is missing; the folder has no weights; an index names a
-            missing file; see also `SafeTensors` and `PickledTensors`.
+        RequestError: the file or folder is missing; the folder has no weights; an index of shards
+            names a missing file; see also `SafeTensors` and `PickledTensors`.
     """
     if source.is_dir():
         for name in (SAFETENSORS, SAFETENSORS + INDEX, BIN, BIN + INDEX):
@@ -221,7 +221,11 @@ def files_named(index: Path) -> list[str]:
 
 
 def _shard_paths(index: Path) -> list[Path]:
-    """Returns the paths of the files that an index names, which are in the index's folder."""
+    """Returns the paths of the files with weights that an index names.
+
+    Raises:
+        RequestError: a file is missing, or is not in the folder of the index.
+    """
     names = files_named(index)
     outside = [name for name in names if Path(name).name != name]
     missing = [

@@ -1,6 +1,7 @@
-"""Contradictions between `tokenizer_config.json` and the tokenizer that was read.
+"""Check for contradictions between `tokenizer_config.json` and the tokenizer that was read.
 
-Some classes of `transformers` follow `tokenizer_config.json`, and would produce other token ids.
+Where the two differ, some classes of `transformers` follow `tokenizer_config.json`, and would
+produce other token ids than Étude.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ def contradictions(
     """Returns a problem for each setting in `tokenizer_config.json` that contradicts the tokenizer.
 
     Args:
+        folder: the folder with both files.
         config: the fields of `tokenizer_config.json`; `added_tokens` is the content of
             `added_tokens.json` if there is no `tokenizer.json`.
         backend: the tokenizer, read from `tokenizer.json` or from vocabulary files.
@@ -63,7 +65,10 @@ def contradictions(
 def _check_added_tokens(
     folder: Path, config: dict[str, Any], backend: tokenizers.Tokenizer
 ) -> Iterator[Problem]:
-    """Yields a problem for each added token that the tokenizer lacks under its id."""
+    """Yields a problem for each added token of the config that the tokenizer lacks under its id.
+
+    For the arguments, see `contradictions`.
+    """
     added_by_id = config.get("added_tokens_decoder") or {}
     tokens = [
         (f"{NAME}, added_tokens_decoder", key, token.get("content"))
@@ -75,13 +80,16 @@ def _check_added_tokens(
     known = {str(n): each.content for n, each in backend.get_added_tokens_decoder().items()}
     for where, number, name in tokens:
         if known.get(number) != name:
-            expected = "the added token that the tokenizer has under this id"
+            expected = "an added token that the tokenizer also has, with this id"
             hint = "save the tokenizer with save_pretrained of transformers to add the token"
             yield Problem(f"{folder}/{where}, {number}", expected, name, hint)
 
 
 def _flatten(part: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
-    """Yields a component of a tokenizer and, if it is a sequence, the components inside."""
+    """Yields a component of a tokenizer and, for a sequence, each component in it.
+
+    A component is a normalizer or pre-tokenizer, as an object of `tokenizer.json`.
+    """
     if part is not None:
         yield part
         for inner in part.get("normalizers", part.get("pretokenizers", [])):

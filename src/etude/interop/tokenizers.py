@@ -49,8 +49,9 @@ _QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
 class ReleasedTokenizer(Tokenizer):
     """A released model's tokenizer, which encodes the names of special tokens as special tokens.
 
-    So a prompt can contain the chat format of the model (`<|im_start|>user`), and so can untrusted
-    text. The tokenizer of an Étude run encodes the names of special tokens as ordinary text.
+    A prompt can therefore contain the chat format of the model (`<|im_start|>user`), and untrusted
+    text can contain it, too. The tokenizer of an Étude run encodes the names of special tokens as
+    ordinary text.
 
     Args:
         backend: a tokenizer of the `tokenizers` library, which is copied.
@@ -70,8 +71,8 @@ class TextBoundaries:
     """Tokens before and after a generated text.
 
     Attributes:
-        begin: the token before every prompt; None for no token.
-        stops: the stop tokens, each of which ends a text.
+        begin: the id of the token before every prompt; None for no token.
+        stops: the ids of the stop tokens, each of which ends a text.
     """
 
     begin: int | None = None
@@ -120,6 +121,11 @@ def load_boundaries(
 
     The stop tokens are those of `generation_config.json`, or else of `config.json`. The token
     before every prompt is that of the tokenizer's template, or else of `tokenizer_config.json`.
+
+    Args:
+        folder: the released folder.
+        config: the fields of `config.json`.
+        tokenizer: the tokenizer in the folder.
     """
     stops = {**config, **_read_optional(folder / GENERATION)}.get("eos_token_id")
     stop_tokens = [
@@ -143,6 +149,9 @@ def load_gguf_tokenizer(file: GGUF) -> tuple[ReleasedTokenizer, TextBoundaries]:
     """Builds the byte-level tokenizer that the metadata of a GGUF file describes.
 
     If there is a `tokenizer.json` next to the file, that tokenizer is read instead.
+
+    Returns:
+        The tokenizer, and the tokens before and after a generated text.
 
     Raises:
         RequestError: the file has no tokenizer, or the tokenizer is not byte-level.
@@ -212,7 +221,7 @@ def _byte_level_model(file: GGUF) -> models.BPE:
     alphabet = set(letters)
 
     def to_byte_letters(name: str) -> str:
-        """Converts a token that is stored as text to the letters of its bytes."""
+        """Converts a token that is stored as text to the letters that represent its bytes."""
         return name if set(name) <= alphabet else "".join(letters[b] for b in name.encode())
 
     kinds = file.get("tokenizer.ggml.token_type", [1] * len(names))
@@ -302,7 +311,10 @@ def _add_template(tokenizer: ReleasedTokenizer, first: str, last: str) -> Releas
 
 
 def _first_special_token(tokenizer: ReleasedTokenizer) -> int | None:
-    """Returns the special token that the tokenizer adds before a text; None if it adds none."""
+    """Returns the id of the special token that the tokenizer adds before a text.
+
+    None if the tokenizer adds no such token.
+    """
     (empty,) = tokenizer.framed([""])
     (text,) = tokenizer.framed(["a"])
     bare = tokenizer.encode("a")
@@ -336,12 +348,15 @@ def _no_tokenizer_problem(folder: Path, config: Mapping[str, Any]) -> Problem:
 
 
 def _read_optional(file: Path) -> dict[str, Any]:
-    """Reads the JSON object in a file; empty if the file is missing."""
+    """Returns the JSON object in a file; an empty dict if the file is missing."""
     return read_object(file) if os.path.lexists(file) else {}
 
 
 def _token_text(token: Any) -> str | None:
-    """Returns the text of a special token, which is a string or an object; None for null."""
+    """Returns the text of a special token in a config, which is a string or an object.
+
+    None if the token is null.
+    """
     text = token.get("content") if isinstance(token, dict) else token
     if text is not None and not isinstance(text, str):
         raise RequestError(Problem(CONFIG, "a special token as text", text))

@@ -43,7 +43,8 @@ class WeightsLocation:
 
     Attributes:
         path: a folder, or one file.
-        repository, commit: the Hub repository and its commit; None for a local path.
+        repository, commit: the repository on the Hugging Face Hub and its commit; None for a local
+            path.
     """
 
     path: Path
@@ -135,7 +136,16 @@ def _from_hub(name: str, revision: str | None, file: str | None) -> WeightsLocat
 
 
 def _required_files(name: str, names: set[str], file: str | None) -> list[str]:
-    """Returns the names of the files to download from a repository."""
+    """Returns the names of the files to download from a repository.
+
+    Args:
+        name: the repository's id.
+        names: the names of its files.
+        file: the only file to download, a GGUF file; None for a model folder.
+
+    Raises:
+        RequestError: the repository lacks required files.
+    """
     if file is not None:
         if file not in names:
             available = ", ".join(sorted(each for each in names if each.endswith(GGUF_SUFFIX))[:8])
@@ -159,7 +169,13 @@ def _cache(name: str) -> Path:
 
 
 def _find_cached(name: str, revision: str | None, file: str | None) -> WeightsLocation | None:
-    """Returns the cached copy of a revision; None if files are missing."""
+    """Returns the location of a revision in the local cache; None if files are missing.
+
+    Args:
+        name: the repository's id.
+        revision: a branch, tag or commit; None for the main branch.
+        file: a GGUF file of the repository; None for a model folder.
+    """
     reference = _cache(name) / "refs" / (revision or "main")
     if revision and COMMIT.fullmatch(revision):
         commit = revision
@@ -180,7 +196,7 @@ def _find_cached(name: str, revision: str | None, file: str | None) -> WeightsLo
 
 
 def _save_reference(name: str, revision: str | None, commit: str) -> None:
-    """Saves the commit of a branch in the cache, as `huggingface_hub` does."""
+    """Saves the commit of a branch or tag in the local cache, as `huggingface_hub` does."""
     if revision and COMMIT.fullmatch(revision):
         return
     reference = _cache(name) / "refs" / (revision or "main")

@@ -6,5 +6,5 @@ from typing import Any
 
 
 def is_etude_task(task_function: Any) -> bool:
-    """Returns whether a Hydra task function is Étude's; its results are then of class `Job`."""
+    """Returns whether a Hydra task function is part of Étude, and therefore returns a `Job`."""
     return type(task_function).__module__.startswith("etude.")

@@ -34,7 +34,11 @@ class _JobRow:
     metrics: dict[str, Any] = field(default_factory=dict)
 
     def left(self, now: float) -> float | None:
-        """Returns the estimated seconds until the job ends; None before the first steps."""
+        """Returns the estimated seconds until the job ends; None before the first steps.
+
+        Args:
+            now: current time of `time.monotonic`.
+        """
         done = self.step - (self.first or 0)
         if not self.total or done < 1:
             return None
@@ -42,7 +46,7 @@ class _JobRow:
 
 
 class Dashboard:
-    """Display of the running, finished, failed and waiting jobs, and the estimated time left.
+    """Display of a sweep's running, finished, failed and waiting jobs, and the time left.
 
     Args:
         total: number of jobs of the sweep; 0 if unknown.
@@ -64,7 +68,7 @@ class Dashboard:
             start_live(self._live)
 
     def started(self, number: int, label: str) -> None:
-        """Adds a job that starts or resumes."""
+        """Shows that a job starts or resumes; `number` is the job's number in the sweep, from 1."""
         self._running[number] = _JobRow(label, time.monotonic())
         self._states.pop(number, None)  # of a job that was paused and resumes
         if self._live is None:
@@ -72,7 +76,13 @@ class Dashboard:
         self.refresh()
 
     def log_line(self, number: int, level: int, text: str) -> None:
-        """Shows a log message of a job; on a terminal only warnings and errors."""
+        """Shows a log message of a job; on a terminal, only warnings and errors are shown.
+
+        Args:
+            number: number of the job.
+            level: level of the message, as in `logging`.
+            text: the message.
+        """
         if self._live is None:
             prefix = f"{self._name(number)} " if self.at_once > 1 else ""
             for part in text.splitlines() or [""]:
@@ -86,7 +96,7 @@ class Dashboard:
         self.refresh()
 
     def progress(self, number: int, step: int, total: int, metrics: Mapping[str, Any]) -> None:
-        """Updates the steps and metrics of a job."""
+        """Updates the step, the total number of steps and the metrics of a job."""
         row = self._running[number]
         if row.first is None:
             row.first, row.began = step, time.monotonic()
@@ -146,6 +156,9 @@ class Dashboard:
         """Estimates the seconds until all jobs have ended; None before the first steps.
 
         The estimate uses the mean duration of finished jobs, or the steps of the running jobs.
+
+        Args:
+            waiting: number of jobs that have not started.
         """
         now = time.monotonic()
         estimates = [(row.left(now), now - row.began) for row in self._running.values()]

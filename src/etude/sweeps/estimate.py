@@ -92,11 +92,12 @@ class Estimator:
         Args:
             checked: checked config of the run.
             parts: objects built from the config: data, optimizer, schedule, trainer and task.
-            state: state of the run.
-            group: group of the run; earlier runs of the group give the best estimate of the speed.
+            state: state of the run: whether it would start, continue or be reused.
+            group: hash that identifies the runs that differ only in their seed; earlier runs of
+                the group give the best estimate of the speed.
 
         Raises:
-            RequestError: If the prepared data doesn't fit the model or the batch.
+            RequestError: If the prepared data is incompatible with the model or the batch size.
         """
         key = (parts.data, cache_folder(checked))
         if key not in self._prepared:
@@ -126,9 +127,9 @@ class Estimator:
         return size
 
     def micro_batch(self, checked: CheckedConfig, parts: Parts) -> Cost | None:
-        """Returns the FLOP and memory of a micro-batch before the data is prepared.
+        """Returns the FLOP and memory of a micro-batch; the data need not be prepared.
 
-        None if they cannot be counted.
+        None if FLOP and memory cannot be counted.
         """
         vocabulary, _ = _vocabulary(checked, parts.data, False)
         cost = self._cost(checked, parts, vocabulary, _micro_batch(parts))
@@ -143,7 +144,13 @@ class Estimator:
         prepared: bool,
         group: str,
     ) -> None:
-        """Adds FLOP and time of the whole run and of its remaining steps."""
+        """Adds FLOP and time of the whole run and of its remaining steps to `size`.
+
+        Args:
+            prepared: whether the data is prepared, so that the size of the validation split is
+                known.
+            group: see `size`.
+        """
         assert size.cost is not None
         if size.steps is None:
             return
@@ -154,7 +161,7 @@ class Estimator:
         per_validation = validation_tokens * size.cost.forward_flops / per_window
         if not prepared:
             size.notes.append(
-                "the estimate is without validation, whose size is unknown until the data is "
+                "the estimate does not include validation, whose size is unknown until the data is "
                 "prepared"
             )
         data = parts.data
@@ -175,7 +182,12 @@ class Estimator:
     def _cost(
         self, checked: CheckedConfig, parts: Parts, vocabulary: int, micro_batch: int
     ) -> Cost | str:
-        """Returns the FLOP and memory of a micro-batch, or the reason they cannot be counted."""
+        """Returns the FLOP and memory of a micro-batch, or the reason why they cannot be counted.
+
+        Args:
+            vocabulary: vocabulary size of the model.
+            micro_batch: number of windows of the micro-batch.
+        """
         precision = parts.trainer.lightning["precision"]
         model, length = checked.nodes["model"], parts.data.sequence_length
         key = sha256_of(
@@ -209,9 +221,13 @@ class Estimator:
         group: str,
         flops_per_token: float,
     ) -> Speed:
-        """Returns the speed of earlier runs, of a few steps timed now, or from the machine's peak.
+        """Returns the training speed, from the first of three sources that is available.
 
-        The first of these that is available is used.
+        The sources are earlier runs, a few steps that are timed now, and the machine's peak.
+
+        Args:
+            group: see `size`.
+            flops_per_token: FLOP of training per target token.
         """
         assert size.cost is not None
         settings = parts.trainer
@@ -247,10 +263,10 @@ class Estimator:
 
 
 def _is_prepared(data: Any, cache: Path) -> bool:
-    """Opens the prepared data if the cache contains the data; returns whether it does.
+    """Returns whether the folder `cache` contains the prepared data; if so, opens the data.
 
     Raises:
-        RequestError: If the prepared data is damaged or doesn't fit the config.
+        RequestError: If the prepared data is damaged or incompatible with the config.
     """
     try:
         with forbid_building():
@@ -290,7 +306,12 @@ def _steps(parts: Parts, prepared: bool) -> int | None:
 
 
 def _validations(first: int, last: int, total: int, interval: int) -> int:
-    """Returns the number of validations after step `first`, up to `last`."""
+    """Returns the number of validations after step `first`, up to step `last`.
+
+    Args:
+        total: number of steps of the run, after which there is always a validation.
+        interval: number of steps between validations.
+    """
     count = last // interval - first // interval
     count += first < last == total and last % interval != 0  # the end is always validated
     return max(0, count)

@@ -45,10 +45,10 @@ class Sweep:
 
     Attributes:
         overrides: all overrides, first those from `hydra.sweeper.params` of a config file.
-        axes: values of each swept key.
+        axes: dict from each swept key to its values.
         fixed: overrides that all jobs share.
         jobs: overrides of each job, in order; None if a custom sweeper chooses them one by one.
-        sweeper: class path of the sweeper.
+        sweeper: import path of the sweeper's class.
     """
 
     overrides: list[str]
@@ -64,7 +64,7 @@ def expand(overrides: Sequence[str], hydra: Hydra) -> Sweep:
     Args:
         overrides: overrides in Hydra's grammar. `key=a,b`, `range`, `glob` and `choice` sweep over
             values.
-        hydra: Hydra's instance from `searching`, whose context must be open.
+        hydra: Hydra's instance from the context manager `search_configs`.
 
     Raises:
         RequestError: If an override is invalid for all swept values, or there are more than
@@ -101,8 +101,13 @@ def expand(overrides: Sequence[str], hydra: Hydra) -> Sweep:
 def _choices(fixed: Mapping[str, str], axes: Mapping[str, Sequence[str]]) -> Iterator[list[str]]:
     """Yields the overrides of each combination of config files that jobs choose.
 
-    Swept keys that do not choose a config file have their first value. If there are too many
-    combinations, each file is combined only with the first files of the other keys.
+    Swept keys that do not choose a config file have their first value. If there are more than
+    `_MAX_COMBINATIONS` combinations, each file is combined only with the first files of the other
+    keys.
+
+    Args:
+        fixed: dict from each key that is not swept to its override.
+        axes: dict from each swept key to its values.
     """
     chosen = {key: values for key, values in axes.items() if is_choice(key)}
     others = [f"{key}={values[0]}" for key, values in axes.items() if key not in chosen]
@@ -138,8 +143,8 @@ def combinations(overrides: Sequence[str]) -> list[list[str]]:
 def value_problems(sweep: Sweep) -> list[Problem]:
     """Returns the problems of swept values and of combinations of config files.
 
-    Each value is checked together with the first values of the other swept keys. If other values
-    are incompatible, the job with these values reports the problem.
+    Each value is checked together with the first values of the other swept keys. If it is
+    incompatible with another value of these keys, the job with both values reports the problem.
     """
     problems: list[Problem] = []
     first = {key: values[0] for key, values in sweep.axes.items()}
@@ -163,13 +168,19 @@ def sweep_error(sweep: Sweep, error: Exception) -> RequestError:
     """Returns the error for a sweep with a job that cannot be composed.
 
     The message names each invalid value.
+
+    Args:
+        error: exception that was raised for the first invalid job.
     """
     fallback = Problem("config", "a config that Hydra can compose", hint=str(error).splitlines()[0])
     return RequestError([*value_problems(sweep), *_problems_of_added_keys(sweep)] or [fallback])
 
 
 def _problems_of_added_keys(sweep: Sweep) -> Iterator[Problem]:
-    """Yields the problems of overrides that add a key with `+`; `expand` removes the `+`."""
+    """Yields the problems of overrides with which the user adds a key by `+`.
+
+    The check is separate because `expand` removes the `+`.
+    """
     for item in sweep.overrides:
         if item.startswith("+") and item.lstrip("+").partition("=")[0] not in sweep.axes:
             try:
@@ -197,12 +208,12 @@ def _split(overrides: list[Override]) -> list[list[str]]:
         where = _input_lines(overrides)
         raise RequestError(Problem(where, "a list of values to sweep", hint=hint)) from error
     if not jobs:
-        raise RequestError(Problem(_input_lines(overrides), "at least one value to sweep"))
+        raise RequestError(Problem(_input_lines(overrides), "at least one value to sweep over"))
     return jobs
 
 
 def _check_count(overrides: Sequence[Override]) -> None:
-    """Checks the limit `MAX_JOBS` without creating the jobs."""
+    """Checks that overrides expand to at most `MAX_JOBS` jobs, without creating the jobs."""
     counts: dict[str, float] = {}
     for override in overrides:
         key = override.get_key_element().lstrip("+")
@@ -230,7 +241,7 @@ def _number_text(count: float) -> str:
 
 
 def _count(override: Override) -> float:
-    """Returns the number of values that an override sweeps, without listing a range.
+    """Returns the number of values that an override sweeps over, without listing a range.
 
     Returns 1 for an invalid override, whose error is raised when its values are listed.
     """
@@ -258,10 +269,12 @@ def _count(override: Override) -> float:
 
 
 def _is_interval(override: Override, sweeper: str) -> bool:
-    """Returns whether an override is a long range of integers, which a search treats as interval.
+    """Returns whether an override is a long range of integers that a search samples from.
+
+    A range is long if it has more than `MAX_JOBS` values. The basic sweeper lists all values.
 
     Raises:
-        RequestError: The override has more than `MAX_JOBS` values and is no range of integers.
+        RequestError: A search gets more than `MAX_JOBS` values that are no range of integers.
     """
     value: Any = override.value()
     count = _count(override)
@@ -290,13 +303,21 @@ def _values(override: Override) -> list[str]:
 
 
 def _input_lines(overrides: Sequence[Override]) -> str:
-    """Returns the text of the overrides that sweep over values; of all overrides if none does."""
+    """Returns the text of the overrides that sweep over values.
+
+    If no override sweeps over values, returns the text of all overrides.
+    """
     sweeping = [o for o in overrides if o.is_sweep_override()]
     return " ".join(remove_plus_signs(o.input_line or "") for o in sweeping or overrides)
 
 
 def _check_launcher(target: str) -> None:
-    """Checks that a custom launcher in `hydra_plugins` fulfils its contract.
+    """Checks that a custom launcher has the methods and arguments that Étude uses.
+
+    Launchers outside `hydra_plugins` are not checked.
+
+    Args:
+        target: import path of the launcher's class.
 
     Raises:
         RequestError: If the launcher lacks a method or an argument.
@@ -313,7 +334,7 @@ def _check_launcher(target: str) -> None:
 
 
 def _read_hydra_config(overrides: list[str], hydra: Hydra) -> tuple[list[str], str]:
-    """Returns the overrides from `hydra.sweeper.params` of the config, and the sweeper's class."""
+    """Returns the overrides in `hydra.sweeper.params`, and the class path of the sweeper."""
     try:
         config = hydra.compose_config("train", overrides, RunMode.MULTIRUN)
         sweeper: Any = OmegaConf.to_container(config.hydra.sweeper, resolve=True)

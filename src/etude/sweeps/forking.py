@@ -53,7 +53,7 @@ def prepare_to_fork(checked: CheckedConfig) -> Cost | None:
 
 
 def _draw_figure() -> None:
-    """Draws a figure, because matplotlib loads its font list for the first figure."""
+    """Draws a figure, so that matplotlib loads its font list before jobs are forked."""
     global _has_drawn
     if _has_drawn:
         return

@@ -45,7 +45,7 @@ class Job:
     """One job of a sweep and its result.
 
     Attributes:
-        label: differences of the job's config from the experiment file.
+        label: overrides that distinguish the job from its experiment file.
         status: how the job ended; `waiting` if the job never began.
         path: path of the run folder, if there is one.
         message: error message.
@@ -85,7 +85,10 @@ def job_key(overrides: Iterable[str]) -> str:
 
 
 def job_name(overrides: Sequence[str]) -> str:
-    """Returns the job's label, or all overrides if the label is empty (as when `name` varies)."""
+    """Returns the label of a job with these overrides.
+
+    If the label is empty, for example because only `name` varies, returns all overrides.
+    """
     unmarked = [item.lstrip("+") for item in overrides if not item.startswith(EXECUTION_PREFIXES)]
     return build_label(overrides) or " ".join(mask_record(unmarked))
 
@@ -108,7 +111,7 @@ def sweep_exit_code(jobs: Sequence[Job], *, done: int, failed: int, wrong: int, 
 
 
 def count_by_status(jobs: Sequence[Job]) -> str:
-    """Returns the number of jobs by status: `4 jobs: 2 finished, 2 the same as another job`."""
+    """Returns a text such as `4 jobs: 2 finished, 2 the same as another job`."""
     counts = Counter(str(job.status) for job in jobs if job.same_as is None)
     if duplicates := sum(job.same_as is not None for job in jobs):
         counts["the same as another job"] = duplicates

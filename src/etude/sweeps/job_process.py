@@ -107,7 +107,7 @@ def _kill_after(parent: int) -> None:
 
 
 def _redirect_output(file: Path) -> None:
-    """Redirects standard output and standard error to a file, also those of C libraries."""
+    """Redirects standard output and standard error, also of C libraries, to a file."""
     make_subfolder(file.parents[1], file.parent.name)
     with open_for_append(file, JOB_LOG) as opened:
         os.dup2(opened.fileno(), 1)
@@ -118,7 +118,7 @@ def _redirect_output(file: Path) -> None:
 
 
 def _set_up_logging(sender: _EventSender) -> None:
-    """Sends log messages to the sweep, and writes them with tracebacks to the log file."""
+    """Sets up logging: messages are sent to the sweep's process and written to the log file."""
     file = logging.StreamHandler(sys.stderr)
     file.setFormatter(MaskingFormatter("%(asctime)s %(levelname)s %(message)s"))
     to_sweep = _LogSender(sender)
@@ -131,7 +131,7 @@ def _set_up_logging(sender: _EventSender) -> None:
 
 
 class _EventSender(RunObserver):
-    """Sends a job's events to the sweep's process."""
+    """Observer of a run that sends the job's events to the sweep's process."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -158,7 +158,7 @@ class _EventSender(RunObserver):
 
 
 class _LogSender(logging.Handler):
-    """Sends log messages to the sweep's process."""
+    """Log handler that sends messages to the sweep's process."""
 
     def __init__(self, sender: _EventSender) -> None:
         super().__init__()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class JobSlot:
-    """Resources for one job at a time.
+    """Resources of the machine that one job at a time may use.
 
     Attributes:
         environment: environment variables to set in the job's process.
@@ -41,7 +41,7 @@ def small_job_count(step: Cost, jobs: int, free: int | None) -> int:
     all cores.
 
     Args:
-        step: cost of a micro-batch.
+        step: cost of a micro-batch of the first job.
         jobs: number of jobs of the sweep.
         free: free memory in bytes; None if unknown.
     """

@@ -73,6 +73,9 @@ class SweepLauncher:
         Args:
             job_overrides: overrides of each job.
             first: index of the first job in the sweep.
+
+        Returns:
+            The jobs in the form that Hydra expects; `return_value` is the `Job`.
         """
         returns = self.launch_each(iter(job_overrides), first=first)
         not_started = list(job_overrides)[len(returns) :]  # with run.on_error=stop
@@ -97,6 +100,9 @@ class SweepLauncher:
             first: index of the first job in the sweep.
             ended: called with each job that has ended, before the next job is requested.
             decide: called after each validation; returns whether to pause the run.
+
+        Returns:
+            The jobs in the form that Hydra expects; `return_value` is the `Job`.
 
         Raises:
             RequestError: If `n_jobs` exceeds the capacity of this machine.
@@ -167,7 +173,11 @@ class SweepLauncher:
         return [replace(slot, environment={**environment, **slot.environment}) for slot in slots]
 
     def _use_all_cores(self, step: Cost, pool: Pool, dashboard: Dashboard) -> None:
-        """Runs small jobs in parallel on a CPU if `n_jobs` is `auto`."""
+        """Gives the pool a slot for each small job, if `n_jobs` is `auto` and jobs run on a CPU.
+
+        Args:
+            step: cost of a micro-batch of the first job.
+        """
         from etude.sweeps.speed import device_of, free_memory
 
         device = device_of(str(self.config.trainer.get("accelerator", "auto")))
@@ -193,7 +203,7 @@ class SweepLauncher:
     def _reused_result(
         self, task: JobTask, checked: CheckedConfig, dashboard: Dashboard
     ) -> Job | None:
-        """Returns the result of a job whose run is already finished; None if it must be started."""
+        """Returns the result of a job whose run is already finished; None for any other job."""
         began, log_text = time.monotonic(), io.StringIO()
         try:
             with redirect_log(log_text):
@@ -215,6 +225,12 @@ class SweepLauncher:
         """Returns a job's task and its checked config.
 
         The checked config is None if the config is invalid; the job then reports the error.
+
+        Args:
+            number: index of the job in the sweep, from 0.
+            overrides: overrides of the job.
+            record: writer of the sweep's folder.
+            decide: see `launch_each`.
         """
         job, typed = self._waiting_job(overrides), overrides_of_job(overrides)
         validated = None if decide is None else partial(decide, tuple(overrides))
@@ -236,7 +252,7 @@ class SweepLauncher:
 
     @property
     def _search_path(self) -> list[str]:
-        """The override of `hydra.searchpath`; empty if the user gave none."""
+        """List with the user's override of `hydra.searchpath`; empty without such an override."""
         typed: list[str] = list(self.config.hydra.overrides.hydra)
         return [item for item in typed if item.startswith("hydra.searchpath=")]
 
@@ -253,7 +269,10 @@ class _RecordWriter:
         self._last_write = time.monotonic()
 
     def add(self, job: Job) -> None:
-        """Adds a result and writes all results, unless a reused run ends soon after a write."""
+        """Adds a result, and writes the buffered results.
+
+        Results of reused runs are written at most every `_WRITE_SECONDS` seconds.
+        """
         self._buffer.append(job)
         if job.status is not Status.REUSED or time.monotonic() > self._last_write + _WRITE_SECONDS:
             self.write()

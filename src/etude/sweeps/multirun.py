@@ -44,7 +44,7 @@ _EXPANDED = ("hydra/sweeper=grid", "hydra.sweeper.params=null")
 
 
 class _SweepInterrupted(BaseException):
-    """Raised instead of `Interrupted` to pass through a launcher that catches each `Exception`."""
+    """Raised instead of `Interrupted` where a launcher would catch any `Exception`."""
 
     def __init__(self, cause: Interrupted) -> None:
         self.cause = cause
@@ -66,7 +66,7 @@ class JobFunction:
     _masked: list[dict[str, str]] = field(default_factory=list, init=False)
 
     def __call__(self, config: DictConfig) -> Job:
-        """Runs one job, possibly on another machine."""
+        """Runs the job with this config, possibly on another machine, and returns its result."""
         show_messages()
         number = int(HydraConfig.get().job.num) + 1
         log.info("[%d%s] %s", number, f"/{self.total}" if self.total else "", build_label(_typed()))
@@ -101,7 +101,10 @@ class JobFunction:
             return run_job(typed, self.train, config=config, checked=checked)
 
     def without_secrets(self, mask: Mask) -> None:
-        """Masks secrets in the `multirun.yaml` that Hydra wrote, once for each mask."""
+        """Masks secrets in the `multirun.yaml` that Hydra wrote.
+
+        A mask that was applied before is not applied again.
+        """
         if mask.spellings not in self._masked:
             self._masked.append(mask.spellings)
             _without_secrets(self.folder / "multirun.yaml", mask)
@@ -140,7 +143,7 @@ def multirun(overrides: Sequence[str], train: Train, config_dir: str | None = No
         check_root(Path(options.root) / "_sweeps", unsafe=options.unsafe_storage)
         folder = sweep_folder(Path(options.root), sweep)
         missing = [path for path in (folder, *folder.parents) if not path.exists()]
-        log.info("sweep%s: %s", f" of {len(sweep.jobs)}" if sweep.jobs else "", folder)
+        log.info("sweep%s: %s", f" with {len(sweep.jobs)} jobs" if sweep.jobs else "", folder)
         record = SweepRecord(folder)
         record.begin(sweep)
         if path_exists(folder / "multirun.yaml"):  # Hydra, which writes it, would follow a link
@@ -171,7 +174,7 @@ def multirun(overrides: Sequence[str], train: Train, config_dir: str | None = No
 
 
 def _complete_config(config: DictConfig) -> list[str]:
-    """Fills in the computed keys of a job's config; returns the job's overrides."""
+    """Sets the computed keys of a job's config in place, and returns the job's overrides."""
     hydra: Any = HydraConfig.get()
     typed = _typed()
     set_overrides_and_choices(config, hydra.runtime.choices, typed)
@@ -205,7 +208,7 @@ def _first_config(sweep: Sweep) -> DictConfig:
 
 
 def _without_secrets(path: Path, mask: Mask) -> None:
-    """Masks secrets in a config written by Hydra, such as passwords in URLs."""
+    """Masks secrets, such as passwords in URLs, in the config file `path` that Hydra wrote."""
     if path_exists(path):
         text = read_bytes(path, MULTIRUN).decode()
         masked = mask_keys(mask.text(text))

@@ -28,8 +28,7 @@ from etude.training.process import fresh_settings
 from etude.training.state import RunState, determine_state, refusal, request_key
 
 PlanProgress = Callable[[int, int], None]
-"""Progress callback, which receives the number of jobs planned so far and the number of all jobs.
-"""
+"""Progress callback, which receives two numbers: of the finished plans and of all jobs."""
 
 
 @dataclass
@@ -37,11 +36,12 @@ class PlannedJob:
     """Plan of one job of a sweep, or of a single run.
 
     Attributes:
-        label: differences of the job's config from the experiment file.
+        label: overrides that distinguish the job from its experiment file.
         overrides: overrides of the job.
         name: name of the run.
         signature: first 12 hex digits of the run's signature; empty if the config is invalid.
-        group: 12 hex digits that identify the run's group; empty if the config is invalid.
+        group: 12 hex digits that are the same for runs that differ only in their seed; empty if
+            the config is invalid.
         identity: the keys and values of the config that the signature is a hash of.
         state: what the command would do with the run.
         size: size of the run; None if the config is invalid.
@@ -113,7 +113,7 @@ def _expand(overrides: Sequence[str], hydra: Hydra) -> Sweep:
     if sweep.jobs is None:
         hint = (
             "this sweeper chooses each job from the results of earlier jobs, so the jobs are not "
-            "known in advance; plan a single run"
+            "known in advance; omit -m and the swept values to plan a single run"
         )
         raise RequestError(Problem("hydra/sweeper", "basic", sweep.sweeper, hint))
     return sweep
@@ -128,7 +128,7 @@ class _Planner:
         self._fingerprints: dict[str, str] = {}
 
     def job(self, config: DictConfig) -> PlannedJob:
-        """Plans the job with a composed config."""
+        """Returns the plan of the job with a composed config."""
         typed = mask_record(list(config.run.overrides))
         name = str(config.get("name") or "")  # unchecked
         job = PlannedJob(build_label(typed), typed, name, "", "", {}, RunState("new", "new"))
@@ -167,7 +167,11 @@ class _Planner:
     def _share_data(self, key: str, parts: Parts) -> None:
         """Replaces the data module by that of an earlier job on the same data, if there is one.
 
-        So the files are read only once.
+        Files are therefore read only once.
+
+        Args:
+            key: string that is equal for jobs on the same data.
+            parts: objects built from the config, whose `data` is replaced.
         """
         if key not in self._data:
             parts.data.check()
@@ -176,7 +180,7 @@ class _Planner:
 
 
 def _room_notes(checked: CheckedConfig, parts: Parts, vocabulary: int) -> list[str]:
-    """Returns the reasons for which `etude train` would refuse a run: too little disk or memory.
+    """Returns the reasons for which `etude train` would refuse a run for lack of memory.
 
     The reasons are notes of the plan and not errors, because the plan may be for another machine.
     """

@@ -188,7 +188,11 @@ class Pool:
         return True
 
     def _dispatch(self, task: JobTask) -> None:
-        """Starts a job, ends a job that needs no process, or makes a job wait for another job."""
+        """Starts the job of a task.
+
+        A job that needs no process is ended at once. A job whose run folder another job uses waits
+        for that job.
+        """
         if task.same_as is not None:
             self._duplicates.append(task)
             self._end_duplicates()
@@ -248,13 +252,19 @@ class Pool:
         return None if run is None else next(jobs, None)
 
     def _holder_of(self, job: Job) -> _RunningJob | None:
-        """Returns the running job of this sweep that trains the run of `job`; None without one."""
+        """Returns the running job of this sweep that trains the same run as `job`, which was held.
+
+        None if there is no such job.
+        """
         if job.status is not Status.HELD:
             return None
         return next((one for one in self._running if one.path == job.path), None)
 
     def _next_unblocked(self) -> JobTask | None:
-        """Returns a waiting task whose run no other job is training any more; None without one."""
+        """Removes and returns a task that waited for another job which has ended.
+
+        None if there is no such task.
+        """
         for task, sibling in self._blocked:
             if sibling not in self._running:
                 self._blocked.remove((task, sibling))
@@ -274,7 +284,10 @@ class Pool:
         }
 
     def saves(self) -> bool:
-        """Returns true, as running jobs save at the first signal; see `etude.stopping.Saving`."""
+        """Returns true, because running jobs save their state when the first signal arrives.
+
+        See `etude.stopping.Saving`.
+        """
         return True
 
     def _forward(self, signum: int, frame: FrameType | None) -> None:
@@ -382,13 +395,13 @@ class Pool:
                 job.message += " (by a user, or by the system because memory ran out)"
         else:
             job.message = f"the job's process ended with exit code {code} and no error message"
-        job.message += f" ({one.task.log_file})"
+        job.message += f" (log file: {one.task.log_file})"
         if job.path is not None:
             _record_failure(Path(job.path), job)
 
 
 def _record_failure(folder: Path, job: Job) -> None:
-    """Writes the failure of a killed job to the run folder, since its process could not do so."""
+    """Writes the failure of a killed job to the run folder, since the job's process could not."""
     lock = RunLock(folder)
     try:
         # The data workers of the job hold the lock until they notice that the job has ended.

@@ -151,7 +151,7 @@ class Search:
 
     @property
     def direction(self) -> str:
-        """`minimize` or `maximize`."""
+        """Direction of the search: `minimize` or `maximize`."""
         if self.options.direction is not None:
             return self.options.direction
         metric = self.options.metric or self.monitor
@@ -224,7 +224,13 @@ class Search:
             self._failed_now += job.status not in _FINAL
 
     def decide(self, overrides: Sequence[str], step: int, metrics: Mapping[str, float]) -> bool:
-        """Returns whether to pause the run with these overrides after a validation."""
+        """Returns whether to pause a run after a validation.
+
+        Args:
+            overrides: overrides of the run.
+            step: optimizer step of the validation.
+            metrics: metrics of the validation.
+        """
         trial = self._trials.get(job_key(overrides))
         value = metrics.get(self.options.metric or self.monitor)
         if trial is None or value is None:
@@ -263,11 +269,14 @@ class Search:
         return better < len(values) // _REDUCTION_FACTOR
 
     def _values_by_step(self, trial: Trial) -> dict[int, float]:
-        """Returns a trial's validation values by optimizer step."""
+        """Returns a dict from each validated optimizer step of a trial to the metric's value."""
         return self.study._storage.get_trial(trial._trial_id).intermediate_values
 
     def _new_trial(self) -> list[str] | None:
-        """Returns the overrides of a new trial; None if each proposal equals a running trial."""
+        """Returns the overrides of a new trial.
+
+        None if each of `_MAX_ATTEMPTS` proposals has the values of a running trial.
+        """
         for _ in range(_MAX_ATTEMPTS):
             trial = self.study.ask(self.space.axes)
             if job_key(self.space.overrides(trial.params)) not in self._trials:
@@ -335,14 +344,20 @@ def _pruner(options: SearchOptions) -> optuna.pruners.BasePruner:
 
 
 def _is_counted(trial: FrozenTrial) -> bool:
-    """Returns whether a trial counts towards `n_trials`; a failed trial to repeat doesn't count."""
+    """Returns whether a trial counts towards `n_trials`.
+
+    Waiting trials, and failed trials that will be repeated, do not count.
+    """
     if trial.state is TrialState.FAIL:
         return trial.user_attrs.get(_STATUS) in _FINAL
     return trial.state is not TrialState.WAITING
 
 
 def _trials_to_repeat(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Returns the failed trials to repeat, which are those whose failure may not recur."""
+    """Returns the failed trials to repeat, one for each combination of values.
+
+    A trial is repeated unless its failure would recur, or a counted trial has the same values.
+    """
     counted = [trial.params for trial in trials if _is_counted(trial)]
     to_repeat: list[FrozenTrial] = []
     for trial in trials:

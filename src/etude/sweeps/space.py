@@ -35,12 +35,12 @@ class SearchSpace:
     axes: dict[str, BaseDistribution]
 
     def overrides(self, chosen: dict[str, Any]) -> list[str]:
-        """Returns the overrides of a trial with the chosen values."""
+        """Returns the overrides of a trial; `chosen` contains the value of each swept key."""
         return [*self.fixed, *(f"{key}={_format(chosen[key])}" for key in self.axes)]
 
 
 def _format(value: Any) -> str:
-    """Returns a value as text; floats are rounded to six digits, so that users can retype them."""
+    """Returns a value as text; floats are rounded to six significant digits, for readability."""
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
@@ -50,6 +50,10 @@ def parse_space(arguments: Sequence[str], parser: OverridesParser) -> SearchSpac
     `interval(a, b)` is a range of floats, and `int(interval(a, b))` is a range of integers.
     `tag(log, interval(a, b))` is sampled on a logarithmic scale. `range(a, b, step)` is a grid that
     excludes b. `choice(...)` and comma-separated values are categorical.
+
+    Args:
+        arguments: overrides in Hydra's grammar.
+        parser: Hydra's parser of overrides.
 
     Raises:
         RequestError: If no key is swept, or an interval is empty.

@@ -48,7 +48,7 @@ _OTHER_KEYS = (
 
 @dataclass(frozen=True)
 class Speed:
-    """Training speed.
+    """Training speed of a run, with its source.
 
     Attributes:
         tokens_per_second: target tokens per second, over all processes of the run.
@@ -90,6 +90,13 @@ class EarlierRuns:
         """Returns the speed of the latest run with the same model, batch, precision and devices.
 
         Runs of the same group are preferred. Returns None if there is no such run.
+
+        Args:
+            checked: checked config of the run whose speed is estimated.
+            parts: objects built from the config.
+            vocabulary: vocabulary size of the model.
+            group: hash that identifies the runs that differ from this run only in their seed.
+            device: device to train on.
         """
         if self._by_shape is None:
             self._by_shape = self._read()
@@ -111,7 +118,10 @@ class EarlierRuns:
         return None
 
     def _read(self) -> dict[str, list[Record]]:
-        """Returns the records of this machine by model, batch, precision and devices."""
+        """Returns the runs on this machine as a dict of lists.
+
+        A key describes the model, batch, precision and devices that the runs of its list share.
+        """
         by_shape: dict[str, list[Record]] = {}
         if not self.root.is_dir():
             return by_shape
@@ -128,7 +138,12 @@ class EarlierRuns:
 
 
 def _shape(config: dict[str, Any], vocabulary: int | None) -> str:
-    """Returns a string of the settings that determine the FLOP of an optimizer step."""
+    """Returns a string of the settings that determine the FLOP of an optimizer step.
+
+    Args:
+        config: the config, with dotted keys.
+        vocabulary: vocabulary size, used if the config does not set it.
+    """
     settings = {
         key: value
         for key, value in config.items()
@@ -145,16 +160,26 @@ def _machine(device: str | None, threads: int | None, processes: int) -> str:
 def speed_from_peak(
     flops_per_token: float, precision: str, device: torch.device, processes: int
 ) -> Speed:
-    """Returns the speed at `ASSUMED_UTILIZATION` times the measured peak of matrix products."""
+    """Returns the speed if training uses `ASSUMED_UTILIZATION` of the machine's peak.
+
+    The peak is measured with matrix products.
+
+    Args:
+        flops_per_token: FLOP of training per target token.
+    """
     peak = matmul_peak(str(device), compute_dtype(precision), torch.get_num_threads())
     factor = processes if device.type != "cpu" else 1  # processes share the cores of a CPU
     percent = f"{ASSUMED_UTILIZATION:.0%}"
-    source = f"assumed: {percent} of the peak of matrix products, {peak / 1e9:,.0f} GFLOP/s"
+    source = f"assumed: {percent} of the peak, {peak / 1e9:,.0f} GFLOP/s in matrix products"
     return Speed(ASSUMED_UTILIZATION * peak * factor / flops_per_token, source)
 
 
 def is_measurable(cost: Cost, precision: str, device: torch.device) -> bool:
-    """Returns whether a micro-batch fits into free memory and takes at most a few seconds."""
+    """Returns whether a micro-batch fits into free memory and takes at most a few seconds.
+
+    Args:
+        cost: FLOP and memory of the micro-batch.
+    """
     free = free_memory(device)
     if free is None or cost.step_bytes > 0.8 * free:
         return False

@@ -72,7 +72,8 @@ class SweepRecord:
     def begin(self, sweep: Sweep) -> None:
         """Writes the requested jobs to `sweep.json`; jobs of earlier starts remain there.
 
-        A job has the status `waiting` until it ends, unless an earlier start has finished it.
+        A requested job has the status `waiting` until it ends. A job that finished in an earlier
+        start of the sweep keeps its status.
         """
         make_subfolder(self.folder.parent.parent, *self.folder.parts[-2:])
         if path_exists(logs := self.folder / LOGS):  # a job's process could not report this
@@ -100,7 +101,7 @@ class SweepRecord:
             info["jobs"] = [job for job in jobs.values() if job["key"] in keep or job.get("path")]
 
     def note(self, *ended: Job) -> None:
-        """Writes the results of jobs to `sweep.json`."""
+        """Writes the results of the jobs `ended` to `sweep.json`."""
         with self._changing() as info:
             jobs = {job["key"]: job for job in info.get("jobs", []) if "key" in job}
             for job in ended:
@@ -150,7 +151,7 @@ class SweepRecord:
     def _changing(self) -> Iterator[dict[str, Any]]:
         """Context manager that yields the content of `sweep.json` to change, and then writes it.
 
-        The file is locked against other processes meanwhile.
+        Until then, the file is locked against other processes.
         """
         with open_for_append(self.folder / ".lock", LOCK) as file:
             try_lock(file.fileno(), fcntl.LOCK_EX)
