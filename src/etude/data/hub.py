@@ -83,7 +83,7 @@ class Repository:
             return rows
         streams = self._streams
         if split not in streams:
-            expected = f"one of the splits of {self.name}: {', '.join(streams)}"
+            expected = f"a split of {self.name}: {', '.join(streams)}"
             raise RequestError(Problem(key, expected, split, nearest(split, streams)))
         if self.streaming:
             return streams[split]
@@ -146,7 +146,7 @@ class Repository:
             names = datasets.get_dataset_config_names(self.name, revision=self.commit)
             if self.config in names or (self.config is None and len(names) == 1):
                 raise
-            expected = f"one of the configs of {self.name}: {', '.join(names)}"
+            expected = f"a config of {self.name}: {', '.join(names)}"
             close = nearest(self.config, names) if self.config else None
             raise RequestError(
                 Problem(f"{self.key}.config", expected, self.config, close)

@@ -125,9 +125,7 @@ class ExampleObjective(Objective):
         """
 
     def cut(self, lengths: Mapping[str, Numbers]) -> int:
-        """Returns the number of examples that `compose` truncates.
-
-        Examples of which a single field was already truncated are not counted.
+        """Returns the number of examples that `compose` truncates; 0 if it truncates none.
 
         Args:
             lengths: dict from the name of each field to its length in each example.

@@ -52,5 +52,5 @@ def cut(chunks: Iterable[str], size: int = PASSAGE, limit: int | None = None) ->
 
 
 def is_clean_cut(before: str, after: str) -> bool:
-    """Returns whether a text may be cut between `before` and `after` without changing its tokens."""
+    """Returns whether a cut between the texts `before` and `after` leaves all tokens unchanged."""
     return BREAK.match(before[-1:] + after[:1], 1) is not None

@@ -331,7 +331,7 @@ class EvaluationBatches(IterableDataset[WindowBatch]):
         """Yields the shape of each batch of a text.
 
         A shape is a triple: position of the batch's first token in the text, number of windows, and
-        number of tokens in a window.
+        number of input tokens in a window.
 
         Args:
             tokens: number of tokens of the text.
@@ -349,11 +349,15 @@ class EvaluationBatches(IterableDataset[WindowBatch]):
 
 
 def _separate(batch: WindowBatch, separator: int | None) -> None:
-    """Adds the document boundaries to a batch, if there is a separator.
+    """Adds the key `documents` (the document boundaries) to a batch, if there is a separator.
 
     A separator belongs to the document that follows it. So each target is predicted from its own
     document alone: the first token of a document from the separator before it, and the separator
-    after a document from the last token. All these targets enter the loss.
+    after a document from the document's last token. All these targets enter the loss.
+
+    Args:
+        batch: the batch.
+        separator: id of the token before each document; None if documents are not separated.
     """
     if separator is not None:
         tokens, labels = batch["tokens"], batch.get("labels")
