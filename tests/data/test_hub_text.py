@@ -271,7 +271,7 @@ class TestWithoutANetwork:
             code, _, err = remote(*words)
             assert code == 2
             assert "OfflineModeIsEnabled" in err
-            assert "set revision=<commit" in err
+            assert "set data.revision=<commit" in err
         assert not (tmp_path / "runs").exists()
         remote.close()
 

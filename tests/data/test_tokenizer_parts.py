@@ -157,8 +157,8 @@ ENDLESS: dict[str, tuple[dict[str, Any], str]] = {
                 "pretokenizers": [{"type": "ByteLevel"}, {"type": "Metaspace"}],
             },
         },
-        "normalizer and pre_tokenizer = 32: expected a factor of at most 16 by which the "
-        "components that together lengthen a text",
+        "normalizer and pre_tokenizer: expected components that together lengthen a text at most "
+        "16 times, not 32 times",
     ),
     "a letter that has 18 in another form": (
         {"normalizer": _replace("a", "\ufdfa")},

@@ -97,7 +97,7 @@ class HubText(TextData):
 
     @classmethod
     def pinned(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns a dict from `revision` to the commit to read (see `etude.data.hub.pinned`)."""
+        """Returns `{"revision": commit}` with the commit to read; see `etude.data.hub.pinned`."""
         return pinned(arguments)
 
     @property

@@ -74,7 +74,7 @@ class Pretrained(Recipe):
 
     @classmethod
     def pinned(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns a dict from `revision` to the commit to which this argument currently points.
+        """Returns `{"revision": commit}`, with the commit to which `revision` currently points.
 
         The commit replaces the revision in the saved config (see `etude.config.pinning`). The dict
         is empty for local files, and if the revision is a full commit hash already.
