@@ -194,7 +194,7 @@ class TestEndToEnd:
                 ["data.name=org/two", "data.config=en", "data.column=boddy"],
                 "has the columns id (no text), body; did you mean body?",
             ),
-            (["data.name=org/broken"], "a dataset with readable rows"),
+            (["data.name=org/broken"], "a dataset whose rows the `datasets` library can read"),
             (["data.name=org/numbers"], "a column with text (org/numbers has the columns"),
             (
                 ["data.name=org/numbers", "data.column=text"],
@@ -271,7 +271,7 @@ class TestWithoutANetwork:
             code, _, err = remote(*words)
             assert code == 2
             assert "OfflineModeIsEnabled" in err
-            assert "set revision=<commit" in err
+            assert "set data.revision=<commit" in err
         assert not (tmp_path / "runs").exists()
         remote.close()
 

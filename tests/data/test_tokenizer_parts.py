@@ -122,7 +122,7 @@ ENDLESS: dict[str, tuple[dict[str, Any], str]] = {
     "a letter becomes many": ({"normalizer": _replace("a", "b" * 1000)}, "normalizer.content"),
     "doubled 30 times": (
         {"normalizer": {"type": "Sequence", "normalizers": [_replace("a", "aa")] * 30}},
-        "a factor of at most 16 by which the components lengthen a text",
+        "components that together lengthen a text at most 16 times",
     ),
     "a table of long entries": (
         {"normalizer": {"type": "Precompiled", "precompiled_charsmap": _table(100_000)}},
@@ -136,15 +136,15 @@ ENDLESS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "templates of templates": (
         {"post_processor": {"type": "Sequence", "processors": [_template(1)] * 2}},
-        "at most 1 of type TemplateProcessing, not 2",
+        "at most 1 component of type TemplateProcessing, not 2",
     ),
     "bytes of bytes": (
         {"normalizer": {"type": "Sequence", "normalizers": [{"type": "ByteLevel"}] * 31}},
-        "at most 1 of type ByteLevel, not",
+        "at most 1 component of type ByteLevel, not",
     ),
     "bytes of bytes of words": (
         {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "ByteLevel"}] * 2}},
-        "at most 1 of type ByteLevel, not",
+        "at most 1 component of type ByteLevel, not",
     ),
     "parts that each double a text": (
         {
@@ -157,16 +157,16 @@ ENDLESS: dict[str, tuple[dict[str, Any], str]] = {
                 "pretokenizers": [{"type": "ByteLevel"}, {"type": "Metaspace"}],
             },
         },
-        "normalizer and pre_tokenizer = 32: expected a factor of at most 16 by which the "
-        "components lengthen a text",
+        "normalizer and pre_tokenizer: expected components that together lengthen a text at most "
+        "16 times, not 32 times",
     ),
     "a letter that has 18 in another form": (
         {"normalizer": _replace("a", "\ufdfa")},
-        "a factor of at most 16 by which the components lengthen a text",
+        "components that together lengthen a text at most 16 times",
     ),
     "a long prefix": (
         {"normalizer": {"type": "Prepend", "prepend": "a" * 64}},
-        "a factor of at most 16 by which the components lengthen a text",
+        "components that together lengthen a text at most 16 times",
     ),
     "a decoder that puts spaces between": (
         {
@@ -175,7 +175,7 @@ ENDLESS: dict[str, tuple[dict[str, Any], str]] = {
                 "decoders": [{"type": "BPEDecoder", "suffix": ""}] * 9,
             }
         },
-        "at most 1 of type BPEDecoder, not 9",
+        "at most 1 component of type BPEDecoder, not 9",
     ),
     "millions of lists": (
         {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [[]] * 2_200_000}},

@@ -28,7 +28,7 @@ DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 class NotBuilt(Exception):
-    """Raised inside `forbid_building` when a folder doesn't exist."""
+    """Raised by `build_once` inside `forbid_building` if the requested folder is missing."""
 
 
 @contextmanager
@@ -42,16 +42,17 @@ def forbid_building() -> Iterator[None]:
 
 
 def build_once(cache_dir: Path, key: str, build: Callable[[Path], None]) -> Path:
-    """Returns the folder `cache_dir/key`, built by `build(folder)` if it doesn't exist.
+    """Returns the path of the folder `cache_dir/key`, and first creates the folder if missing.
 
     Args:
-        cache_dir: the parent; created if missing.
-        key: the folder's name; equal keys must mean equal contents.
-        build: fills an empty folder, which has a temporary name.
+        cache_dir: parent folder; created if missing.
+        key: name of the folder; calls with the same key must build the same contents.
+        build: function that writes the contents into an empty folder. The function receives the
+            path of this folder, which is renamed to `cache_dir/key` afterwards.
 
     Raises:
-        RequestError: if the parent can't be written, or the disk is full.
-        NotBuilt: if the folder doesn't exist, inside `forbid_building`.
+        RequestError: if `cache_dir` can't be written, or the disk is full.
+        NotBuilt: if the folder is missing and the call is inside `forbid_building`.
     """
     final = cache_dir / key
     if final.is_dir():
@@ -80,7 +81,7 @@ def build_once(cache_dir: Path, key: str, build: Callable[[Path], None]) -> Path
 
 
 def _remove_partial(cache_dir: Path) -> None:
-    """Removes the partial folders of killed processes: those whose lock no process holds."""
+    """Removes incomplete folders of killed processes: those whose lock no process holds."""
     for partial in cache_dir.glob("*.partial"):
         try:
             with partial.with_suffix(".lock").open("a") as file:
@@ -115,7 +116,8 @@ def _convert_errors(cache_dir: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in DISK_FULL:
-            expected, hint = "free disk space for the prepared data", "partial files were removed"
+            expected = "free disk space for the prepared data"
+            hint = "the disk or the quota is full; incomplete files were removed"
         elif error.filename is None or Path(error.filename).is_relative_to(cache_dir):
             expected, hint = "a writable folder for prepared data", str(error)
         else:

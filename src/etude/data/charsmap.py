@@ -20,10 +20,12 @@ _LABEL, _VALUE = 0x800000FF, 0x7FFFFFFF
 
 
 def growth(content: bytes) -> float | None:
-    """Returns the maximum factor by which a table lengthens a text in bytes; None if invalid.
+    """Returns the maximum factor by which a table's replacements lengthen a text in bytes.
+
+    Returns None if the table is invalid.
 
     Args:
-        content: the table.
+        content: the bytes of the table (for the format, see this module's docstring).
     """
     size = int.from_bytes(content[:4], "little")
     if len(content) < 4 or size % 4 or size == 0 or 4 + size > len(content):
@@ -53,9 +55,12 @@ def growth(content: bytes) -> float | None:
 
 
 def _leaves(units: _Units) -> tuple[_Units, _Units] | None:
-    """Returns the position of each replacement text, and the fewest bytes that it replaces.
+    """Returns the positions of replacement texts, and how many bytes each text replaces at least.
 
-    Returns None if a path leads out of the trie.
+    Returns None if a path in the trie leads to a position outside the trie.
+
+    Args:
+        units: the units of the trie.
     """
     bases = _follow(np.zeros(1, dtype=np.int64), units[:1])
     seen = np.zeros(len(units), dtype=bool)
@@ -85,5 +90,10 @@ def _leaves(units: _Units) -> tuple[_Units, _Units] | None:
 
 
 def _follow(nodes: _Units, units: _Units) -> _Units:
-    """Returns the base of each node: the child for a byte is at position base XOR byte."""
+    """Returns the base of each node of the trie: its child for a byte is at base XOR byte.
+
+    Args:
+        nodes: positions of the nodes in the trie.
+        units: the units at these positions.
+    """
     return nodes ^ ((units >> 10) << ((units & 0x200) >> 6))

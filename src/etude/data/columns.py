@@ -62,7 +62,7 @@ class Column:
         return self.values[start : self.ends[index]].astype(np.float32 if floats else np.int64)
 
     def windows(self, width: int) -> NDArray[Any]:
-        """Returns the windows of `width` numbers at all positions: a view, (positions, width)."""
+        """Returns all windows of `width` numbers of `values`: a view, shape (positions, width)."""
         if width not in self._windows:
             self._windows[width] = sliding_window_view(self.values, width)
         return self._windows[width]
@@ -76,7 +76,7 @@ class ColumnWriter:
 
     Args:
         path: path of the two files, without their suffixes `.values` and `.ends`.
-        dtype: NumPy type of the numbers, of four bytes.
+        dtype: NumPy type of the numbers; a number must have four bytes.
     """
 
     def __init__(self, path: Path, dtype: str = INTEGERS) -> None:
@@ -87,10 +87,10 @@ class ColumnWriter:
         self._digest = hashlib.sha256()
 
     def extend(self, lists: Sequence[Sequence[float]]) -> Numbers:
-        """Appends lists, and returns their lengths.
+        """Appends lists of numbers to the column, and returns the length of each list.
 
         Raises:
-            OverflowError: if a number does not fit the type.
+            OverflowError: if a number is outside the range of `dtype`.
         """
         lengths = np.fromiter(map(len, lists), np.int64, len(lists))
         numbers = chain.from_iterable(lists)
@@ -109,7 +109,7 @@ class ColumnWriter:
         return lengths
 
     def close(self) -> str:
-        """Closes the files and returns the sha256 (hex) of everything written."""
+        """Closes the files and returns the sha256 (hex) of all numbers and list ends."""
         self._values.close()
         self._ends.close()
         return self._digest.hexdigest()

@@ -23,12 +23,13 @@ class Curriculum:
     examples per step, and 12 from step 200 on.
 
     Args:
-        sequence_length: by step, a divisor of the data's `sequence_length`. The windows of a step
-            are cut into shorter sequences, so the step reads the same text.
-        batch: by step, the batch size in the unit of the data's `batch` (tokens or examples), and
-            at most as large.
-        weights: by step, the weights of a mixture's sources, by name; a weight of 0 excludes a
-            source.
+        sequence_length: schedule of the sequence length. Each value must divide the data's
+            `sequence_length`; the windows of a step are cut into sequences of this length, so the
+            step reads the same text.
+        batch: schedule of the batch size, in the unit of the data's `batch` (tokens or examples).
+            No value may exceed the size in `batch`.
+        weights: schedule of a mixture's weights. Each value is a dict from every source's name to
+            its weight; a weight of 0 excludes the source.
     """
 
     sequence_length: dict[int, int] | None = None
@@ -36,7 +37,7 @@ class Curriculum:
     weights: dict[int, dict[str, float]] | None = None
 
     def points(self) -> Iterator[tuple[str, int]]:
-        """Yields the name of the value and the step of each change."""
+        """Yields, for each change, the schedule's name (such as `batch`) and the step."""
         for name in ("sequence_length", "batch", "weights"):
             for step in sorted(getattr(self, name) or {}):
                 yield name, step
@@ -49,9 +50,9 @@ class Curriculum:
         Args:
             checks: collects the problems.
             length: the data's `sequence_length`.
-            batch: the data's batch size.
+            batch: the data's batch size, in the unit of `data.batch` (tokens or examples).
             unit: number of which each batch size must be a multiple.
-            sources: sources of a mixture, by name; empty for other data.
+            sources: sources of a mixture, by name; empty for data that is not a mixture.
         """
         for name in ("sequence_length", "batch", "weights"):
             for step in getattr(self, name) or {}:
@@ -65,7 +66,7 @@ class Curriculum:
             fits = 0 < value <= length and length % value == 0
             divisor = min(_divisors(length), key=lambda each: abs(each - value), default=1)
             expected = f"a divisor of sequence_length = {length}"
-            nearby = f"the nearest is {divisor}"
+            nearby = f"the nearest divisor is {divisor}"
             checks.that(fits, f"curriculum.sequence_length.{step}", value, expected, nearby)
         for step, value in (self.batch or {}).items():
             if not checks.that(_whole(value), f"curriculum.batch.{step}", value, WHOLE):
@@ -84,7 +85,7 @@ class Curriculum:
                     checks.problems.append(missing)
             for name, weight in weights.items():
                 close = nearest(name, sources)
-                expected = "the name of a source"
+                expected = "the name of a source in data.sources"
                 if checks.that(name in sources, f"{key}.{name}", weight, expected, close):
                     number = isinstance(weight, int | float) and not isinstance(weight, bool)
                     fits = number and 0 <= weight < float("inf")
@@ -99,7 +100,8 @@ class Stages(Generic[Value]):
 
     Args:
         usual: value before the first change.
-        changes: by step, the value from this step on; None if the value never changes.
+        changes: dict from the step of each change to the value from this step on; None if the value
+            never changes.
     """
 
     usual: Value
@@ -107,16 +109,16 @@ class Stages(Generic[Value]):
 
     @cached_property
     def values(self) -> list[tuple[int, Value]]:
-        """Pairs of a value's first step and the value, in order of steps, beginning with step 0."""
+        """Pairs (first step, value from this step on), sorted by step; the first step is 0."""
         values = {0: self.usual, **(self.changes or {})}
         return sorted(values.items(), key=lambda each: each[0])
 
     def at(self, step: int) -> Value:
-        """Returns the value at a step."""
+        """Returns the value at an optimizer step."""
         return self.values[self.stage(step)][1]
 
     def stage(self, step: int) -> int:
-        """Returns the index in `values` of the value at a step."""
+        """Returns the index in `values` of the pair that applies at an optimizer step."""
         return bisect_right([first for first, _ in self.values], step) - 1
 
 

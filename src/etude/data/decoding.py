@@ -24,7 +24,7 @@ _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 class Decoding:
-    """Decoder for the ids of one tokenizer.
+    """Function that decodes the ids of one tokenizer to text without losing characters.
 
     Args:
         backend: the tokenizer of the `tokenizers` library, with its added tokens.
@@ -52,7 +52,10 @@ class Decoding:
 
 
 def byte_letters() -> list[str]:
-    """Returns the printable letter for each byte in byte-level tokenizers (GPT-2's table)."""
+    """Returns the 256 printable letters that represent bytes in byte-level tokenizers, by byte.
+
+    The table is that of GPT-2.
+    """
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     letters = {byte: chr(byte) for byte in printable}
@@ -79,16 +82,19 @@ def _without_broken(tokens: list[str]) -> Iterator[str]:
 
 
 def _kinds(decoder: Any) -> set[str]:
-    """Returns the type of a decoder, or the types of the decoders in a sequence."""
+    """Returns the types, such as `ByteLevel`, of a decoder or of the decoders in a sequence."""
     state = {} if decoder is None else json.loads(decoder.__getstate__())
     return {step.get("type", "") for step in state.get("decoders", [state])}
 
 
 def _misread_names(backend: tokenizers.Tokenizer) -> dict[int, str]:
-    """Returns, by id, encoded names of added tokens that a byte-level decoder misreads as bytes.
+    """Returns the added tokens whose names a byte-level decoder misreads as bytes.
 
-    The decoder converts an encoded name to the token's name. Added tokens that the model also
-    creates from text do represent bytes, and are excluded.
+    Added tokens that the model also creates from text do represent bytes, and are excluded.
+
+    Returns:
+        A dict from each token's id to its name in the letters of `byte_letters`, one letter per
+        byte. The decoder converts these letters to the original name.
     """
     letters = byte_letters()
     encoded_names = {}
@@ -101,7 +107,7 @@ def _misread_names(backend: tokenizers.Tokenizer) -> dict[int, str]:
 
 
 def _is_own_token(model: Any, word: str, number: int) -> bool:
-    """Returns whether the model encodes `word` as the single token with the id `number`."""
+    """Returns whether a tokenizer's model encodes `word` as one token, with the id `number`."""
     try:
         return [token.id for token in model.tokenize(word)] == [number]
     except Exception:  # the library raises a bare Exception where a word is unknown

@@ -34,9 +34,14 @@ _once = ReadOnce()
 
 
 def header(file: Path, form: Format, quoting: Quoting | None = None) -> list[str]:
-    """Returns the column names from the first line; empty if the file has no line.
+    """Returns the column names from the first non-empty line; an empty list if there is none.
 
     The name of the first column may be empty, since pandas writes row numbers in such a column.
+
+    Args:
+        file: the file.
+        form: format of the file.
+        quoting: value of `data.quoting`; None detects the quoting.
 
     Raises:
         RequestError: if a name is repeated, or a column other than the first has no name.
@@ -49,11 +54,16 @@ def header(file: Path, form: Format, quoting: Quoting | None = None) -> list[str
 def rows(
     file: Path, form: Format, quoting: Quoting | None = None
 ) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yields the line number and the cells, by column, of each row after the header.
+    """Yields, for each row after the header, the line number and a dict from columns to cells.
+
+    Args:
+        file: the file.
+        form: format of the file.
+        quoting: value of `data.quoting`; None detects the quoting.
 
     Raises:
         RequestError: if a row has more or fewer cells than the header, or invalid quotation marks;
-            contains the line number.
+            the message contains the line number.
     """
     names: list[str] | None = None
     for number, cells in _records(file, form, quoting):
@@ -131,7 +141,16 @@ def _records(file: Path, form: Format, quoting: Quoting | None) -> Iterator[tupl
 def _same_width(
     records: Iterator[tuple[int, list[str]]], file: Path, separator: str
 ) -> Iterator[tuple[int, list[str]]]:
-    """Yields the rows after checking that each has as many cells as the first row."""
+    """Yields the rows of `records`, and checks that each has as many cells as the first row.
+
+    Args:
+        records: pairs of a line number and the cells of a row.
+        file: the file, for messages.
+        separator: character between cells.
+
+    Raises:
+        RequestError: if a row has more or fewer cells than the first row.
+    """
     width = None
     for number, cells in records:
         if width is None:

@@ -21,8 +21,9 @@ class EvaluationRequest:
     Attributes:
         split: split of the run's own data.
         files: files to evaluate instead of a split.
-        by: column; rows with the same value in this column are also scored separately.
-        quoting: how quotation marks in CSV and TSV files are read.
+        by: name of a column; the rows with each value of this column are also scored separately.
+        quoting: how quotation marks in CSV and TSV files are read (`csv` or `none`); None detects
+            the quoting.
         tokenizer, labels: tokenizer and label names of the run.
     """
 
@@ -34,14 +35,16 @@ class EvaluationRequest:
     labels: Sequence[str] = ()
 
     def without_rows(self, splits: Sequence[str], subject: str) -> str:
-        """Returns the selected split of data that has no rows.
+        """Returns the name of the split to evaluate, for data without rows (such as running text).
 
         Args:
             splits: names of the data's splits.
-            subject: subject and verb for messages, such as `running text has`.
+            subject: description of the data with the verb "has", for messages, such as `running
+                text has`.
 
         Raises:
-            RequestError: if the data has no such split, or the selection needs rows.
+            RequestError: if the data has no such split; or if `files`, `by` or `quoting` is set,
+                which need data with rows.
         """
         problems = []
         if self.files is not None:
@@ -61,27 +64,29 @@ class EvaluationRequest:
 
 
 def unused_quoting_problem(quoting: str) -> Problem:
-    """Returns the problem that `--quoting` is given but no CSV or TSV file is read."""
+    """Returns the problem to report if `--quoting` is given and no CSV or TSV file is read."""
     return Problem("--quoting", "CSV or TSV files in --data", quoting)
 
 
 @dataclass
 class Evaluated:
-    """Examples of an evaluation in batches, and the rows from which they were created.
+    """Examples of an evaluation in batches, and the rows from which the examples were created.
 
     Attributes:
         data: the data module.
-        split: the split; None for the rows of other files.
-        batches: function that returns the batches, with each example once; `index` in a batch
-            contains the examples' numbers.
+        split: name of the evaluated split; None if the rows are from other files.
+        batches: function that returns an iterable of batches, in which each example occurs once.
+            For data with rows, the key `index` of a batch contains the numbers of its examples.
         numbers: for data with rows, function that returns the row number of each example.
         rows: the rows with their contents; empty if the contents were not read.
-        read: numbers of the rows that have text; only these rows have examples.
-        labels_of: for rows with contents, function that returns the label names of a row, by its
-            number.
-        contents: function that reads the rows in `row_of`, by number, if `rows` is empty.
-        in_order: for data that supports it, function that yields the arrays of the examples in the
-            order of the data.
+        read: if `rows` is not empty, the numbers of the rows that have text; only these rows have
+            examples.
+        labels_of: if `rows` is not empty and the rows have labels, function that takes the number
+            of a row and returns the names of its labels.
+        contents: if `rows` is empty, function that reads the rows whose numbers are in `row_of`,
+            and returns a dict from row numbers to rows.
+        in_order: function that yields the examples as `examples` does; None if `examples` reads
+            them from `batches`.
     """
 
     data: Any
@@ -95,7 +100,7 @@ class Evaluated:
     in_order: Callable[[], Iterator[dict[str, Any]]] | None = None
 
     def examples(self) -> Iterator[dict[str, Any]]:
-        """Yields the arrays of each example without padding, in the order of the data."""
+        """Yields each example as a dict of arrays without padding, in the order of the data."""
         if self.in_order is not None:
             yield from self.in_order()
             return
@@ -115,7 +120,7 @@ class Evaluated:
 
     @property
     def text_bytes(self) -> int | None:
-        """Number of UTF-8 bytes of the predicted text; None if unknown or if it is not text."""
+        """Number of UTF-8 bytes of the text to predict; None for other data or if unknown."""
         size: int | None = None if self.split is None else self.data.bytes_predicted(self.split)
         return size
 

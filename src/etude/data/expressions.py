@@ -33,8 +33,9 @@ _ROW_OF_SPACES = r"\s+(?!\S)"
 """Expression that matches consecutive whitespace, as a whole or without its last character."""
 
 _UNBOUNDED = (
-    r"unbounded repetitions (*, +, {2,}) only where everything after them may be empty, or of a "
-    r"character class that a later alternative repeats by itself, as \s in \s*[\r\n]+|\s+"
+    r"unbounded repetitions (*, +, {2,}) only before elements that may match the empty string, or "
+    r"of a character class that a later alternative repeats by itself, as \s in \s*[\r\n]+|\s+; "
+    "other repetitions may take quadratic time"
 )
 _ESCAPED = "sSwWdDhHbBAzZnrtfv"
 _ANCHORS = ("^", "$", r"\b", r"\B", r"\A", r"\z", r"\Z")
@@ -47,7 +48,7 @@ _REPEAT = re.compile(r"[*+?][?+]?|\{([0-9]+)(,?)([0-9]*)\}|\{,([0-9]+)\}")
 
 
 class _Rejected(Exception):
-    """Raised for a rejected regular expression; the message contains what was expected."""
+    """Raised for a rejected regular expression; the message says which expressions are valid."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,10 @@ _Alternative = tuple[_Item, ...]
 
 
 def find_problem(pattern: str) -> str | None:
-    """Returns what was expected, for a message, if a regular expression is rejected; else None."""
+    """Returns None if a regular expression is accepted, otherwise a description of valid ones.
+
+    The description is a noun phrase that completes "expected ..." in a message.
+    """
     try:
         alternatives = _parse(pattern)
         _check(alternatives)
@@ -98,7 +102,7 @@ def find_problem(pattern: str) -> str | None:
 
 
 def shortest_match(pattern: str) -> int:
-    """Returns the minimum number of characters that an expression matches; 0 if unsupported."""
+    """Returns the minimum length of a match, in characters; 0 for an unsupported expression."""
     try:
         return min(_shortest(each) for _, each in _parse(pattern))
     except _Rejected:
@@ -120,7 +124,7 @@ def _check(alternatives: Sequence[tuple[str, _Alternative]]) -> None:
     if sum(cost.steps for cost in costs) > COST:
         raise _Rejected(
             f"a regular expression that takes at most {COST} steps per position of a text; use "
-            "fewer alternatives or counted repetitions"
+            "fewer alternatives or smaller repetition counts"
         )
     loops = [cost.loops for cost in costs]
     for number, (text, items) in enumerate(alternatives):
@@ -139,13 +143,15 @@ def _check(alternatives: Sequence[tuple[str, _Alternative]]) -> None:
 
 
 def _matches_all(text: str, items: _Alternative, loops: list[_Item], repeated: str) -> bool:
-    """Returns whether an alternative matches all consecutive characters of the class `repeated`.
+    """Returns whether an alternative matches any string of characters of the class `repeated`.
+
+    The alternatives of a regular expression are its parts between `|`.
 
     Args:
         text: source text of the alternative.
         items: elements of the alternative.
-        loops: unbounded repetitions of the alternative, from `_Cost`.
-        repeated: source text of the class.
+        loops: unbounded repetitions in the alternative, as in `_Cost`.
+        repeated: source text of the character class, such as `[0-9]`.
     """
     if (text, repeated) == (_ROW_OF_SPACES, r"\s"):
         return True
@@ -158,7 +164,7 @@ def _matches_all(text: str, items: _Alternative, loops: list[_Item], repeated: s
 
 @dataclass(frozen=True)
 class _Cost:
-    """Cost of an attempt to match an alternative, or an element of one, at one position of a text.
+    """Cost of an attempt to match an alternative, or one of its elements, at a text position.
 
     Attributes:
         steps: maximum number of steps, with each unbounded repetition counted once.
@@ -209,7 +215,10 @@ def _item_cost(item: _Item, after: bool) -> _Cost:
     if is_repeated and (
         inner_ways > 1 or _has_unbounded(item) or min(map(_shortest, item.inner)) < 1
     ):
-        raise _Rejected("repeated groups that are not empty and match in only one way")
+        raise _Rejected(
+            "repeated groups that match at least one character and in only one way, such as (ab)+ "
+            "but not (a|b)+ or (a*)+"
+        )
     return _Cost(steps * max(1, count), inner_ways + ways - 1, loops)
 
 
@@ -240,7 +249,14 @@ class _Parser:
         self.pattern, self.at = pattern, 0
 
     def alternatives(self, depth: int) -> list[tuple[str, _Alternative]]:
-        """Returns the alternatives up to the end of the current group or of the expression."""
+        """Returns the alternatives up to the end of the current group or of the expression.
+
+        Args:
+            depth: number of groups around the current position.
+
+        Returns:
+            The source text and the elements of each alternative.
+        """
         if depth > DEEPEST:
             raise _Rejected(f"at most {DEEPEST} nested groups")
         alternatives: list[tuple[str, _Alternative]] = []
@@ -302,7 +318,7 @@ class _Parser:
             raise _Rejected("at most one quantifier, such as * or +, after an element")
         low, comma, high = match[1] or "0", match[2] or match[4], match[3] or match[4] or ""
         if max(len(low), len(high)) > 9 or max(int(low), int(high or 0)) > MOST:
-            raise _Rejected(f"counted repetitions of at most {MOST} times")
+            raise _Rejected(f"a repetition count of at most {MOST}, as in x{{2,5}}")
         most = int(high) if high else None if comma else int(low)
         if most is not None and most < int(low):
             raise _Rejected("a valid regular expression")
@@ -315,9 +331,9 @@ def _known_escape(text: str) -> bool:
 
 
 def _class_end(pattern: str, at: int) -> int | None:
-    """Returns the end of the character class that begins at `at`; None if it is not closed.
+    """Returns the end of the character class that begins at `at`; None if the class has no end.
 
-    The class may contain other classes.
+    The end is the position after the closing bracket. The class may contain other classes.
     """
     depth = 0
     while at < len(pattern):

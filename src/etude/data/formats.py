@@ -74,19 +74,20 @@ def format_of(path: Path, *, without_suffix: bool = False) -> Format | None:
 
 
 def endings(*, rows: bool = False) -> str:
-    """Returns a list of the supported suffixes, as text for a message.
+    """Returns the supported suffixes as text for a message, separated by commas.
 
     Args:
         rows: whether to list only the suffixes of tables.
     """
     suffixes = ", ".join(suffix for suffix, kind in KINDS.items() if not rows or kind != "text")
-    return f"{suffixes}; all but .parquet also with {', '.join(COMPRESSED)}"
+    return f"{suffixes}; all but .parquet may be compressed ({', '.join(COMPRESSED)})"
 
 
 def open_bytes(path: Path) -> IO[bytes]:
-    """Opens a file and decompresses it according to its last suffix.
+    """Returns a reader of the decompressed bytes of a file.
 
-    Reading raises one of `BROKEN` if the content is truncated or damaged.
+    The last suffix of the file's name sets the compression. Reading raises one of `BROKEN` if the
+    content is truncated or damaged.
     """
     openers: dict[str, Callable[[Path], Any]] = {
         ".gz": gzip.open,
@@ -99,7 +100,11 @@ def open_bytes(path: Path) -> IO[bytes]:
 
 
 def open_zstd(file: IO[bytes], mode: str = "rb") -> IO[bytes]:
-    """Returns a reader of all frames of a zstd file.
+    """Returns a reader of the decompressed bytes of all frames of a zstd file.
+
+    Args:
+        file: the compressed file.
+        mode: mode of the reader, which must contain `r`.
 
     Raises:
         ValueError: if the mode is not a reading mode.
@@ -114,15 +119,15 @@ def _buffered(file: IO[bytes], new: Callable[[], Any], padding: bytes = b"") -> 
 
 
 class _Streams(io.RawIOBase):
-    """Raw reader that decompresses all streams of a file, one after the other.
+    """Raw reader that decompresses all compressed streams of a file, one after the other.
 
     The libraries' own readers stop silently where other data follows a stream (bz2, xz), or where
     the file ends within a stream (zstd).
 
     Args:
         file: the compressed bytes.
-        new: creates the decompressor of one stream.
-        padding: the byte that is allowed between streams; empty allows none.
+        new: function that creates the decompressor of one stream.
+        padding: the byte that may be repeated between streams; empty if no byte may.
     """
 
     def __init__(self, file: IO[bytes], new: Callable[[], Any], padding: bytes) -> None:

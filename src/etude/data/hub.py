@@ -56,7 +56,11 @@ class Repository:
     key: str = "data"
 
     def noted(self, checks: Checks) -> None:
-        """Checks that the name has the form `owner/name`."""
+        """Checks that the name has the form `owner/name`.
+
+        Args:
+            checks: collects the problems.
+        """
         is_valid = NAME.fullmatch(self.name) is not None
         checks.that(is_valid, "name", self.name, "owner/name, as on the Hugging Face Hub")
 
@@ -83,7 +87,7 @@ class Repository:
             raise RequestError(Problem(key, expected, split, nearest(split, streams)))
         if self.streaming:
             return streams[split]
-        log.info("downloading %s", self.name)
+        log.info("downloading the dataset %s", self.name)
         return quiet_datasets().load_dataset(**self._load_arguments, split=split)
 
     @contextmanager
@@ -105,9 +109,9 @@ class Repository:
             raise RequestError(_failed(self.name, error).under(self.key)) from error
 
     def _downloaded(self, split: str) -> Any | None:
-        """Returns a split that was downloaded before, without a network request.
+        """Returns the rows of a split that was downloaded before, without a network request.
 
-        None if there is no download of the split at exactly this commit.
+        Returns None if the split was not downloaded at exactly this commit.
         """
         from datasets.packaged_modules.cache.cache import Cache  # type: ignore[import-untyped]
 
@@ -129,7 +133,7 @@ class Repository:
 
     @cached_property
     def _streams(self) -> Any:
-        """Splits by name, each a stream of rows that is not read yet."""
+        """Dict from the name of each split to its rows, an `IterableDataset` not read yet."""
         if os.path.exists(self.name):  # the library would read the folder instead
             expected = "a repository on the Hugging Face Hub, not a local folder"
             hint = f"to read the folder, use {FILES} with data.path={self.name}"
@@ -150,9 +154,13 @@ class Repository:
 
 
 def pinned(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns `revision` as the commit to which it currently points (see `etude.config.pinning`).
+    """Returns `{"revision": commit}`, with the commit to which `revision` currently points.
 
-    Empty if `revision` is a full commit hash already.
+    The commit replaces the revision in the saved config (see `etude.config.pinning`). The dict is
+    empty if the revision is a full commit hash already, or the dataset's name is invalid.
+
+    Args:
+        arguments: arguments of a data class, of which `name` and `revision` are used.
     """
     name, revision = str(arguments.get("name", "")), arguments.get("revision")
     if not NAME.fullmatch(name) or (revision and COMMIT.fullmatch(revision)):
@@ -164,8 +172,12 @@ def pinned(arguments: Mapping[str, Any]) -> dict[str, Any]:
 def commit_of(name: str, revision: str) -> str:
     """Returns the commit to which a branch or a tag of a dataset on the Hugging Face Hub points.
 
-    It is resolved once per process, so that all runs of a sweep read the same commit. If the Hub
-    can't be reached, the commit that was last seen on this machine is returned.
+    The revision is resolved once per process, so that all runs of a sweep read the same commit. If
+    the Hub can't be reached, the commit that was last seen on this machine is returned.
+
+    Args:
+        name: name of the dataset, `owner/name`.
+        revision: a branch, a tag or a commit.
 
     Raises:
         InvalidArguments: if there is no such repository or revision, or the Hub can't be reached
@@ -224,7 +236,7 @@ def _failed(name: str, error: Exception) -> Problem:
     if _is_network(error):
         expected = "a connection to the Hugging Face Hub"
         return Problem("name", expected, name, f"{OFFLINE}; {reason}")
-    return Problem("name", "a dataset with readable rows", name, reason)
+    return Problem("name", "a dataset whose rows the `datasets` library can read", name, reason)
 
 
 def _is_network(error: BaseException | None) -> bool:

@@ -33,13 +33,14 @@ class HubText(TextData):
     Args:
         name, config, revision: see `etude.data.hub.Repository`.
         split: name of the split with the training text.
-        validation_split: name of the split with the validation text. None holds out a fraction v =
-            `validation` of `split`: document i (from 0) if floor((i + 1) v) > floor(i v).
+        validation_split: name of the split with the validation text. None holds out the fraction
+            v = `validation` of `split`: document i, counted from 0, is held out if
+            floor((i + 1) v) > floor(i v).
         validation: the held-out fraction, between 0 and 1; unused with `validation_split`.
         column: name of the text column; None selects the column `text`, or else the only column
             with text.
-        streaming: see `Repository`; the data is read over the network once for training the
-            tokenizer and once for each split.
+        streaming: see `Repository`. If true, the data is read over the network once for training
+            the tokenizer and once for each split.
         documents: number of rows to read from the beginning of `split`; None reads all rows.
     """
 
@@ -96,7 +97,7 @@ class HubText(TextData):
 
     @classmethod
     def pinned(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns `revision` as the commit to which it points (see `etude.data.hub.pinned`)."""
+        """Returns `{"revision": commit}` with the commit to read; see `etude.data.hub.pinned`."""
         return pinned(arguments)
 
     @property
@@ -139,7 +140,12 @@ class HubText(TextData):
             yield from iterate_texts(self._values(self.split, self.limit), tell=True)
 
     def _values(self, split: str, limit: int | None) -> Iterator[tuple[str, Any]]:
-        """Yields the values of the text column in a split, each after its position."""
+        """Yields each value of the text column in a split, as a pair (position, value).
+
+        Args:
+            split: name of the split.
+            limit: maximum number of rows to read; None reads all rows.
+        """
         with self.repository.explained():
             rows, column = self._rows(split)
             for number, value in enumerate(islice(column_values(rows, column), limit), 1):

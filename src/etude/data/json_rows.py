@@ -22,11 +22,13 @@ NEAR = 16  # characters before the end of the buffer in which it may cause an er
 
 
 def rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields the objects of a file in order, each after its position, such as `line 3` or `row 3`.
+    """Yields the objects of a file in order, each as a pair (position, object).
+
+    The position is text: `line 3` in a file with one object per line, `row 3` in a list.
 
     Raises:
         RequestError: if the file is not JSON, contains anything but objects, or an object has a
-            duplicate key; contains the position.
+            duplicate key; the message contains the position.
     """
     if _is_list(file):
         for number, row in enumerate(_List(file), 1):
@@ -63,7 +65,7 @@ def _is_list(file: Path) -> bool:
 
 
 class _List:
-    """Iterator over the objects of a file that is one list; reads a chunk at a time."""
+    """Iterable over the objects of a JSON file that is one list; reads a chunk at a time."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -87,7 +89,7 @@ class _List:
                 raise self._error("the end of the file after the list")
 
     def _read_more(self, size: int = CHUNK) -> bool:
-        """Reads the next chunk; returns False at the end of the file."""
+        """Reads up to `size` characters into the buffer; returns False at the file's end."""
         done = self.text[: self.position]
         self.line += done.count("\n")
         last = done.rfind("\n")
@@ -97,10 +99,13 @@ class _List:
         return bool(more)
 
     def _read_size(self, held: int) -> int:
-        """Returns how many characters to read when `held` characters of a row are buffered.
+        """Returns the number of characters to read next for a row that is not complete.
 
-        The number doubles the buffer, but is no larger than needed to detect a row that is too
-        long.
+        Reading this number at least doubles the buffer, but reads no more than needed to detect a
+        row that is too long.
+
+        Args:
+            held: number of characters of the row that are already in the buffer.
         """
         return min(max(CHUNK, held), LONGEST + CHUNK - held)
 
@@ -116,7 +121,8 @@ class _List:
 
     def _expect(self, character: str) -> None:
         if self._next() != character:
-            raise self._error(f"{EXPECTED}, with {character} at this position")
+            wanted = "a comma or ]" if character == "]" else character
+            raise self._error(f"{EXPECTED}, with {wanted} at this position")
         self.position += 1
 
     def _read_item(self, number: int) -> dict[str, Any]:

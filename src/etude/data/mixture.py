@@ -32,8 +32,8 @@ _NAME = re.compile(r"[A-Za-z0-9][\w-]*", re.ASCII)
 class Mixture(TextData):
     """Corpus mixed from several sources, whose weights set their fractions of the run's examples.
 
-    The fractions are exact in the long run. After m examples, a source with the fraction w of K
-    sources has provided m w examples, up to a deviation of (1 + K w) / 2. Within each source,
+    The fractions are exact in the long run. After m examples of K sources, a source whose fraction
+    is w has provided m w examples, up to a deviation of (1 + K w) / 2. Within each source,
     `order` orders the examples as if the source were the only one. The order has no state: example
     g of the run depends only on the seed, the batch size and g.
 
@@ -42,9 +42,9 @@ class Mixture(TextData):
     together (`val/loss`, a mean over tokens, independent of the weights) and of each source
     separately (`val/<name>/loss`).
 
-    A source is the config of any text data with `_partial_: true`. The mixture calls it with the
-    tokenizer, the sequence length and the batch size. An example of a config file, used as
-    `data=mine`::
+    A source is the config of any text data with `_partial_: true`. The mixture completes this
+    config with the tokenizer, the sequence length and the batch size. An example of a config file,
+    used as `data=mine`::
 
         defaults:
           - tokenizer: bpe
@@ -161,11 +161,11 @@ class Mixture(TextData):
 class Shares:
     """Assignment of examples to sources that keeps each source's count close to its fraction.
 
-    Example j of a source with weight w (all weights sum to one) is due at time (j + 1/2) / w, and
-    the examples are in the order of these times; equal times are in the order of the sources. This
-    is the method of Webster or Sainte-Laguë for the apportionment of seats (Balinski and Young
-    1982, "Fair representation"), one seat at a time. After m examples of K sources, a source has
-    provided m w examples, up to a deviation of (1 + K w) / 2.
+    Example j, from 0, of a source with weight w (all weights sum to one) is due at time
+    (j + 1/2) / w, and the examples are in the order of these times; equal times are in the order of
+    the sources. This is the method of Webster or Sainte-Laguë for the apportionment of seats
+    (Balinski and Young 1982, "Fair representation"), one seat at a time. After m examples of K
+    sources, a source has provided m w examples, up to a deviation of (1 + K w) / 2.
 
     Args:
         weights: weights of the sources, with any sum; at least one is positive. They are
@@ -176,14 +176,14 @@ class Shares:
 
     @cached_property
     def units(self) -> tuple[int, ...]:
-        """Whole numbers in proportion to the weights, so that times are compared exactly."""
+        """Weights as whole numbers in the same proportions, for exact comparisons of times."""
         exact = [Fraction(repr(float(weight))) for weight in self.weights]
         scale = math.lcm(*(weight.denominator for weight in exact))
         units = [int(weight * scale) for weight in exact]
         return tuple(unit // math.gcd(*units) for unit in units)
 
     def counts(self, examples: int) -> list[int]:
-        """Returns the number of examples of each source among the first `examples`."""
+        """Returns the number of examples of each source among the first `examples` examples."""
         # Up to time t a source provides floor(w t + 1/2) examples, and all K sources t +- K / 2.
         active = sum(unit > 0 for unit in self.units)
         twice, whole = max(2 * examples - active, 0), sum(self.units)
@@ -215,14 +215,14 @@ class Shares:
 class MixtureOrder:
     """Order of the windows of a mixture, whose sources are stored in one file.
 
-    `Shares` assigns the windows of a step to sources. The assignment is shuffled by (seed, step),
-    so that the sources are mixed in each micro-batch and on each rank. Within each source, the
-    windows are in the order `within`.
+    `Shares` assigns the windows of a step to sources. The assignment is shuffled with random
+    numbers that depend only on (seed, step), so that the sources are mixed in each micro-batch and
+    on each rank. Within each source, the windows are in the order `within`.
 
     Args:
-        sections: position of each source's tokens in the file, by name.
-        stages: the stages of the run, which differ in their weights: the number of examples before
-            each stage, and its weights by name.
+        sections: position and number of each source's tokens in the file, by the source's name.
+        stages: the stages of the run, which differ in their weights; each is a pair of the number
+            of examples before the stage and a dict from the sources' names to their weights.
         length: number of targets in a window.
         batch: number of windows in an optimizer step.
         seed: the run's seed, not negative.
@@ -256,7 +256,7 @@ class MixtureOrder:
         return self.windows(step, step * self.batch, self.batch)
 
     def windows(self, step: int, first: int, count: int) -> NDArray[np.int64]:
-        """Returns the positions as `starts` does, for a step of `count` windows.
+        """Returns the position of each window's first token in step `step`, shape (count,).
 
         Args:
             step: number of the optimizer step, from 0.
@@ -280,9 +280,12 @@ class MixtureOrder:
         return starts
 
     def _source_starts(self, source: int, first: int, number: int) -> NDArray[np.int64]:
-        """Returns the positions of the first tokens of examples of a source, in the source's text.
+        """Returns the position in a source's text of the first token of each of its next examples.
 
-        The examples are first, ..., first + number - 1.
+        Args:
+            source: index of the source.
+            first: number of examples that the source has provided before.
+            number: number of examples.
         """
         last = first + max(number, 1) - 1
         chunks = [self._chunk(source, c) for c in range(first // CHUNK, last // CHUNK + 1)]
@@ -303,15 +306,16 @@ def _seed_of(name: str, seed: int) -> int:
 def _check_names(
     checks: Checks, sources: Mapping[str, object], weights: Mapping[str, float]
 ) -> None:
-    checks.that(bool(sources), "sources", sources, "at least one source, by name")
+    expected = "at least one source, as a mapping from its name to its config"
+    checks.that(bool(sources), "sources", sources, expected)
     for name in sources:
-        expected = "a name of letters, digits, _ and -"
+        expected = "a name of letters, digits, _ and - that begins with a letter or a digit"
         checks.that(_NAME.fullmatch(name) is not None, "sources", name, expected)
         if name not in weights:
             checks.problems.append(Problem(f"weights.{name}", f"a weight for the source {name}"))
     for name, weight in weights.items():
         key = f"weights.{name}"
-        expected = "the name of a source"
+        expected = "the name of a source in data.sources"
         if not checks.that(name in sources, key, weight, expected, nearest(name, sources)):
             continue
         hint = "remove an unused source from data.sources and data.weights" if weight == 0 else None

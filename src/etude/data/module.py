@@ -42,7 +42,8 @@ class DataAttributes(pl.LightningDataModule, ABC):
     This class is not a dataclass, so its attributes don't become fields of `DataModule`.
 
     Attributes:
-        reads: kind of this data, which objectives refer to; see `etude.data.objective.Reads`.
+        reads: kind of this data (`windows` of text, `examples` with fields, or `made`, synthetic
+            examples); an objective must read the same kind.
         fields: names of the fields of an example.
         section_names: sources of a mixture, in the order in which they are stored; empty for a
             single source.
@@ -51,7 +52,8 @@ class DataAttributes(pl.LightningDataModule, ABC):
             `running text has`.
         shares_exactly: whether the number of examples of a step must be a multiple of the number
             of ranks.
-        pack: whether several examples share a sequence, so an example may begin at any position.
+        pack: whether one sequence may contain several examples, so an example may begin at any
+            position.
         model_vocabulary: `model.vocab_size` if the config sets it, otherwise 0. If it is larger
             than the tokenizer's vocabulary, evaluation batches are smaller.
     """
@@ -120,12 +122,15 @@ class DataModule(DataAttributes):
     def content_files(self) -> list[Path] | None:
         """Returns the files that contain the data, and the folders that were searched for them.
 
-        None if the content does not come from files only.
+        Returns None if the content does not come from files only.
         """
         return None
 
     def origin(self) -> dict[str, object]:
-        """Returns the origin of the data, to save with a run; empty if the config has the path."""
+        """Returns where the data comes from, as JSON values that are saved with a run.
+
+        The dict is empty if the config already contains the path of the data.
+        """
         return {}
 
     @abstractmethod
@@ -138,7 +143,10 @@ class DataModule(DataAttributes):
 
     @abstractmethod
     def prepare(self, cache_dir: Path) -> Any:
-        """Creates in `cache_dir` the files that the loaders read, or finds them there.
+        """Prepares the files that the loaders read, unless `cache_dir` already contains them.
+
+        Args:
+            cache_dir: parent folder of the prepared data.
 
         Raises:
             RequestError: if the data can't be used; contains the reason.
@@ -156,7 +164,11 @@ class DataModule(DataAttributes):
 
     @abstractmethod
     def assembly(self, share: Share) -> StepAssembler:
-        """Returns the object that assembles a run's optimizer steps."""
+        """Returns the object that assembles a run's optimizer steps.
+
+        Args:
+            share: the part of each step that this process assembles.
+        """
 
     @abstractmethod
     def evaluation_batches(self, split: Any) -> DataLoader[Any]:
@@ -168,11 +180,15 @@ class DataModule(DataAttributes):
 
     @abstractmethod
     def sources_of(self, documents: Collection[int]) -> dict[int, str]:
-        """Returns, by document number, where documents of the training split come from."""
+        """Returns a dict from document numbers to descriptions of where the documents come from.
+
+        Args:
+            documents: numbers of documents of the training split, from 0.
+        """
 
     @abstractmethod
     def places_of(self, text: str) -> Iterator[DocumentSpan]:
-        """Yields the positions at which a text occurs in the training split.
+        """Yields the document spans of the training split in which a text occurs.
 
         Raises:
             RequestError: if the data contains no text.
@@ -197,7 +213,11 @@ class DataModule(DataAttributes):
 
     @abstractmethod
     def described(self, examples: int) -> Iterator[str]:
-        """Yields lines that describe the prepared data, and some of its examples."""
+        """Yields lines that describe the prepared data, and some of its examples.
+
+        Args:
+            examples: number of examples to show.
+        """
 
     # -- shared by all data -------------------------------------------------------------------
 
@@ -221,7 +241,9 @@ class DataModule(DataAttributes):
         self.objective = objective
 
     def meant_for(self, reads: Reads) -> str | None:
-        """Returns a hint with a task that fits the data, for messages about tasks that don't fit.
+        """Returns a hint with a task that fits the data, for messages about a task that doesn't.
+
+        Returns None if there is no hint.
 
         Args:
             reads: kind of data that the run's task reads.
@@ -239,21 +261,21 @@ class DataModule(DataAttributes):
     def files_read(self) -> list[Path] | None:
         """Returns the files that the fingerprint covers, and the folders searched for them.
 
-        None if the fingerprint depends on more than files.
+        Returns None if the fingerprint depends on more than files.
         """
         return self.content_files()
 
     @property
     def stated_vocabulary(self) -> int | None:
-        """Size of the vocabulary, if it is known before the data is prepared."""
+        """Size of the vocabulary; None if it is unknown before the data is prepared."""
         return None
 
     def evaluation_positions(self, vocabulary: int) -> int:
         """Returns the number of positions in an evaluation batch; fewer for a large vocabulary.
 
         Args:
-            vocabulary: size of the tokenizer's vocabulary; if the model's is larger, the model's
-                counts.
+            vocabulary: size of the tokenizer's vocabulary. The model's vocabulary size is used
+                instead if that is larger.
         """
         return evaluation_positions(max(vocabulary, self.model_vocabulary))
 
@@ -286,7 +308,7 @@ class DataModule(DataAttributes):
     def bytes_predicted(self, split: Any) -> int | None:
         """Returns the number of UTF-8 bytes that a split's targets represent.
 
-        None if the targets are not text.
+        Returns None if the targets are not text.
         """
         return None
 
@@ -333,7 +355,7 @@ class DataModule(DataAttributes):
             yield Problem("data.batch", expected, self.examples_per_step)
 
     def changes(self) -> Iterator[tuple[str, int]]:
-        """Yields the config key and the step of each value that changes during a run."""
+        """Yields, for each change of a setting during a run, its config key and the step."""
         return iter(())
 
     def train_dataloader(self) -> DataLoader[Any]:
@@ -350,7 +372,7 @@ class DataModule(DataAttributes):
         return self.evaluation_batches("val")
 
     def evaluated(self, split: Any) -> Evaluated:
-        """Returns a split of the data for evaluation."""
+        """Returns the examples of a split for evaluation."""
         return Evaluated(self, split, lambda: self.evaluation_batches(split))
 
     def evaluated_with_rows(self, asked: EvaluationRequest) -> Evaluated:

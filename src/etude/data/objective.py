@@ -90,11 +90,13 @@ class WindowObjective(Objective):
 
     @abstractmethod
     def __call__(self, windows: Numbers, random: np.random.Generator) -> Arrays:
-        """Returns the arrays of n windows, each with n rows; ignored targets are `IGNORE`.
+        """Returns the inputs and targets of n windows, as a dict of arrays with n rows each.
+
+        Targets that don't enter the loss are `IGNORE`.
 
         Args:
             windows: token ids, (n, number of tokens given by `raw`).
-            random: random numbers of the step.
+            random: random number generator of the step.
         """
 
     def targets(self, arrays: Arrays) -> int:
@@ -106,8 +108,8 @@ class ExampleObjective(Objective):
     """Objective that converts the fields of an example to inputs and targets.
 
     Attributes:
-        padded: arrays whose padding must be hidden from the model, by name; the value is the name
-            of a mask that is true at positions without padding.
+        padded: dict from the name of each array whose padding must be hidden from the model to the
+            name of the array's mask, which is true at positions without padding.
     """
 
     reads = "examples"
@@ -116,14 +118,25 @@ class ExampleObjective(Objective):
 
     @abstractmethod
     def lengths(self, lengths: Mapping[str, Numbers]) -> Numbers:
-        """Returns the number of positions of each example, from the lengths of its fields."""
+        """Returns the number of positions of each example.
+
+        Args:
+            lengths: dict from the name of each field to its length in each example.
+        """
 
     def cut(self, lengths: Mapping[str, Numbers]) -> int:
-        """Returns the number of examples that `compose` truncates although each field fits."""
+        """Returns the number of examples that `compose` truncates; 0 if it truncates none.
+
+        Args:
+            lengths: dict from the name of each field to its length in each example.
+        """
         return 0
 
     def compose(self, fields: Arrays) -> Arrays:
-        """Returns the arrays of an example from its fields, each one-dimensional or one number."""
+        """Returns the inputs and targets of an example, created from its fields.
+
+        Each array is one-dimensional, or a single number.
+        """
         return fields
 
     def targets(self, arrays: Arrays) -> float:
@@ -131,7 +144,12 @@ class ExampleObjective(Objective):
         return float(enters_loss(arrays["labels"]).sum())
 
     def bound_to_rows(self, tokenizer: Any, sequence_length: int) -> Self:
-        """Returns the objective for rows that are only evaluated, each with the same weight."""
+        """Returns the objective for rows that are only evaluated, each with the same weight.
+
+        Args:
+            tokenizer: the run's tokenizer.
+            sequence_length: maximum number of positions of an example.
+        """
         return self
 
     def without_targets(self, arrays: Arrays) -> Arrays:
@@ -140,11 +158,11 @@ class ExampleObjective(Objective):
         return arrays | {"labels": np.full_like(labels, _fill("labels", labels))}
 
     def positions(self, arrays: Arrays) -> int:
-        """Returns the number of positions that a model computes for the example, unpadded."""
+        """Returns the number of positions that a model computes for the example without padding."""
         return sum(len(arrays[name]) for name in self.padded)
 
     def collated(self, examples: Sequence[Arrays]) -> dict[str, torch.Tensor]:
-        """Returns one batch of several examples, padded at the end."""
+        """Returns one batch of several examples: tensors padded at the end, and their masks."""
         batch: dict[str, torch.Tensor] = {}
         for name, first in examples[0].items():
             arrays = [example[name] for example in examples]
@@ -161,9 +179,10 @@ class ExampleObjective(Objective):
     def packed(self, rows: Sequence[Sequence[Arrays]]) -> dict[str, Any]:
         """Returns one batch of several sequences, each of several examples one after the other.
 
-        `documents`, the starts of the examples, replaces the mask that `padded` names. The padding
-        after a sequence's last example is another document, without targets. An array with one
-        number per example becomes an array with one number for each of the N documents, (N,).
+        Each example is a document. `documents`, which contains the starts of the documents,
+        replaces the mask that `padded` names. The padding after a sequence's last example is a
+        further document, without targets. An array with one number per example becomes an array
+        with one number for each of the N documents of the batch, (N,).
         """
         documents = {}
         for name, keep in self.padded.items():
@@ -188,9 +207,12 @@ class ExampleObjective(Objective):
 
 
 def describe_required_data(objective: Objective | None) -> tuple[str, str | None]:
-    """Returns, for messages, a description of the data that an objective reads, and an example.
+    """Returns a description of the data that an objective reads, and an example, for messages.
 
-    The example is None if the description contains it.
+    The example is a config of such data; it is None if the description already contains one.
+
+    Args:
+        objective: the objective; None for next-token prediction on running text.
     """
     if objective is None or objective.reads == "windows":
         return "running text for the run's task, such as data=text_files", None
@@ -201,12 +223,21 @@ def describe_required_data(objective: Objective | None) -> tuple[str, str | None
 
 
 def enters_loss(labels: NDArray[Any]) -> NDArray[np.bool_]:
-    """Returns which labels enter the loss: all but `IGNORE`; all but NaN if floating-point."""
+    """Returns a boolean array that is true for labels that enter the loss.
+
+    Integer labels enter the loss unless they are `IGNORE`, floating-point labels unless they are
+    NaN.
+    """
     return ~np.isnan(labels) if labels.dtype.kind == "f" else labels != IGNORE
 
 
 def _fill(name: str, like: NDArray[Any]) -> float:
-    """Returns the padding value of an array."""
+    """Returns the padding value of an array: a label that does not enter the loss, otherwise 0.
+
+    Args:
+        name: name of the array.
+        like: an array of the same type.
+    """
     if name != "labels":
         return 0
     return math.nan if like.dtype.kind == "f" else IGNORE
@@ -221,6 +252,6 @@ def _rows(arrays: Sequence[NDArray[Any]], fill: float) -> torch.Tensor:
 
 
 def generator(seed: int, step: int) -> np.random.Generator:
-    """Returns the random number generator for an optimizer step of a run."""
+    """Returns an objective's random number generator for an optimizer step of a run."""
     entropy = np.random.SeedSequence(seed, spawn_key=(CORRUPTION_STREAM, step))
     return np.random.Generator(np.random.Philox(entropy))

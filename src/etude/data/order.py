@@ -46,7 +46,9 @@ class Order(Protocol):
         """
 
     def windows(self, step: int, first: int, count: int) -> NDArray[np.int64]:
-        """Returns the positions as `starts` does, for a step of `count` windows.
+        """Returns the position of each window's first token in step `step`, shape (count,).
+
+        This method is for runs whose steps differ in their number of windows.
 
         Args:
             step: number of the optimizer step, from 0.
@@ -79,7 +81,13 @@ class RandomWindows:
         return self.windows(step, step * self.batch, self.batch)
 
     def windows(self, step: int, first: int, count: int) -> NDArray[np.int64]:
-        """Returns the positions for a step of `count` windows; they don't depend on `first`."""
+        """Returns the position in the split of each window's first token, for `count` windows.
+
+        Args:
+            step: number of the optimizer step, from 0, which determines the windows.
+            first: not used.
+            count: number of windows in the step.
+        """
         # Raw Philox words rather than a Generator's integers: NumPy guarantees their stability.
         # The remainder's bias is below tokens / 2**64.
         words = np.random.Philox(_entropy(WINDOWS_STREAM, self.seed, step)).random_raw(count)
@@ -119,9 +127,12 @@ class EveryExampleOnce:
         return self.windows(step, step * self.batch, self.batch)
 
     def windows(self, step: int, first: int, count: int) -> NDArray[np.int64]:
-        """Returns the positions of `count` windows after the run's first `first` windows.
+        """Returns the position in the split of each window's first token, for `count` windows.
 
-        They don't depend on `step`.
+        Args:
+            step: not used.
+            first: number of windows in all earlier steps, which determines the windows.
+            count: number of windows in the step.
         """
         examples = self.examples
         result = np.empty(count, dtype=np.int64)
@@ -172,8 +183,8 @@ def _encipher(index: Words, a: Words, b: Words, keys: Words) -> Words:
 def _hash(x: Words) -> Words:
     """Returns 33 well-mixed bits of each 64-bit word.
 
-    They are few enough that the additions in `_encipher` can't overflow. The shifts and multipliers
-    are those of SplitMix64 (Steele, Lea and Flood 2014).
+    With only 33 bits, the additions in `_encipher` can't overflow. The shifts and multipliers are
+    those of SplitMix64 (Steele, Lea and Flood 2014).
     """
     x = (x ^ (x >> _30)) * _MULTIPLIER_1
     x = (x ^ (x >> _27)) * _MULTIPLIER_2
@@ -182,7 +193,13 @@ def _hash(x: Words) -> Words:
 
 @lru_cache(maxsize=64)
 def round_keys(stream: int, seed: int, index: int) -> Words:
-    """Returns the keys of `permute` for a run's seed, a stream, and an index in the stream."""
+    """Returns random keys for a permutation by `permute`.
+
+    Args:
+        stream: constant that separates these random numbers from others of the same seed.
+        seed: the run's seed.
+        index: number of the permutation, such as the epoch.
+    """
     return np.random.Philox(_entropy(stream, seed, index)).random_raw(ROUNDS)
 
 

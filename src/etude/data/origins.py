@@ -1,4 +1,4 @@
-"""Origins of examples: documents, rows, or numbers of synthetic examples."""
+"""Origins of training examples: spans of documents, rows, or numbers of synthetic examples."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class DocumentSpan:
 
 @dataclass(frozen=True)
 class SpanRead:
-    """An optimizer step, and the example in it, that read a document span.
+    """Use of a document span in training, by one example of an optimizer step.
 
     Attributes:
         step: number of the step, from 0.
         example: number of the example within the step, from 0.
         place: the document span.
-        whole: whether the example contains the whole span.
+        whole: whether the example contains the whole span; if false, it contains a part.
     """
 
     step: int
@@ -71,7 +71,14 @@ def find_occurrences(
 ) -> tuple[list[tuple[int, int]], int]:
     """Returns the token spans at which `text` occurs in a document, and the document's length.
 
-    The length is in tokens.
+    Args:
+        document: text of the document.
+        text: the text to find.
+        tokenizer: tokenizer that gives the tokens.
+
+    Returns:
+        The spans as pairs (first, end) of token positions in the document, and the number of tokens
+        of the document.
     """
     offsets: list[tuple[int, int]] = []
     characters = 0

@@ -14,7 +14,7 @@ SIZE = 1 << 24  # approximate bytes of a group
 
 
 def columns(file: Path) -> dict[str, bool]:
-    """Returns the names of the columns, and whether each contains text.
+    """Returns a dict from the name of each column to whether the column contains text.
 
     Raises:
         RequestError: if a name is repeated.
@@ -37,7 +37,15 @@ def columns(file: Path) -> dict[str, bool]:
 
 
 def rows(file: Path, wanted: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yields the number of each row, from 1, and the row's values in the requested columns."""
+    """Yields the number of each row, from 1, and a dict from columns to the row's values.
+
+    Args:
+        file: the file.
+        wanted: names of the columns to read.
+
+    Raises:
+        RequestError: if a text is longer than `LONGEST`; the message contains the row.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
@@ -64,7 +72,16 @@ def rows(file: Path, wanted: Sequence[str]) -> Iterator[tuple[int, dict[str, Any
 
 
 def _check_sizes(file: Path, table: Any, wanted: Sequence[str]) -> None:
-    """Rejects row groups whose mean value is too long, before any data is read."""
+    """Checks, before any data is read, that the mean length of a row group's texts is bounded.
+
+    Args:
+        file: the file, for messages.
+        table: the opened file, a `ParquetFile`.
+        wanted: names of the columns to check.
+
+    Raises:
+        RequestError: if a column has more bytes than texts of `LONGEST` characters can have.
+    """
     first = 1
     for number in range(table.metadata.num_row_groups):
         group = table.metadata.row_group(number)
@@ -81,7 +98,12 @@ def _check_sizes(file: Path, table: Any, wanted: Sequence[str]) -> None:
 
 
 def _group_rows(table: Any, wanted: Sequence[str]) -> int:
-    """Returns the number of rows to read at a time; fewer if rows are long."""
+    """Returns the number of rows to read at a time; fewer if rows are long.
+
+    Args:
+        table: the opened file, a `ParquetFile`.
+        wanted: names of the columns to read.
+    """
     size = 0
     for number in range(table.metadata.num_row_groups):
         group = table.metadata.row_group(number)

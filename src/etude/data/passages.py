@@ -6,7 +6,7 @@ follows a letter. At these positions GPT-2's pre-tokenizer always begins a new p
 matches whitespace only at the start of a piece, looks ahead no further than the end of a run of
 whitespace, and puts letters and punctuation in different pieces), and no merge of byte-pair
 encoding crosses pieces; so the tokens are exactly those of the uncut text. For character and byte
-tokenizers, any position would do.
+tokenizers, any position is suitable.
 
 A text without such a position is cut at a maximum size, so that memory is bounded; a few tokens
 next to the cut may then differ from those of the uncut text.
@@ -52,5 +52,5 @@ def cut(chunks: Iterable[str], size: int = PASSAGE, limit: int | None = None) ->
 
 
 def is_clean_cut(before: str, after: str) -> bool:
-    """Returns whether a cut between `before` and `after` leaves the tokens of a text unchanged."""
+    """Returns whether a cut between the texts `before` and `after` leaves all tokens unchanged."""
     return BREAK.match(before[-1:] + after[:1], 1) is not None

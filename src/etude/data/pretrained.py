@@ -74,9 +74,13 @@ class Pretrained(Recipe):
 
     @classmethod
     def pinned(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns `revision` as a repository's current commit (see `etude.config.pinning`).
+        """Returns `{"revision": commit}`, with the commit to which `revision` currently points.
 
-        Empty for local files, and if `revision` is a full commit hash already.
+        The commit replaces the revision in the saved config (see `etude.config.pinning`). The dict
+        is empty for local files, and if the revision is a full commit hash already.
+
+        Args:
+            arguments: arguments of the recipe, of which `path` and `revision` are used.
         """
         path, revision = str(arguments.get("path", "")), arguments.get("revision")
         if not _is_hub_id(path) or (revision and _COMMIT.fullmatch(revision)):
@@ -158,9 +162,13 @@ def _in_folder(folder: Path, typed: str) -> list[Path]:
 
 
 def _tokenizer_config(vocabulary: Path) -> list[Path]:
-    """Returns the path of `tokenizer_config.json` in a list; empty if the file is missing.
+    """Returns a list with the path of `tokenizer_config.json`; empty if the file is missing.
 
-    It sets whether BERT's tokenizer converts text to lower case.
+    This file sets whether BERT's tokenizer converts text to lower case. The list is also empty if
+    the vocabulary is not a `.txt` file.
+
+    Args:
+        vocabulary: path of the vocabulary file, in the same folder.
     """
     config = vocabulary.with_name("tokenizer_config.json")
     return [config] if vocabulary.suffix == ".txt" and config.is_file() else []
@@ -221,15 +229,18 @@ def _load(stamps: tuple[tuple[Path, int, int], ...], end_of_text: str | None) ->
 
 
 def _check_ids(tokenizer: Tokenizer, file: Path) -> None:
-    """Checks that ids are unique and dense: an embedding has a row for each id to the largest."""
+    """Checks that token ids are unique and have few gaps.
+
+    The model's embedding has a row for each id from 0 to the largest, so each gap wastes memory.
+    """
     ids = list(tokenizer.backend.get_vocab().values())
     largest, most = max(ids, default=0), 2 * len(ids) + 1000
     expected = None
     if len(set(ids)) < len(ids):
         expected = "a tokenizer with unique token ids"
     elif largest > most:
-        expected = f"a tokenizer whose largest id is not far above its {len(ids)} tokens"
-        expected += f" (the largest id is {largest})"
+        expected = f"a tokenizer of {len(ids):,} tokens whose largest id is at most {most:,}, "
+        expected += f"not {largest:,}"
     if expected:
         raise InvalidArguments(Problem("path", expected, str(file)))
 
@@ -274,10 +285,14 @@ def _load_bert(vocabulary: Path, config: Path | None = None) -> Tokenizer:
 
 
 def _from_hub(name: str, revision: str | None) -> Path:
-    """Returns the folder with a repository's tokenizer files; its name is the commit hash.
+    """Returns the folder with a repository's tokenizer files, which is named by the commit hash.
 
     A downloaded commit is used without a network request. If the Hub can't be reached, the most
     recently downloaded files are used.
+
+    Args:
+        name: name of the repository on the Hugging Face Hub.
+        revision: a branch, a tag or a commit; None for the main branch.
 
     Raises:
         InvalidArguments: if there is no such repository, or the Hub can't be reached and no files

@@ -31,7 +31,9 @@ log = logging.getLogger("etude.data")
 
 
 def read_columns(file: Path, form: Format, quoting: Quoting | None = None) -> dict[str, bool]:
-    """Returns whether each column of a file contains text, by name; empty for a file without rows.
+    """Returns a dict from the name of each column of a file to whether the column contains text.
+
+    The dict is empty for a file without rows.
 
     Args:
         file: the file.
@@ -52,11 +54,19 @@ def read_columns(file: Path, form: Format, quoting: Quoting | None = None) -> di
 def iterate_values(
     file: Path, form: Format, column: str, quoting: Quoting | None = None
 ) -> Iterator[tuple[str, Any]]:
-    """Yields the values of a column in order, each after its position.
+    """Yields the values of a column in order, each as a pair (position, value).
+
+    The position is text for messages, such as `a.csv, line 3`.
+
+    Args:
+        file: the file.
+        form: format of the file.
+        column: name of the column.
+        quoting: how quotation marks are read; see `etude.data.delimited.uses_csv_quoting`.
 
     Raises:
-        RequestError: if the file is damaged or not in the format that its name indicates; contains
-            the position.
+        RequestError: if the file is damaged or not in the format that its name indicates; the
+            message contains the position.
     """
     for where, row in iterate_rows(file, form, [column], quoting):
         yield where, row[column]
@@ -65,7 +75,15 @@ def iterate_values(
 def iterate_rows(
     file: Path, form: Format, columns: Sequence[str], quoting: Quoting | None = None
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields all rows in order: the position, such as `a.csv, line 3`, and the values by column.
+    """Yields all rows in order, each as a pair of its position and a dict from columns to values.
+
+    The position is text for messages, such as `a.csv, line 3`.
+
+    Args:
+        file: the file.
+        form: format of the file.
+        columns: names of the columns to read.
+        quoting: how quotation marks are read; see `etude.data.delimited.uses_csv_quoting`.
 
     Raises:
         RequestError: as for `iterate_values`.
@@ -83,27 +101,37 @@ def iterate_rows(
 
 
 def row_values(rows: Any, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Yields rows, with only the given columns, of a streamed or downloaded `datasets` dataset."""
+    """Yields each row of a dataset as a dict from the given columns to the row's values.
+
+    Args:
+        rows: a streamed or downloaded dataset of the `datasets` library.
+        columns: names of the columns.
+    """
     for group in rows.select_columns(list(columns)).iter(batch_size=GROUP):
         for values in zip(*(group[name] for name in columns), strict=True):
             yield dict(zip(columns, values, strict=True))
 
 
 def column_values(rows: Any, column: str) -> Iterator[Any]:
-    """Yields all values of a column, in order, of a streamed or downloaded `datasets` dataset."""
+    """Yields all values of a column of a dataset, in order.
+
+    Args:
+        rows: a streamed or downloaded dataset of the `datasets` library.
+        column: name of the column.
+    """
     for group in rows.select_columns([column]).iter(batch_size=GROUP):
         yield from group[column]
 
 
 def iterate_texts(values: Iterable[tuple[str, Any]], *, tell: bool) -> Iterator[tuple[str, str]]:
-    """Yields the texts among `values`, each after its position; rows without text are skipped.
+    """Yields the texts among `values`, each as a pair (position, text); skips rows without text.
 
     Args:
-        values: the position of each value, for messages, and the value.
+        values: pairs (position, value); the position is text for messages.
         tell: whether to log how many rows were skipped.
 
     Raises:
-        RequestError: if a value is neither text nor null; contains the position.
+        RequestError: if a value is neither text nor null; the message contains the position.
     """
     skipped = 0
     for where, value in values:
@@ -125,10 +153,10 @@ def choose_column(
     """Returns the column to read: the configured one, else `text`, else the only text column.
 
     Args:
-        columns: whether each column contains text, by name.
+        columns: dict from the name of each column to whether the column contains text.
         stated: the column that the config names, or None.
-        where: the file or dataset with these columns.
-        key: the config key of the column.
+        where: name of the file or dataset with these columns, for messages.
+        key: the config key of the column, for messages.
 
     Raises:
         RequestError: if the configured column is missing; or if none is configured and there is no
@@ -152,7 +180,11 @@ def choose_column(
 
 
 def declared_text_columns(features: Mapping[str, Any]) -> dict[str, bool]:
-    """Returns whether each column of a `datasets` dataset contains text, by its declared type."""
+    """Returns a dict from the name of each column to whether the column's type is text.
+
+    Args:
+        features: types of the columns, as in `features` of a dataset of the `datasets` library.
+    """
     return {
         name: getattr(feature, "dtype", None) in ("string", "large_string")
         for name, feature in features.items()
@@ -160,7 +192,13 @@ def declared_text_columns(features: Mapping[str, Any]) -> dict[str, bool]:
 
 
 def infer_text_columns(rows: Iterable[Mapping[str, Any]]) -> dict[str, bool]:
-    """Returns whether each column contains text: some values are text, and all others are null."""
+    """Returns a dict from the name of each column to whether the column contains text.
+
+    A column contains text if some of its values are text and all other values are null.
+
+    Args:
+        rows: dicts from the names of columns to values.
+    """
     seen: dict[str, set[type]] = {}
     for row in rows:
         for name, value in row.items():
@@ -199,7 +237,10 @@ def split_rows(
 
 
 def quiet_datasets() -> Any:
-    """Returns the `datasets` library, silenced, with a zstd reader that detects truncated files."""
+    """Returns the `datasets` library, with its log messages and download counts switched off.
+
+    Its reader of zstd files is replaced by a reader that detects truncated files.
+    """
     import datasets  # type: ignore[import-untyped]
     import huggingface_hub
     from fsspec.compression import register_compression  # type: ignore[import-untyped]
@@ -217,7 +258,7 @@ def quiet_datasets() -> Any:
 
 @contextmanager
 def _convert_errors(file: Path, form: Format) -> Iterator[None]:
-    """Converts a library's exception into a `RequestError` with the file and position."""
+    """Context manager that converts a library's exceptions into a `RequestError` with the file."""
     try:
         with convert_read_errors(file):
             yield
@@ -237,8 +278,12 @@ def _convert_errors(file: Path, form: Format) -> Iterator[None]:
 def check_surrogates(where: str, text: str) -> None:
     """Checks that `text` has no lone surrogate, which JSON can express and UTF-8 can't.
 
+    Args:
+        where: position of the text, for messages.
+        text: the text.
+
     Raises:
-        RequestError: if the text has one; contains the position.
+        RequestError: if the text has a lone surrogate; the message contains the position.
     """
     if text.isascii():
         return

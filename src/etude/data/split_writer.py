@@ -35,7 +35,8 @@ def write_split(
 
     Args:
         path: path of the column, without suffixes.
-        parts: functions that yield the text, by name; their texts are written one after the other.
+        parts: functions that yield the passages of a split: a single one with an empty name, or one
+            for each source of a mixture, by name. Their texts are written one after the other.
         tokenizer: the tokenizer.
         dtype: NumPy type of the ids.
         name: name of the split.
@@ -74,7 +75,12 @@ class _Writer:
         self._warned_of_cuts = False
 
     def section(self, part: str, passages: Iterable[Passage]) -> None:
-        """Appends the documents of the text `part`, with the end-of-text id between documents."""
+        """Appends documents to the split, with the end-of-text id between documents.
+
+        Args:
+            part: name of the mixture's source from which the documents are; empty for other data.
+            passages: the documents, cut into passages.
+        """
         start, size, first_token_bytes = self._written, 0, 0
         current: int | None = None
         before = ""
@@ -138,7 +144,13 @@ class _Writer:
         )
 
     def _count_unknown(self, text: str, ids: list[int], before: str) -> None:
-        """Counts unknown and lost characters, and warns if a cut may have changed tokens."""
+        """Counts unknown and lost characters, and warns if a cut may have changed tokens.
+
+        Args:
+            text: text of a passage.
+            ids: token ids of the passage.
+            before: text of the previous passage of the same document; empty if there is none.
+        """
         tokenizer = self.tokenizer
         if tokenizer.unknown is not None and tokenizer.unknown in ids:
             self.unknown += ids.count(tokenizer.unknown)
@@ -186,7 +198,10 @@ class _Writer:
 def encoded_passages(
     passages: Iterable[Passage], tokenizer: Tokenizer
 ) -> Iterator[tuple[list[Passage], list[list[int]]]]:
-    """Yields batches of passages with their ids; the next batch is encoded in the background."""
+    """Yields batches of passages, each with the token ids of its passages.
+
+    The next batch is encoded in the background.
+    """
     with ThreadPoolExecutor(1, "encoding") as pool:
         pending: tuple[list[Passage], Future[list[list[int]]]] | None = None
         for batch in _batches(passages):

@@ -22,7 +22,7 @@ Part = Callable[[Split], Iterator[Passage]]
 
 @dataclass(frozen=True)
 class SectionMeta:
-    """Metadata of a section of a split's file: the text of one source of a mixture.
+    """Metadata of the section of a split's file that contains the text of one mixture source.
 
     Attributes:
         start: position of the section's first id in the file.
@@ -37,7 +37,7 @@ class SectionMeta:
 
 @dataclass(frozen=True)
 class TextSplitMeta:
-    """Metadata of a split's file.
+    """Metadata of a split's file of token ids.
 
     Attributes:
         tokens: number of ids in the file, end-of-text ids included.
@@ -47,12 +47,13 @@ class TextSplitMeta:
         first_token_bytes: number of UTF-8 bytes that the first token represents; for a mixture, the
             sum over its sources.
         unknown: number of characters or words that are unknown to the tokenizer or have no token.
-        most_unknown: the most frequent of these characters or words, with their counts. The words
-            of the unknown token are counted in the first passages that contain it; in a text of a
-            few megabytes, in all passages.
+        most_unknown: the most frequent of these characters or words, with their counts. Text that
+            is encoded as the unknown token is counted only in the first 100 passages in which the
+            token occurs; a text of a few megabytes has no more passages than that.
         sha256: hash of the file.
         lossless: whether the ids decode to the text, except for unknown characters.
-        sections: the section of each source of a mixture.
+        sections: the section of each source of a mixture, by the source's name; empty for other
+            data.
     """
 
     tokens: int

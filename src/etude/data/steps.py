@@ -1,4 +1,4 @@
-"""Batches of token ids: whole optimizer steps for training, whole splits for evaluation."""
+"""Iteration over batches of token ids: by optimizer step for training, by split for evaluation."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class MicroBatch(WindowBatch):
 
 @dataclass(frozen=True)
 class Share:
-    """The part of each optimizer step that a process assembles.
+    """Part of each optimizer step that one process assembles.
 
     Attributes:
         seed: the run's seed.
@@ -82,21 +82,21 @@ class Share:
 
 
 class StepAssembler(Protocol):
-    """Assembler of optimizer steps: each step is a function of its number."""
+    """Protocol of objects that assemble optimizer steps, each from its number alone."""
 
     def step(self, number: int, /) -> list[Any]:
         """Returns a process's part of an optimizer step, counted from 0, as micro-batches."""
 
     def places(self, number: int, /) -> list[list[DocumentSpan]]:
-        """Returns the document spans of each example of a step, over all processes, in order."""
+        """Returns, for each example of a step over all processes, its document spans in order."""
 
     def readings(
         self, places: Collection[DocumentSpan], steps: Iterable[int], /
     ) -> Iterator[SpanRead]:
-        """Yields each pair of an example and a document span that overlap.
+        """Yields the uses of document spans: each example that overlaps a span, and the span.
 
         Args:
-            places: document spans.
+            places: the document spans to search for.
             steps: numbers of the steps whose examples are searched.
         """
 
@@ -145,7 +145,7 @@ class WindowSteps:
         length: number of targets in a window.
         sizes: number of windows in each step, over all ranks.
         lengths: number of targets in the sequences of each step, divisors of `length`.
-        separator: the token before each document, if documents are separated.
+        separator: id of the token before each document; None if documents are not separated.
         objective: converts windows to inputs and targets; None for next tokens.
     """
 
@@ -189,7 +189,9 @@ class WindowSteps:
         return self.order.windows(number, self.sizes.before(number), self.sizes.at(number))
 
     def rows(self, number: int, length: int, windows: slice) -> NDArray[Any]:
-        """Returns the token ids of windows of a step, cut into n sequences, (n, width).
+        """Returns the token ids of windows of a step, cut into n sequences.
+
+        The shape is (n, `width(length)`).
 
         Args:
             number: number of the step.
@@ -202,7 +204,7 @@ class WindowSteps:
     def width(self, length: int) -> int:
         """Returns the number of token ids that a sequence of `length` targets needs.
 
-        For next-token prediction, it is `length` + 1: the last target is not an input.
+        For next-token prediction, this number is `length` + 1: the last target is not an input.
         """
         return self._raw(length) + (self.objective is None)
 
@@ -235,16 +237,21 @@ class WindowSteps:
                         yield SpanRead(number, example, sorted_places[index], bool(whole))
 
     def _extents(self, number: int) -> tuple[Numbers, int]:
-        """Returns the positions of the first tokens of a step's sequences, and their width.
+        """Returns the positions of the first tokens of a step's sequences, over all ranks.
 
-        The sequences are those of all ranks.
+        The second result is the number of token ids of each sequence.
         """
         length = self.lengths.at(number)
         starts = self.sequences(self.starts(number), length)
         return starts, self.width(length)
 
     def sequences(self, starts: Numbers, length: int) -> Numbers:
-        """Returns the start of each sequence of `length` targets in the windows at `starts`."""
+        """Returns the position of the first token of each sequence into which windows are cut.
+
+        Args:
+            starts: position of the first token of each window.
+            length: number of targets in a sequence.
+        """
         if length == self.length:
             return starts
         raw = self._raw(length)
@@ -266,7 +273,7 @@ class EvaluationBatches(IterableDataset[WindowBatch]):
         length: number of targets in a window.
         examples: maximum number of windows in a batch.
         places: position of the first token, and number of tokens, of each text; None for one text.
-        separator: the token before each document, if documents are separated.
+        separator: id of the token before each document; None if documents are not separated.
         objective: as for `WindowSteps`; its random numbers are seeded with the batch's number.
     """
 
@@ -321,7 +328,14 @@ class EvaluationBatches(IterableDataset[WindowBatch]):
                 yield batch
 
     def _shapes(self, tokens: int) -> Iterator[tuple[int, int, int]]:
-        """Yields, for each batch, its first input, its number of windows, and their length."""
+        """Yields the shape of each batch of a text.
+
+        A shape is a triple: position of the batch's first token in the text, number of windows, and
+        number of input tokens in a window.
+
+        Args:
+            tokens: number of tokens of the text.
+        """
         length, shortest = self.length, 1
         if self.objective is None:
             tokens -= 1  # the last token is only a target
@@ -335,11 +349,15 @@ class EvaluationBatches(IterableDataset[WindowBatch]):
 
 
 def _separate(batch: WindowBatch, separator: int | None) -> None:
-    """Adds the document boundaries to a batch, if there is a separator.
+    """Adds the key `documents` (the document boundaries) to a batch, if there is a separator.
 
     A separator belongs to the document that follows it. So each target is predicted from its own
     document alone: the first token of a document from the separator before it, and the separator
-    after a document from the last token. All these targets enter the loss.
+    after a document from the document's last token. All these targets enter the loss.
+
+    Args:
+        batch: the batch.
+        separator: id of the token before each document; None if documents are not separated.
     """
     if separator is not None:
         tokens, labels = batch["tokens"], batch.get("labels")

@@ -31,8 +31,8 @@ class StoreMeta:
     """Metadata of a folder with prepared data, stored in `meta.json`.
 
     Attributes:
-        identity: everything that determines the data: the content, the settings, the tokenizer's
-            recipe.
+        identity: everything that determines the data, as JSON values: a hash of the content, the
+            settings, and the tokenizer's recipe.
         tokenizer: fingerprint of the tokenizer.
         vocab_size: number of ids of the tokenizer.
         columns: NumPy type of the numbers in each column, little-endian, by the column's name.
@@ -65,7 +65,12 @@ class Store:
     meta: StoreMeta
 
     def column(self, split: str, name: str) -> Column:
-        """Returns a column of a split."""
+        """Returns a column of a split.
+
+        Args:
+            split: name of the split.
+            name: name of the column, such as `tokens`.
+        """
         return Column(self.folder / f"{split}.{name}", self.meta.columns[name])
 
 
@@ -87,7 +92,7 @@ def open_store(folder: Path, split_meta: Any) -> Store:
 
     Args:
         folder: the folder.
-        split_meta: class of the metadata of a split.
+        split_meta: class whose method `of` creates the metadata of a split from JSON values.
 
     Raises:
         RequestError: if a file is missing or broken.
@@ -123,7 +128,7 @@ class Stored(DataModule):
 
     Attributes:
         recipe: recipe of the tokenizer, with the special tokens that the task needs.
-        split_meta: class of the metadata of a split.
+        split_meta: class whose method `of` creates the metadata of a split from JSON values.
     """
 
     tokenizer: Recipe
@@ -146,7 +151,7 @@ class Stored(DataModule):
 
     @abstractmethod
     def write(self, folder: Path, identity: dict[str, Any]) -> None:
-        """Writes the columns and the tokenizer, and calls `write_store`.
+        """Writes the columns, the tokenizer, and (with `write_store`) the metadata into a folder.
 
         Args:
             folder: an empty folder.
@@ -166,7 +171,9 @@ class Stored(DataModule):
     # -- shared by all stored data ------------------------------------------------------------
 
     def fingerprint(self) -> str:
-        """Returns the sha256 (hex) of the content and, if it is read from files, the tokenizer.
+        """Returns the sha256 (hex) of the content and of a tokenizer that is read from files.
+
+        A tokenizer that is trained on the content is not included.
 
         Raises:
             RequestError: if the content or the tokenizer can't be read.
@@ -213,7 +220,11 @@ class Stored(DataModule):
         return self.recipe.stated_size
 
     def _code(self) -> dict[str, Any]:
-        """Returns hashes of the source files of user-defined classes that determine the data."""
+        """Returns hashes of the source files of your own data class and of its base classes.
+
+        The result is `{"code": hashes}`, where `hashes` maps a module's name to the sha256 (hex) of
+        its file; empty if all classes are Étude's.
+        """
         files = {}
         for kind in type(self).__mro__:
             if kind.__module__.partition(".")[0] not in _NOT_USERS:

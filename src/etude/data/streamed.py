@@ -179,10 +179,13 @@ class Streamed(TextData):
         )
 
     def stream(self, start: StreamPosition) -> Iterator[tuple[StreamPosition, list[int]]]:
-        """Yields the token ids of the training documents from a position on, in pieces.
+        """Yields the token ids of the training documents from a position on, as pairs.
 
-        Each piece is yielded after its position. The stream is endless: it repeats the documents
-        epoch after epoch.
+        Each pair is a position and the ids from there on. The stream is endless: it repeats the
+        documents epoch after epoch.
+
+        Args:
+            start: the first position.
 
         Raises:
             RequestError: if an epoch has no token.
@@ -216,7 +219,7 @@ class Streamed(TextData):
     # -- position ----------------------------------------------------------------------------
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Moves the position in the stream from a batch to `position`, for the checkpoint."""
+        """Moves the stream's position from a batch to `position`, which checkpoints contain."""
         for micro in batch if isinstance(batch, list) else ():
             self.position = StreamPosition(*micro.pop(POSITION, self.position))
         return batch
@@ -237,7 +240,7 @@ class StreamSteps(WindowSteps):
     again, from its starting position or from its beginning.
 
     Args:
-        data: the module with the stream and its starting position.
+        data: the data module, which contains the stream and its starting position.
     """
 
     data: Streamed = field(kw_only=True)
@@ -291,7 +294,11 @@ class StreamSteps(WindowSteps):
         return windows
 
     def _block_of(self, index: int) -> StreamBlock:
-        """Returns the block of a window, given its number in the run."""
+        """Returns the block that contains a window.
+
+        Args:
+            index: number of the window in the run, from 0.
+        """
         number = index // self.data.shuffle
         if self._block is None or self._block.position.block > number:
             start = self.data.position
@@ -327,13 +334,13 @@ class StreamSteps(WindowSteps):
 
 @dataclass
 class StreamBlock:
-    """Consecutive windows of the stream.
+    """Block of consecutive windows of the stream.
 
     Attributes:
-        position: the position of the first window.
+        position: the position of the first window in the stream.
         ids: token ids, (windows, width).
-        order: the order in which windows are read, as numbers of rows.
-        pieces: the token ids from which the windows were cut, in pieces, each after its position.
+        order: the order in which windows are read, as numbers of rows of `ids`.
+        pieces: the token ids from which the windows were cut, as pairs (position, ids).
         stride: number of ids from one window to the next.
         width: number of ids of a window.
     """
@@ -346,7 +353,11 @@ class StreamBlock:
     width: int
 
     def places(self, row: int) -> list[DocumentSpan]:
-        """Returns the document spans of a window's tokens."""
+        """Returns the document spans that a window contains.
+
+        Args:
+            row: number of the window's row in `ids`.
+        """
         first, spans, at = row * self.stride, [], 0
         for position, ids in self.pieces:
             low, high = max(first - at, 0), min(first + self.width - at, len(ids))
@@ -360,7 +371,12 @@ class StreamBlock:
 def _drop_first(
     pieces: list[tuple[StreamPosition, NDArray[np.int64]]], count: int
 ) -> list[tuple[StreamPosition, NDArray[np.int64]]]:
-    """Returns the pieces without their first `count` ids."""
+    """Returns the pieces without their first `count` ids.
+
+    Args:
+        pieces: pairs of a position and the token ids from there on.
+        count: number of ids to remove.
+    """
     for number, (position, ids) in enumerate(pieces):
         if count < len(ids):
             position_after = position._replace(token=position.token + count)

@@ -35,7 +35,7 @@ from etude.errors import Checks, EtudeError, Problem, RequestError
 
 @dataclass(kw_only=True, eq=False)
 class TextData(Stored):
-    """Windows of `sequence_length` tokens from a corpus of documents.
+    """Data module with windows of `sequence_length` tokens from a corpus of documents.
 
     A subclass (a corpus) implements `documents`, `content_fingerprint`, `split_settings` and
     `check`.
@@ -117,7 +117,12 @@ class TextData(Stored):
         return store
 
     def _length_problems(self, step: int, length: int) -> Iterator[Problem]:
-        """Yields a problem if the objective can't use sequences of a curriculum's length."""
+        """Yields a problem if the objective can't use the sequence length of a curriculum.
+
+        Args:
+            step: optimizer step from which the curriculum sets the length.
+            length: the sequence length.
+        """
         if self.objective is None:
             return
         try:
@@ -143,7 +148,7 @@ class TextData(Stored):
         """Yields the documents of a split, in order."""
 
     def sourced(self, split: Split) -> Iterator[Document]:
-        """Yields the documents of a split, each with a description of where it comes from."""
+        """Yields the documents of a split, as pairs (description of the origin, text)."""
         for number, document in enumerate(self.documents(split)):
             yield f"document {number:,}", document
 
@@ -161,7 +166,7 @@ class TextData(Stored):
         """Returns, as JSON values, the settings that determine the splits of the content."""
 
     def passages(self, split: Split) -> Iterator[Passage]:
-        """Yields the documents of a split, numbered and cut into passages.
+        """Yields the documents of a split, cut into passages: pairs (document number, text).
 
         This method holds one document in memory; a corpus with huge documents should override it.
         """
@@ -176,9 +181,10 @@ class TextData(Stored):
                 yield number, text
 
     def parts(self) -> dict[str, Part]:
-        """Returns functions that yield the text to prepare, by name.
+        """Returns a dict of functions that yield the passages of a split.
 
-        A mixture has one function for each source; other data has one with an empty name.
+        A mixture has one function for each source, with the source's name as key; other data has
+        one function, with an empty key.
         """
         return {"": self.passages}
 
@@ -204,7 +210,8 @@ class TextData(Stored):
         if self.separate_documents and store.tokenizer.end_of_text is None:
             expected = "a tokenizer with an end-of-text token, which separates documents"
             name = type(self.recipe).__name__
-            hint = f"{name} has none: set data.tokenizer.end_of_text, or use data/tokenizer=bpe"
+            hint = f"{name} has no such token: set data.tokenizer.end_of_text, or use "
+            hint += "data/tokenizer=bpe"
             yield Problem("data.separate_documents", expected, True, hint)
 
     def size_problems(self, store: Store) -> Iterator[Problem]:
@@ -270,13 +277,21 @@ class TextData(Stored):
     def bytes_predicted(self, split: Split) -> int | None:
         """Returns the number of UTF-8 bytes of a split's targets: all but those of the first token.
 
-        None if the tokens don't decode to the text, since lost text would count as predicted.
+        Returns None if the tokens don't decode to the text, since lost text would count as
+        predicted.
         """
         meta = self._split(split)
         return meta.bytes - meta.first_token_bytes if meta.lossless else None
 
     def bytes_metrics(self, split: Split, metrics: dict[str, float]) -> dict[str, float]:
-        """Returns `bits_per_byte` of a split; empty if the tokens don't decode to the text."""
+        """Returns a dict with the metric `bits_per_byte` of a split.
+
+        The dict is empty if the tokens don't decode to the text.
+
+        Args:
+            split: name of the split.
+            metrics: metrics of the split, of which `nats`, the summed loss, is used.
+        """
         size = self.bytes_predicted(split)
         return {} if size is None else {"bits_per_byte": metrics["nats"] / math.log(2) / size}
 
@@ -358,13 +373,19 @@ class TextData(Stored):
 
 
 def _sections(meta: TextSplitMeta) -> dict[str, SectionMeta]:
-    """Returns the sections of a mixture by source, or the whole split under an empty name."""
+    """Returns a dict from each source of a mixture to its section of a split's file.
+
+    For data that is not a mixture, the dict has an empty key for the whole split.
+
+    Args:
+        meta: metadata of the split.
+    """
     whole = SectionMeta(0, meta.tokens, meta.bytes, meta.first_token_bytes)
     return meta.sections or {"": whole}
 
 
 def _check_batch(checks: Checks, batch: Batch, sequence_length: int) -> int | None:
-    """Checks `batch`, and returns its number of tokens or examples; None if it is invalid."""
+    """Checks a batch size, and returns its number of tokens or examples; None if it is invalid."""
     tokens, examples = batch.tokens, batch.examples
     if (tokens is None) == (examples is None):
         hint = (

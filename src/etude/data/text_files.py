@@ -66,11 +66,11 @@ class TextFiles(TextData):
         validation: the fraction of the characters or rows that is held out, between 0 and 1; or
             the validation files, selected as in `path`, so that all of `path` is used for training.
         test: the files of the test split, selected as in `path`; None for no test split.
-        split: how held-out documents are selected. `regular`: as above, the end of plain text, and
-            every n-th row. `keyed`: by a hash of the content of each document (file, row or line),
-            so equal documents are in the same split, and most documents stay in their split when
-            others are added; at least one is held out. Of a single plain text file, the end is
-            held out.
+        split: how held-out documents are selected. `regular` holds out the end of plain text, or
+            every n-th row, as described above. `keyed` selects by a hash of the content of each
+            document (file, row or line), so equal documents are in the same split, and most
+            documents stay in their split when others are added; at least one document is held out.
+            Of a single plain text file, `keyed` also holds out the end.
         column: for rows, the name of the text column; None selects the column `text`, or else the
             only column with text.
         lines: whether each line of plain text is a document, and is held out like a row; blank
@@ -242,7 +242,7 @@ class TextFiles(TextData):
                 yield number, text
 
     def _all_documents(self, split: Split) -> Iterator[Document]:
-        """Yields all documents of a split's files, if documents are rows or lines."""
+        """Yields all documents of a split's files; only for documents that are rows or lines."""
         if self._has_rows():
             for where, text in iterate_texts(self._values(split), tell=split == "val"):
                 yield where, newlines(text)
@@ -316,7 +316,7 @@ class TextFiles(TextData):
                 yield f"{where}, column {column}", value
 
     def _spans(self, split: Split) -> Iterator[tuple[Path, int, int]]:
-        """Yields each file's non-empty range of characters [first, last) in the split."""
+        """Yields each file with characters in the split, and their range [first, last)."""
         files = self._files_of(split)
         counts = [self._scan(file).characters for file in files]
         if split == "test" or self.fraction is None:
@@ -370,6 +370,10 @@ def find_largest_held_out(keys: Sequence[int], fraction: float) -> int:
 
     The documents with the smallest hashes are held out: the given fraction of all, at least one.
 
+    Args:
+        keys: hash of each document.
+        fraction: the held-out fraction.
+
     Raises:
         RequestError: if no document would be left for training.
     """
@@ -384,7 +388,7 @@ def find_largest_held_out(keys: Sequence[int], fraction: float) -> int:
 
 
 def _lines(file: Path) -> Iterator[tuple[int, str]]:
-    """Yields the non-blank lines of a text with their numbers, without line ends."""
+    """Yields the non-blank lines of a plain text file, as pairs (number, line without line end)."""
     for number, line in enumerate(lines_of(file), 1):
         if line.strip():
             yield number, line.removesuffix("\n")
@@ -424,7 +428,12 @@ _FILES = {False: f"text files: {endings()}", True: f"files with rows: {endings(r
 
 
 def list_searched_paths(paths: Sequence[str], files: Sequence[Path]) -> list[Path]:
-    """Returns the files, and each folder that was searched for them."""
+    """Returns `files`, and each folder that was searched for them.
+
+    Args:
+        paths: the files, folders and globs of the config.
+        files: the files that `paths` select.
+    """
     folders: set[Path] = set()
     for path in paths:
         fixed = Path(os.path.expanduser(path))

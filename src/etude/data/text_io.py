@@ -34,8 +34,8 @@ def scan(file: Path) -> Scan:
     The file is read a chunk at a time.
 
     Raises:
-        RequestError: if the file can't be read or is not UTF-8; contains the line and the byte (of
-            the decompressed text).
+        RequestError: if the file can't be read or is not UTF-8; the message contains the line and
+            the byte (of the decompressed text).
     """
     compressed = file.suffix.lower() in COMPRESSED
     with convert_read_errors(file):
@@ -66,7 +66,12 @@ def scan(file: Path) -> Scan:
 
 
 class ReadOnce:
-    """Cache of results of `read(file, *more)`, valid until the file's size or time changes."""
+    """Cache of what functions return for a file.
+
+    Calling the cache with `read`, `file` and `more` returns `read(file, *more)`. A result is reused
+    until the file's size or modification time changes; `more` must be the same in all calls for a
+    file.
+    """
 
     def __init__(self) -> None:
         self._results: dict[tuple[Any, ...], Any] = {}
@@ -105,7 +110,7 @@ def convert_read_errors(file: Path) -> Iterator[None]:
 
 
 def characters_of(file: Path, first: int, last: int) -> Iterator[str]:
-    """Yields the characters [first, last) of a file, in chunks."""
+    """Yields the characters from position `first` to `last` - 1 of a text file, in chunks."""
     with io.TextIOWrapper(open_bytes(file), encoding="utf-8-sig") as stream:
         while first > 0:
             skipped = len(stream.read(min(first, CHUNK)))
@@ -122,7 +127,7 @@ def lines_of(file: Path) -> Iterator[str]:
 
     Raises:
         RequestError: if the file is damaged, is not UTF-8, or has a line of more than `LONGEST`
-            characters; contains the line number.
+            characters; the message contains the line number.
     """
     with (
         convert_read_errors(file),
@@ -141,6 +146,10 @@ def lines_of(file: Path) -> Iterator[str]:
 
 
 def too_long_problem(where: str) -> Problem:
-    """Returns the problem of a line or row that is too long to be held in memory."""
-    hint = "with data.lines=false, lines of plain text may have any length"
+    """Returns the problem of a line or row that is too long to be held in memory.
+
+    Args:
+        where: file and position of the line or row.
+    """
+    hint = "only lines of plain text with data.lines=false may be longer"
     return Problem(where, f"at most {LONGEST:,} characters in a line or a row", hint=hint)

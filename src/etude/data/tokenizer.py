@@ -140,7 +140,11 @@ class Tokenizer:
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Returns the token ids of each text, on as many threads as the library uses."""
+        """Returns the token ids of each text; the library encodes the texts on several threads.
+
+        Raises:
+            RequestError: if a word is not in a vocabulary without an unknown token.
+        """
         try:
             with no_panic(self.file):
                 encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
@@ -192,7 +196,7 @@ class Tokenizer:
         return len(text[: encoding.offsets[0][1]].encode())
 
     def unknown_pieces(self, text: str) -> Counter[str]:
-        """Returns the characters or words of `text` encoded as the unknown token, with counts."""
+        """Returns the counts of characters or words of `text` that become the unknown token."""
         if self.unknown is None:
             return Counter()
         encoding = self._encoding(text)
@@ -203,7 +207,7 @@ class Tokenizer:
     def loses(self) -> bool:
         """Whether characters outside the vocabulary are dropped without a token.
 
-        Byte-pair encoding does so if it has neither an unknown token nor all bytes.
+        Byte-pair encoding drops them if it has neither an unknown token nor all bytes.
         """
         model = self.backend.model
         if not isinstance(model, models.BPE) or model.unk_token is not None:
@@ -221,10 +225,10 @@ class Tokenizer:
         return not ("ByteLevel" in steps and set(byte_letters()) <= self._model_vocabulary.keys())
 
     def lost_pieces(self, text: str) -> Counter[str]:
-        """Returns the characters of `text`, after normalization, without a token, with counts.
+        """Returns the counts of characters of the normalized `text` that have no token.
 
-        For a tokenizer that `loses` characters. Their positions are unknown, since the library's
-        offsets skip them.
+        This method is for a tokenizer whose `loses` is true. The positions of the characters are
+        unknown, since the library's offsets skip them.
         """
         model, normalizer, splitting = (
             self.backend.model, self.backend.normalizer, self.backend.pre_tokenizer,
@@ -335,7 +339,11 @@ class Recipe(ABC):
 
     @abstractmethod
     def train(self, texts: Iterable[str]) -> Tokenizer:
-        """Reads `texts` once and returns the tokenizer; equal texts give equal tokenizers."""
+        """Returns a tokenizer trained on `texts`; equal texts give equal tokenizers.
+
+        Args:
+            texts: the training texts, which are read once.
+        """
 
     def settings(self) -> dict[str, object]:
         """Returns, as JSON values, the settings that determine the tokenizer for a given text."""
@@ -350,12 +358,15 @@ class Recipe(ABC):
         return None
 
     def files_read(self) -> list[Path] | None:
-        """Returns the files that the fingerprint covers; None if it depends on more than files."""
+        """Returns the files that the fingerprint covers.
+
+        Returns None if the fingerprint depends on more than files.
+        """
         return []
 
     @property
     def stated_size(self) -> int | None:
-        """Number of ids that the config requests; None if it requests none."""
+        """Vocabulary size that the config requests; None if the config doesn't set the size."""
         return None
 
 
@@ -363,7 +374,11 @@ class NeedsSpecialTokens(Protocol):
     """Protocol of tasks that require special tokens."""
 
     def special_tokens(self, known: Mapping[str, int]) -> list[str]:
-        """Returns names of special tokens to add to a tokenizer with the special tokens `known`."""
+        """Returns the names of special tokens that must be added to a tokenizer.
+
+        Args:
+            known: ids of the special tokens that the tokenizer already has, by name.
+        """
 
 
 class WithSpecial(Recipe):
@@ -397,9 +412,10 @@ class WithSpecial(Recipe):
 
 @dataclass(frozen=True)
 class Char(Recipe):
-    """Character tokenizer: ids in order of code point, then `<|endoftext|>` and `<unk>`.
+    """Tokenizer with one token for each character of the training text.
 
-    A character that is not in the training text becomes `<unk>`.
+    The ids are those of the characters in order of code point, then `<|endoftext|>` and `<unk>`. A
+    character that is not in the training text becomes `<unk>`.
     """
 
     def train(self, texts: Iterable[str]) -> Tokenizer:
@@ -420,7 +436,10 @@ class Char(Recipe):
 
 @dataclass(frozen=True)
 class Byte(Recipe):
-    """UTF-8 byte tokenizer: the id is the byte's value; `<|endoftext|>` is 256."""
+    """Tokenizer with one token for each UTF-8 byte.
+
+    The id is the byte's value; `<|endoftext|>` is 256.
+    """
 
     def train(self, texts: Iterable[str]) -> Tokenizer:
         vocabulary = {letter: byte for byte, letter in enumerate(byte_letters())}
@@ -469,7 +488,7 @@ class BPE(Recipe):
 
 
 def special_token(content: str) -> AddedToken:
-    """Returns a special token of the `tokenizers` library."""
+    """Returns a special token of the `tokenizers` library with the name `content`."""
     return AddedToken(content, special=True, normalized=False)
 
 
@@ -486,14 +505,17 @@ def lost_text_problem(lost: Counter[str], characters: int, split: str) -> Proble
     first = ", ".join(repr(letter) for letter, _ in lost.most_common(5))
     hint = (
         f"{lost.total():,} of {characters:,} characters, most often {first}, are in none of the "
-        "tokenizer's tokens, and it has no unknown token"
+        "tokenizer's tokens, and the tokenizer has no unknown token"
     )
     expected = f"a tokenizer with tokens for most characters of the {split} split"
     return Problem("data.tokenizer", expected, hint=hint)
 
 
 def _closing_token(backend: tokenizers.Tokenizer) -> str | None:
-    """Returns the special token that the template of `backend` adds after a text, if any."""
+    """Returns the name of the special token that the template of `backend` adds after a text.
+
+    Returns None if there is no such token.
+    """
     state = _state(backend.post_processor)
     steps = state.get("processors", [state])
     templates = [step["single"] for step in steps if step.get("type") == "TemplateProcessing"]

@@ -51,7 +51,8 @@ def check_parts(text: str, file: str) -> None:
     """
     for sign, most in _SIGNS.items():  # counted first, since parsing many millions takes minutes
         if text.count(sign) > most:
-            raise RequestError(Problem(file, f"at most {most:,} occurrences of {sign}"))
+            expected = f"at most {most:,} occurrences of {sign} in the file"
+            raise RequestError(Problem(file, expected))
     try:
         spec = json.loads(text, object_pairs_hook=unique_keys_object)
     except (ValueError, RecursionError) as error:
@@ -142,11 +143,11 @@ def _table(value: Any) -> str | None:
 
 def _template(value: Any) -> str | None:
     if not isinstance(value, list) or len(value) > _PIECES:
-        return f"a list of at most {_PIECES} pieces"
+        return f"a template of at most {_PIECES} pieces, as a list"
     texts = []
     for piece in value:
         if not isinstance(piece, dict) or not set(piece) <= {"SpecialToken", "Sequence"}:
-            return "pieces of type SpecialToken or Sequence"
+            return "a template with only pieces of type SpecialToken or Sequence"
         if isinstance(text := piece.get("Sequence"), dict):
             texts.append(text.get("id"))
     most = max(map(texts.count, texts), default=0)
@@ -299,7 +300,8 @@ _UNUSED = ("version", "truncation", "padding")
 
 def _problems(spec: Any) -> Iterator[Problem]:
     if not isinstance(spec, dict) or not isinstance(spec.get("model"), dict):
-        yield Problem("model", "a tokenizer.json of the `tokenizers` library")
+        expected = "an object with the type and the vocabulary of the tokenizer's model"
+        yield Problem("model", expected)
         return
     known = (*KNOWN, *_UNUSED, "added_tokens")
     for key in set(spec) - set(known):
@@ -329,7 +331,14 @@ def _problems(spec: Any) -> Iterator[Problem]:
 
 
 def _iterate_parts(slot: str, part: Any, where: str, depth: int = 0) -> Iterator[tuple[str, Any]]:
-    """Yields a component and, if it is a sequence, its components, each after its position."""
+    """Yields a component and, if it is a sequence, the components in it, each after its key path.
+
+    Args:
+        slot: key of `tokenizer.json` that contains the component, such as `normalizer`.
+        part: the component's JSON value; None yields nothing.
+        where: key path of the component in the file.
+        depth: number of sequences around the component.
+    """
     if part is None:
         return
     yield where, part
@@ -383,7 +392,8 @@ def _kind(part: Any) -> str:
 def _repeated_problems(slot: str, kinds: list[str]) -> Iterator[Problem]:
     for kind, most in _AT_MOST.items():
         if (count := kinds.count(kind)) > most:
-            yield Problem(slot, f"at most {most} of type {kind}, not {count}")
+            noun = "component" if most == 1 else "components"
+            yield Problem(slot, f"at most {most} {noun} of type {kind}, not {count}")
 
 
 def _growth_problems(spec: Mapping[str, Any]) -> Iterator[Problem]:
@@ -397,8 +407,8 @@ def _growth_problems(spec: Mapping[str, Any]) -> Iterator[Problem]:
             if isinstance(part, dict):
                 growth *= _growth(part, "Precompiled" in map(_kind, parts[number:]))
         if growth > GROWTH:
-            expected = f"a factor of at most {GROWTH} by which the components lengthen a text"
-            yield Problem(" and ".join(slots), expected, growth)
+            expected = f"components that together lengthen a text at most {GROWTH} times, "
+            yield Problem(" and ".join(slots), f"{expected}not {growth} times")
 
 
 _FACTORS = {"ByteLevel": 2, "Metaspace": 2, "BertNormalizer": 3, "CTC": 2, "BPEDecoder": 2}
@@ -433,7 +443,12 @@ def _growth(part: Mapping[str, Any], table: bool) -> int:
 
 
 def _size(content: Any, table: bool) -> int:
-    """Returns the maximum length of a replacement after Unicode normalization or a table."""
+    """Returns the maximum length of a replacement text after later components changed it.
+
+    Args:
+        content: the replacement text.
+        table: whether a later `Precompiled` table may lengthen rare characters.
+    """
     if not isinstance(content, str):
         return 0
     content = content[: _WORD + 1]

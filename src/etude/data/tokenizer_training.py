@@ -79,11 +79,16 @@ def _stretches(text: str) -> Iterator[tuple[int, int]]:
 
 
 def learn(backend: tokenizers.Tokenizer, trainer: Any, texts: Iterable[str]) -> None:
-    """Trains `backend` on `texts`; Ctrl-C interrupts it immediately.
+    """Trains a tokenizer of the `tokenizers` library; Ctrl-C interrupts the training immediately.
 
     The library's own loop does not handle signals for minutes, so it runs in a separate thread. If
     training is interrupted after all texts were read, the thread continues until it or the process
     ends.
+
+    Args:
+        backend: the tokenizer, which is trained in place.
+        trainer: trainer of the library.
+        texts: the training texts.
     """
     errors: list[BaseException] = []
     interrupted, all_read = threading.Event(), threading.Event()
@@ -138,7 +143,7 @@ def check_vocabulary(size: int, least: int, needed: str) -> None:
 
 
 def warn_if_smaller(size: int, requested: int) -> None:
-    """Warns if the trained vocabulary is smaller than requested."""
+    """Logs a warning if the vocabulary after training is smaller than requested."""
     if size < requested:
         log.warning(
             "the trained vocabulary has %d tokens, fewer than data.tokenizer.vocab_size=%d "

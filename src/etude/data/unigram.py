@@ -82,7 +82,7 @@ class Unigram(Recipe):
 
 
 def count_words(texts: Iterable[str]) -> dict[bytes, int]:
-    """Returns the most frequent words of `texts` with their counts.
+    """Returns a dict from each of the `WORDS` most frequent words of `texts` to its count.
 
     Long words are split into parts. Words with the same count are in byte order.
     """
@@ -97,13 +97,13 @@ def count_words(texts: Iterable[str]) -> dict[bytes, int]:
 
 
 def learn_pieces(words: dict[bytes, int], size: int) -> list[tuple[bytes, float]]:
-    """Returns pieces with their log-probabilities: all bytes, and the best pieces of `words`.
+    """Returns pieces and their log-probabilities: all bytes, and the best pieces of `words`.
 
-    Alternates expectation maximisation with pruning the pieces whose removal changes the likelihood
-    least (Kudo 2018, section 3.2).
+    The function alternates expectation maximisation with pruning the pieces whose removal changes
+    the likelihood least (Kudo 2018, section 3.2).
 
     Args:
-        words: words with their counts.
+        words: dict from words to their counts.
         size: maximum number of pieces, at least 256.
     """
     seeds = _seeds(words, max(2 * size, min(SEEDS * size, MOST_SEEDS)))
@@ -148,7 +148,7 @@ def _normalise(expected: Floats, alive: NDArray[np.bool_]) -> Floats:
 
     Args:
         expected: expected count of each piece.
-        alive: which pieces are not pruned.
+        alive: true for pieces that are not pruned.
     """
     left = np.where(alive, expected, 0.0)
     probability = left / max(float(left.sum()), 1.0)
@@ -166,7 +166,12 @@ def _parts(word: str) -> Iterator[bytes]:
 
 
 def _seeds(words: dict[bytes, int], limit: int) -> dict[bytes, int]:
-    """Returns the initial pieces: repeated strings of whole characters covering the most bytes."""
+    """Returns the initial pieces and their counts: repeated strings that cover the most bytes.
+
+    Args:
+        words: dict from words to their counts.
+        limit: maximum number of pieces, each of which consists of whole characters.
+    """
     counts: Counter[bytes] = Counter()
     for word, count in words.items():
         for start, end in _spans(word):
@@ -190,12 +195,13 @@ def _spans(word: bytes) -> Iterator[tuple[int, int]]:
 class _Lattices:
     """All ways to spell each of many strings with pieces, as edges between positions.
 
-    A string of n bytes has n + 1 nodes. All strings are processed together, one offset at a time:
-    the edges that end at this offset are summed by their end node.
+    A string of n bytes has n + 1 nodes. All strings are processed together, one offset (distance in
+    bytes from the start of a string) at a time: the edges that end at this offset are summed by
+    their end node.
 
     Args:
         strings: the strings to spell.
-        numbers: number of each piece; the number of a byte is its value.
+        numbers: dict from pieces to their numbers; the number of a byte is its value.
         whole: whether a string may be spelt by the single piece that is equal to it.
     """
 
@@ -226,18 +232,31 @@ class _Lattices:
         self._group_edges()
 
     def leave_out(self, pieces: NDArray[np.bool_]) -> None:
-        """Removes the edges of the pieces for which `pieces` is true."""
+        """Removes the edges of some pieces.
+
+        Args:
+            pieces: boolean array that is true at the numbers of these pieces.
+        """
         remaining = ~pieces[self.piece]
         self.piece, self.string = self.piece[remaining], self.string[remaining]
         self.start, self.end = self.start[remaining], self.end[remaining]
         self._group_edges()
 
     def best(self, probability: Floats) -> Floats:
-        """Returns the probability of each string's best spelling; 0 for a string without one."""
+        """Returns the probability of each string's best spelling; 0 if a string can't be spelt.
+
+        Args:
+            probability: probability of each piece.
+        """
         return self._forward(probability, np.maximum)[self.last]
 
     def expected(self, probability: Floats, counts: Floats) -> Floats:
-        """Returns the expected count of each piece, over all spellings of all strings."""
+        """Returns the expected count of each piece, over all spellings of all strings.
+
+        Args:
+            probability: probability of each piece.
+            counts: number of occurrences of each string.
+        """
         forward = self._forward(probability, np.add)
         backward = np.zeros_like(forward)
         backward[self.last] = 1.0
@@ -263,10 +282,15 @@ class _Lattices:
 
 
 def _group_by_offset(offset: Integers, node: Integers) -> list[tuple[Integers, Integers, Integers]]:
-    """Groups edges by their offset in the string.
+    """Groups edges by their offset.
+
+    Args:
+        offset: offset of each edge, in bytes; the groups are sorted by offset.
+        node: node at which each edge is summed.
 
     Returns:
-        For each offset the edges, the first edge of each node, and the nodes.
+        For each offset a triple: the indices of its edges, sorted by node; the position in this
+        list of each node's first edge; and the nodes.
     """
     order = np.lexsort((node, offset))
     result = []

@@ -42,8 +42,8 @@ def _splits(data: Any) -> Iterator[str]:
     yield from _table(["split", *columns], rows)
     yield ""
     yield (
-        "repeated: text of an earlier row; leaked: also in the validation or test split; "
-        "dropped: leaked rows that were removed"
+        "repeated: rows with the text of an earlier row; leaked: rows whose text is also in the "
+        "test split or (training rows) the validation split; dropped: leaked rows that were removed"
     )
 
 

@@ -43,7 +43,11 @@ class WordPiece(Recipe):
     lowercase: bool = True
 
     def __post_init__(self) -> None:
-        check_vocabulary(self.vocab_size, len(SPECIAL) + 2, "BERT's special tokens and a letter")
+        check_vocabulary(
+            self.vocab_size,
+            len(SPECIAL) + 2,
+            "BERT's 5 special tokens, and a letter with and without ##",
+        )
 
     @property
     def stated_size(self) -> int | None:
@@ -76,7 +80,12 @@ class WordPiece(Recipe):
 
 
 def bert_tokenizer(vocabulary: list[str], lowercase: bool) -> Tokenizer:
-    """Returns BERT's tokenizer with a vocabulary in the order of ids."""
+    """Returns BERT's tokenizer with a given vocabulary.
+
+    Args:
+        vocabulary: the tokens, in the order of their ids.
+        lowercase: whether to lowercase text and strip accents.
+    """
     numbers = {piece: number for number, piece in enumerate(vocabulary)}
     backend = tokenizers.Tokenizer(
         models.WordPiece(numbers, unk_token="[UNK]", continuing_subword_prefix=INSIDE)
