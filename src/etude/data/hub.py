@@ -23,8 +23,8 @@ NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 FILES = "data=text_files, labelled_files, pairs or tagged"
 OFFLINE = (
     "if the dataset was prepared on this machine before, set data.revision=<commit hash of 40 "
-    "hexadecimal digits>; otherwise, prepare it once with network access, or read your own files "
-    f"with {FILES}"
+    "hexadecimal digits> (data.path.revision for data.path.name); otherwise, prepare it once "
+    f"with network access, or read your own files with {FILES}"
 )
 
 log = logging.getLogger("etude.data")
