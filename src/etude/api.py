@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
@@ -94,11 +93,8 @@ def train_record(config: DictConfig, checked: CheckedConfig | None = None) -> An
         outcome = reuse_finished(checked)
         if outcome is not None:
             return outcome
-    except InvalidConfig as error:
-        # Further checks import torch, which takes seconds: they are worth it for the user's files.
-        data = error.sound.get("data")
-        if "torch" not in sys.modules and (data is None or not data.names_files()):
-            raise
+    except InvalidConfig:
+        pass  # `train_run` adds the errors of the values and of the data's files
     from etude.analysis.run_outputs import write_outputs
     from etude.training.run import train as train_run
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import threading
@@ -93,8 +94,10 @@ def compose_in_search(typed: Sequence[str]) -> DictConfig:
         config = _compose(typed)
     except HYDRA_ERRORS as error:
         problems, good = find_invalid(typed, error)
-        if all("." in problem.where for problem in problems):  # the choices of files are valid
-            problems += _check_composed(good)
+        groups = _groups()
+        if not any(p.where in groups or "/" in p.where for p in problems):  # all files are known
+            reported = {problem.where for problem in problems}
+            problems += [p for p in _check_composed(good) if p.where not in reported]
         raise RequestError(problems) from error
     return config
 
@@ -273,11 +276,11 @@ def find_invalid(overrides: Sequence[str], error: Exception) -> tuple[list[Probl
 
 
 def _check_composed(good: Sequence[str]) -> list[Problem]:
-    """Returns the problems that the constructors report for overrides that Hydra accepts."""
-    from etude.config.checks import check  # heavy: it imports what the config names
-
+    """Returns all other problems of a run with the overrides that Hydra accepts."""
+    # A higher layer, which this module cannot import at its top.
+    build = importlib.import_module("etude.training.build")
     try:
-        check(_compose(good))
+        build.build_parts(build.check_all(_compose(good)), check_data=True)
     except RequestError as error:
         return error.problems
     return []

@@ -73,11 +73,6 @@ class Node:
         description = _describe(self.constructor)
         return description.open_ended or name in description.parameters
 
-    def names_files(self) -> bool:
-        """Returns whether an argument `path`, of this node or of a nested one, is set."""
-        nested = [value for value in self.arguments.values() if isinstance(value, Node)]
-        return self.arguments.get("path") is not None or any(n.names_files() for n in nested)
-
     def build(self, **given: Any) -> Any:
         """Builds the object, or a `Factory` if the node is partial.
 
