@@ -63,7 +63,7 @@ def test_missing_extra_and_misshapen_tensors(tmp_path):
     text = refused(tmp_path)
     assert "transformer.h.0.mlp.c_fc.weight = '3 x 4': expected the shape 24 x 96" in text
     assert "transformer.h.1.ln_1.bias: expected a tensor of shape 24" in text
-    assert "transformer.h.7.ln_1.bias: expected no such tensor in gpt2" in text
+    assert "transformer.h.7.ln_1.bias: expected no such tensor in the gpt2 model" in text
 
 
 def test_a_wrong_vocabulary(tmp_path):

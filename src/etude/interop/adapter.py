@@ -285,7 +285,7 @@ def _check_changes(
             part, shape = change.parts.get(key), shapes.get(key)
             if part is None or part.shape != shape:
                 end = next(end for end, each in PART_SUFFIXES.items() if each == key)
-                expected = "no tensor of this name for this module"
+                expected = "no such tensor for this module"
                 if shape is not None:
                     expected = f"a tensor of shape {_shape_text(shape)}"
                 actual = None if part is None else _shape_text(part.shape)
