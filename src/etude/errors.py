@@ -213,9 +213,12 @@ def nearest(name: str, choices: Iterable[str]) -> str | None:
 def nearest_of(name: str, choices: Iterable[str]) -> str | None:
     """Returns the hint `did you mean CHOICE?`, with the choice most similar to `name`.
 
+    A key path that ends with `name`, such as `optimizer.lr` for `lr`, is the most similar one.
     Returns None if no choice is similar. For messages that already list all choices.
     """
-    close = difflib.get_close_matches(name, [str(choice) for choice in choices], n=1, cutoff=0.5)
+    options = [str(choice) for choice in choices]
+    close = sorted((each for each in options if each.endswith(f".{name}")), key=len)
+    close = close or difflib.get_close_matches(name, options, n=1, cutoff=0.5)
     return f"did you mean {close[0]}?" if close else None
 
 

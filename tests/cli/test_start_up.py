@@ -83,8 +83,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, write_corpus, tiny) -> tup
     ("words", "expected"),
     [
         (["train"], set()),
-        (["train", "model.dimm=4", "data.sequence_length=x"], set()),
-        (["train", "model.dimm=4"], {"torch", "pytorch_lightning"}),  # it checks the files, too
+        (["train", "model.dimm=4"], {"torch", "pytorch_lightning"}),  # values and files, too
         (["train", "model.heads=x", "data.path=3", "optimizer=adamm"], set()),
         (["train", "seed=1337,1337", "-m"], {"optuna"}),
         (["plan", "--no-measure", "seed=1"], {"torch", "pytorch_lightning"}),

@@ -433,6 +433,34 @@ def test_the_positive_class_is_named(etude, classified) -> None:
     assert [text.count(note) for text in (out, *answers)] == [1, 1, 1]
 
 
+def test_evaluate_prints_the_scores_of_both_classes(etude, classified) -> None:
+    _, record = classified
+    (result,) = json.loads(etude("evaluate", record, "--json").out)
+    lines = etude("evaluate", record).out.splitlines()
+    table = lines[next(n for n, line in enumerate(lines) if line.startswith("label ")) :]
+    assert len(result["classes"]) == 2
+    for row, line in zip(result["classes"], table[1:], strict=False):
+        scores = [f"{row[name]:.4f}" for name in ("precision", "recall", "f1")]
+        assert line.split() == [row["label"], *scores, f"{row['support']:.0f}"]
+
+
+def test_a_finished_run_says_that_it_keeps_its_tags(etude, toy, tmp_path: Path) -> None:
+    command = toy("classification", tmp_path, "run.tags=[a]")
+    assert etude("train", *command, cwd=tmp_path).code == 0
+    assert "is ignored" not in etude("train", *command, cwd=tmp_path).out
+    answer = etude("train", *command, "run.tags=[b]", "run.notes=x", cwd=tmp_path)
+    assert "run.tags=['b'] is ignored: a finished run keeps its tags" in answer.out + answer.err
+    assert "run.notes=x is ignored: a finished run keeps its notes" in answer.out + answer.err
+
+
+def test_a_step_larger_than_the_data_is_reported(etude, toy, tmp_path: Path) -> None:
+    command = toy("classification", tmp_path, "data.batch.examples=5000", "trainer.max_steps=1")
+    answer = etude("train", *command, cwd=tmp_path)
+    assert "data.batch: a step of 5,000 examples is larger than the training data" in (
+        answer.out + answer.err
+    )
+
+
 def test_columns_of_metrics_begin_with_those_that_matter(classified) -> None:
     from etude.api import load_run
 

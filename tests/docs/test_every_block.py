@@ -43,6 +43,10 @@ def test_recipes(run: Callable, tmp_path: Path) -> None:
     Path("notes.txt").write_text("The other notes.\n\nAnd a second one, longer.\n" * 9)
     Path("reviews.csv").write_text("stars,body\n" + "".join(f"{n},a text {n}\n" for n in range(60)))
 
+    Path("spam.csv").write_text(
+        "text,label\n" + "".join(f"text {n},{'spam' if n % 2 else 'ham'}\n" for n in range(40))
+    )
+
     def filled(words: list[str]) -> list[str]:
         records = sorted((tmp_path / "experiments/debug").glob("*[!~2]"))
         names = {"TOKENIZER.json": "experiments/debug/*/tokenizer.json"}

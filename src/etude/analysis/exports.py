@@ -66,14 +66,15 @@ def latex(
         bold: cells in bold, as (row, column).
         caption: caption of the floating `table`. If caption and label are empty, the result is a
             `tabular`.
-        label: label for references, of letters, digits and `:-._/`; other characters become `-`.
+        label: label for references, of letters (of any script), digits and `:-._/`; other
+            characters become `-`.
     """
     tabular = _tabular(head, rows, bold)
     if not caption and not label:
         return tabular
     lines = ["\\begin{table}", "\\centering"]
     lines += [f"\\caption{{{escaping.latex(caption)}}}"] if caption else []
-    name = re.sub(r"[^A-Za-z0-9:._/-]+", "-", label)
+    name = re.sub(r"[^\w:./-]+", "-", label)
     lines += [f"\\label{{{name}}}"] if label else []
     return "\n".join([*lines, tabular.rstrip("\n"), "\\end{table}", ""])
 

@@ -19,7 +19,6 @@ PRUNED = "pruned (last value)"
 DOTS: dict[str, Any] = {"marker": "o", "linestyle": "none", "color": COLOURS[0], "markersize": 5}
 CROSSES: dict[str, Any] = {"marker": "x", "linestyle": "none", "color": COLOURS[5], "markersize": 6}
 _MAX_PANELS = 12
-_VALUE = "value of the trial"
 
 
 def slices(study: Any) -> Figure | None:
@@ -52,9 +51,14 @@ def slices(study: Any) -> Figure | None:
     values, last = (np.array([value for _, value in trials]) for trials in (done, pruned))
     set_value_range(grid[0, 0], [values], [last])
     for axes in grid[:, 0]:
-        axes.set_ylabel(_VALUE)
+        axes.set_ylabel(metric_name(study))
     _explain(figure, has_pruned=bool(pruned))
     return figure
+
+
+def metric_name(study: Any) -> str:
+    """Returns the name of the metric that a search optimizes, as a label for an axis."""
+    return figure_label((study.metric_names or ["value of the trial"])[0])
 
 
 def pair(study: Any, importances: Mapping[str, float]) -> Figure | None:
@@ -98,7 +102,7 @@ def pair(study: Any, importances: Mapping[str, float]) -> Figure | None:
     axes.plot([p[first] for p, _ in pruned], [p[second] for p, _ in pruned], **CROSSES)
     for which, name in (("x", first), ("y", second)):
         _style_axis(axes, which, name, _distribution(study, name))
-    figure.colorbar(dots, ax=axes).set_label(_VALUE)
+    figure.colorbar(dots, ax=axes).set_label(metric_name(study))
     _explain(figure, has_pruned=bool(pruned))
     return figure
 

@@ -15,6 +15,7 @@ from etude.analysis.search_slices import (
     DOTS,
     PRUNED,
     finished_trials,
+    metric_name,
     pair,
     pruned_trials,
     slices,
@@ -76,7 +77,7 @@ def history(study: Any) -> Figure:
     axes.step(numbers, best, where="post", color=COLOURS[1], linewidth=1.7, label="best so far")
     set_value_range(axes, [best, values], [last])
     axes.set_xlabel("trial")
-    axes.set_ylabel("value of the trial")
+    axes.set_ylabel(metric_name(study))
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
-from etude.errors import InvalidArguments, Problem, RequestError
+from etude.errors import InvalidArguments, Problem, RequestError, nearest
 from etude.stopping import SIGNALLED as SIGNALLED
 
 DONE, FAILED, WRONG, HELD = 0, 1, 2, 3
@@ -30,7 +31,9 @@ class Parser(argparse.ArgumentParser):
     """Argument parser that raises `RequestError` or `HelpShown` instead of ending the process."""
 
     def error(self, message: str) -> NoReturn:
-        hint = f"{message}; see `{self.prog} --help`"
+        unknown = re.match(r"unrecognized arguments: (--[\w-]+)", message)
+        near = nearest(unknown[1], list(self._option_string_actions)) if unknown else None
+        hint = f"{message}; {near or f'see `{self.prog} --help`'}"
         raise RequestError(Problem(self.prog, "valid arguments", hint=hint))
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:

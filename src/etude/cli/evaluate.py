@@ -105,7 +105,7 @@ def _print_result(result: dict[str, Any], config: dict[str, Any]) -> None:
         ]
         print_columns([result["by"], *names], rows)
     for key, unit in (("classes", "examples"), ("spans", "spans")):
-        if len(result.get(key, [])) > (key == "classes") * 2:
+        if result.get(key):
             rows = [
                 [
                     str(row["label"]),

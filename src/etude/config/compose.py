@@ -221,20 +221,25 @@ def add_plus_signs(override: str) -> str:
 def quote_unicode(override: str) -> str:
     """Adds quotes to an override's value if Hydra rejects its non-ASCII characters.
 
-    Overrides whose values contain Hydra's syntax (lists, sweeps, quotes, interpolations) are
-    returned unchanged.
+    Overrides whose values contain more of Hydra's syntax than a list (sweeps, quotes,
+    interpolations) are returned unchanged.
 
     Example:
         >>> quote_unicode("run.notes=第一次")
         "run.notes='第一次'"
+        >>> quote_unicode("run.tags=[基线,b]")
+        "run.tags=['基线',b]"
     """
     key, equals, value = override.partition("=")
-    if not equals or value.isascii() or any(sign in value for sign in "'\"\\[]{}()$,"):
+    is_list = value.startswith("[") and value.endswith("]")
+    items = value[1:-1].split(",") if is_list else [value]
+    if not equals or value.isascii() or any(sign in "".join(items) for sign in "'\"\\[]{}()$,"):
         return override
     try:
         OverridesParser.create().parse_override(override)
     except NOT_PARSED:
-        return f"{key}='{value}'"
+        quoted = [item if item.isascii() else f"'{item.strip()}'" for item in items]
+        return f"{key}=[{','.join(quoted)}]" if is_list else f"{key}={quoted[0]}"
     return override
 
 
@@ -332,7 +337,12 @@ def _explain_choice(
     group: str, value: str, groups: dict[str, list[str]], error: Exception
 ) -> Problem:
     if value not in groups[group]:
-        return Problem(group, f"a file in conf/{group}/", value, nearest(value, groups[group]))
+        others = [other for other in groups if value in groups[other]]
+        below = [other for other in others if other.startswith(f"{group}/")] or others
+        hint = nearest(value, groups[group])
+        if below and not (hint and value in hint):
+            hint = f"use {below[0]}={value}"
+        return Problem(group, f"a file in conf/{group}/", value, hint)
     if isinstance(error, MissingConfigException):
         expected = "a config file whose `defaults` list refers only to existing files"
         return Problem(f"{group}={value}", expected, error.missing_cfg_file)

@@ -18,6 +18,7 @@ from etude.config.compose import (
 from etude.config.equivalents import equivalent_of
 from etude.config.paths import conf_dir
 from etude.config.replacements import report_replaced
+from etude.config.schema import ROOT_KEYS
 from etude.config.yaml_file import strict_files
 from etude.errors import Problem, RequestError, nearest
 from etude.secrets import mask_keys
@@ -85,7 +86,10 @@ def parse(arguments: Sequence[str], command: str = "train", further: Sequence[st
                 request.options.append(words.pop(0))
         elif option not in (*_QUESTIONS, *_FLAGS, "--shell-completion"):
             options = (*_FLAGS, *_WITH_VALUE, *_QUESTIONS, *further, "--debug")
+            name = option.lstrip("-")
             hint = equivalent_of(option) or nearest(option, options)
+            if name in (*ROOT_KEYS, "experiment", "sweep"):  # such as `--experiment debug`
+                hint = f"use {name}={value or next(iter(words), 'VALUE')}"
             raise RequestError(Problem("option", f"an option of `etude {command}`", word, hint))
     return request
 

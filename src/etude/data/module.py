@@ -207,6 +207,11 @@ class DataModule(DataAttributes):
     def steps_per_epoch(self) -> float:
         """Number of optimizer steps that read as many examples as the training split has."""
 
+    @property
+    def examples_per_epoch(self) -> float:
+        """Number of examples in the training split, or of windows without overlap."""
+        return self.steps_per_epoch * self.examples_per_step
+
     @abstractmethod
     def evaluated_tokens(self, split: Any) -> int:
         """Returns the number of positions that an evaluation of a split computes."""

@@ -56,8 +56,11 @@ def scan(file: Path) -> Scan:
                     where = f"{file}, line {line}, byte {bad}"
                     value = f"0x{error.object[error.start]:02x}"
                     is_utf16 = bad == 0 and chunk.startswith(UTF16)
-                    encoding = "utf-16" if is_utf16 else "latin1"
-                    hint = f"convert the file, for example with iconv -f {encoding} -t utf-8"
+                    hint = "convert the file from its encoding, for example with iconv -f "
+                    hint += "utf-16 -t utf-8"
+                    if not is_utf16:
+                        hint = hint.replace("utf-16", "gb18030") + " (Chinese) or iconv -f latin1 "
+                        hint += "-t utf-8 (Western European)"
                     raise RequestError(Problem(where, "UTF-8 text", value, hint)) from error
                 offset += len(chunk)
                 lines += chunk.count(b"\n")

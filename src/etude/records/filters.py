@@ -112,6 +112,8 @@ def parse_filter(text: str) -> Filter:
         check_status(value)
     if key in TIME_KEYS and "~" not in sign:
         value = parse_time(value)
+    elif sign[0] in "<>" and not _is_number(parse_value(value)):
+        raise RequestError(Problem("FILTER", f"a number after {key}{sign}", text))
     return Filter(key, "=" if sign == "==" else sign, value)
 
 

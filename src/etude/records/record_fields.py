@@ -199,6 +199,6 @@ def check_keys_exist(requested: Iterable[tuple[str, str]], records: Iterable[Rec
             continue
     if choices:  # without runs, no key can exist
         raise RequestError(
-            Problem(where, "a key of at least one run", key, nearest(key, choices))
+            Problem(where, "a key of at least one run", key, nearest(key, choices - {key}))
             for key, where in unknown.items()
         )

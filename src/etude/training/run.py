@@ -199,6 +199,12 @@ def _train_claimed(
             total,
             record.path,
         )
+    if data.examples_per_epoch < data.examples_per_step:
+        log.warning(
+            "data.batch: a step of %s examples is larger than the training data (%s examples)",
+            f"{data.examples_per_step:,}",
+            f"{data.examples_per_epoch:,.0f}",
+        )
     warning = parts.schedule.misfit(total) if isinstance(parts.schedule, Schedule) else None
     if warning is not None:
         log.warning("schedule: %s", warning)

@@ -234,7 +234,16 @@ def outcome_of(checked: CheckedConfig, state: RunState | None) -> Outcome | None
         start["source"],
         differs,
     )
+    _report_ignored_labels(checked, state.record)
     return Outcome("finished", state.record, reused=True)
+
+
+def _report_ignored_labels(checked: CheckedConfig, record: Record) -> None:
+    """Reports tags and notes that a finished run does not get."""
+    shown = checked.shown["run"]
+    for key, value in (("tags", list(shown["tags"])), ("notes", shown["notes"])):
+        if value and value != record.info.get(key):
+            log.warning("run.%s=%s is ignored: a finished run keeps its %s", key, value, key)
 
 
 def reuse_finished(checked: CheckedConfig) -> Outcome | None:

@@ -188,6 +188,10 @@ class ExampleData(Stored, ExampleSource):
         """Number of optimizer steps that read each training example once."""
         return float(self._batches(seed=0).steps_per_epoch)
 
+    @property
+    def examples_per_epoch(self) -> float:
+        return self.meta.splits["train"].examples
+
     def evaluated_tokens(self, split: Split) -> int:
         """Returns the number of positions in a split."""
         return self.meta.splits[split].tokens
@@ -273,7 +277,10 @@ class ExampleData(Stored, ExampleSource):
         example_rows = set(self.row_numbers(split).tolist())
         if not example_rows:
             empty = self.meta.splits[split].empty if split in self.meta.splits else 0
-            hint = f"its {empty:,} rows have no text" if empty else None
+            filled = [name for name, meta in self.meta.splits.items() if meta.examples]
+            hint = f"this run has {', '.join(filled)}; --data FILE evaluates other rows"
+            if empty:
+                hint = f"its {empty:,} rows have no text"
             raise RequestError(Problem("--split", "a split with examples", split, hint))
         return [row for number, row in enumerate(self.rows(split)) if number in example_rows]
 
