@@ -161,7 +161,7 @@ class NoFeedForward(nn.Module):
         super().__init__()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns zeros."""
+        """Returns zeros of the same shape as x."""
         return torch.zeros_like(x)
 
 

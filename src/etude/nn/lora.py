@@ -80,8 +80,8 @@ class LoRALinear(nn.Linear):
 
     Args:
         whole: the layer to adapt; its weight and bias are shared, not copied.
-        slots: rows of each adapter (the first row, and the row after the last), by the adapter's
-            name, such as `q`.
+        slots: dict from the name of each adapter, such as `q`, to its rows of the weight: the first
+            row, and the row after the last.
         options: options of the adapters.
     """
 

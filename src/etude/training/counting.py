@@ -38,8 +38,9 @@ class ParameterCounts:
     Attributes:
         total: Number of all parameters.
         trained: Number of trainable parameters.
-        per_layer: Number of parameters that one more layer adds, averaged over the pattern of layer
-            kinds; 0 for a model without the argument `layers`.
+        per_layer: Number of parameters that one more layer adds; the mean over the pattern if the
+            model has several layer kinds (`etude.models.kinds`); 0 for a model without the argument
+            `layers`.
     """
 
     total: int
@@ -48,8 +49,8 @@ class ParameterCounts:
 
 
 def with_layers(node: Node, layers: int) -> Node:
-    """Returns a copy of a model's config node with at most `layers` layers; the node of a custom
-    class is returned unchanged.
+    """Returns a copy of a model's config node (its class and arguments) with at most `layers`
+    layers. The node of a custom class is returned unchanged.
 
     Args:
         node: Config node of the model.
@@ -118,7 +119,7 @@ def count_cost(node: Node, build: Build, **options: Any) -> Cost:
 
 
 def build_addressable(build: Build, node: Node) -> Any:
-    """Builds the model of a config node with the function `build`, and returns the model.
+    """Returns `build(node)`: the model of the config node `node` (its class and arguments).
 
     Raises:
         RequestError: A tensor is larger than 2**63 bytes.
@@ -139,8 +140,9 @@ def build_addressable(build: Build, node: Node) -> Any:
 
 
 def _layer_counts(node: Node) -> dict[str, int]:
-    """Returns the numbers of layers that a built-in model's config node sets, by argument
-    (`layers`, `decoder_layers`); empty for a custom class.
+    """Returns a dict from the arguments `layers` and `decoder_layers` of a built-in model to the
+    numbers that its config node sets; empty for a custom class. Arguments that are not set are
+    omitted.
     """
     if not node.is_ours:
         return {}
@@ -149,8 +151,8 @@ def _layer_counts(node: Node) -> dict[str, int]:
 
 
 def _period(node: Node) -> int:
-    """Returns the number of layers after which the pattern of layer kinds repeats; 1 without a
-    pattern.
+    """Returns the number of layers after which the model's pattern of layer kinds
+    (`etude.models.kinds`) repeats; 1 without a pattern.
     """
     pattern = node.arguments.get("pattern")
     return len(pattern) if isinstance(pattern, list) and pattern else 1
@@ -161,7 +163,9 @@ def _replace_layers(node: Node, layers: dict[str, int]) -> Node:
 
 
 def _layers_may_differ(node: Node) -> bool:
-    """Returns whether a module receives its layer's index, so that layers may differ."""
+    """Returns whether the layers of a model may differ: whether a module's constructor receives the
+    index of its layer or the number of layers.
+    """
     for value in node.arguments.values():
         if isinstance(value, dict) and any(
             isinstance(kind, Node) and _layers_may_differ(kind) for kind in value.values()
@@ -177,13 +181,14 @@ def _layers_may_differ(node: Node) -> bool:
 def _extrapolate(
     node: Node, count: Callable[[Node], tuple[int, ...]], first: int
 ) -> tuple[int, ...]:
-    """Returns `count(node)`, extrapolated from models of few layers.
+    """Returns the result of `count(node)`, extrapolated from the results for two smaller models.
+    For a model of few layers, `count(node)` is called directly.
 
     Args:
         node: Config node of the model.
         count: Function that counts a model; its results grow linearly from `first` layers on.
-        first: Minimum number of layers of the smaller model; the larger model has one repetition of
-            the pattern more.
+        first: Minimum number of layers of the smallest model. The next larger model has one more
+            repetition of the pattern of layer kinds.
     """
     layer_counts, period = _layer_counts(node), _period(node)
     first = max(first, period)

@@ -75,14 +75,17 @@ class SharedSteps(DDPStrategy):
         """Does nothing: the ranks are already started."""
 
     def setup_distributed(self) -> None:
-        """Sets the numbers of the ranks; does not create a process group, which the ranks have
-        already joined.
+        """Tells the cluster environment this process's rank and the number of ranks.
+
+        Creates no process group, because the ranks have already joined one.
         """
         self.set_world_ranks()
 
     def barrier(self, *args: Any, **kwargs: Any) -> None:
-        """Waits for all ranks; does not wait after a checkpoint, because after a signal only rank 0
-        saves one.
+        """Waits until all ranks have called this method.
+
+        Does not wait when Lightning calls it after saving a checkpoint: after a stop signal, only
+        rank 0 saves a checkpoint, and the other ranks would never arrive.
         """
         name = args[0] if args else kwargs.get("name")
         if name != "Trainer.save_checkpoint":

@@ -49,7 +49,7 @@ class Progress:
             self._open_bar()
 
     def advance(self, step: int) -> None:
-        """Updates the optimizer step; cheap enough to be called at every step."""
+        """Sets the displayed optimizer step; fast enough to be called at every step."""
         self.step = step
         self._watcher.progress(step, self.total, self._latest)
         if self._bar is not None:
