@@ -52,8 +52,8 @@ class Body(nn.Module):
 
     Attributes:
         mup: width and base width in muP; None in the standard parametrisation.
-        kinds: dict from the names of the layer kinds that have their own position module to these
-            modules.
+        kinds: dict from the name of each layer kind that has its own position module to a dict with
+            this module as `position`.
 
     Raises:
         InvalidArguments: the sizes are inconsistent, or a module rejects its arguments.

@@ -93,8 +93,9 @@ class Head(nn.Module):
         return x if self.logit_scale == 1 else x * self.logit_scale
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Maps vectors (B, T, D) to logits: to (B, T, ...), with logits for each position, or if
-        the attribute `gives` is `classes`, to (B, labels), with logits for each sequence.
+        """Maps vectors (B, T, D) to logits. If the attribute `gives` is `classes`, the logits have
+        the shape (B, labels), with one row for each sequence; otherwise (B, T, ...), with logits
+        for each position.
 
         Args:
             keep: (B, T), false where a token is padding.

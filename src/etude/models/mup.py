@@ -68,7 +68,7 @@ class MuP:
 
     @property
     def base_head_dim(self) -> int:
-        """K at the base width."""
+        """The width of one head (K) at muP's base width."""
         return self.base // self.heads if self.head_dim is None else self.head_dim
 
 
@@ -113,8 +113,7 @@ def _role(module: Any, name: str, parameter: Tensor) -> Role:
 
 
 def _readouts(module: Any) -> tuple[str, ...]:
-    """Returns the names of a model's linear layers that return logits; a tied embedding is omitted.
-    """
+    """Returns the names of a model's linear layers that return logits, except a tied embedding."""
     head = getattr(module, "head", None)
     if isinstance(head, nn.Linear):
         return ("head",)

@@ -32,7 +32,8 @@ class PromptBatch:
         model: the model that returns the logits.
         tokens: (B, T), ids to continue.
         keep: (B, T), false where a token is padding; None without padding.
-        shown: for each row, the number of tokens at its end that come from the text of the prompt.
+        shown: for each row, the number of its last tokens that encode the text of the prompt;
+            tokens before them are padding or special tokens.
     """
 
     model: CausalModel

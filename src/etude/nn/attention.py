@@ -49,7 +49,7 @@ def reference_attention(
     the key-value head h.
 
     Args:
-        q: queries (B, H, T, K), the last T of the S positions.
+        q: queries (B, H, T, K) at the last T of the keys' S positions.
         k, v: keys and values (B, G, S, K); G divides H.
         causal: whether to hide the keys after a query.
         bias: added to the scores; broadcasts to (B, H, T, S). A boolean bias is a mask that is true
@@ -300,7 +300,7 @@ class MultiHeadAttention(nn.Module):
         scale: float | None = None,
         dropout: float = 0.0,
     ) -> Tensor:
-        """Returns the weighted average of the values for each query, (B, H, T, K).
+        """Returns the weighted average of the values for each query, with shape (B, H, T, K).
 
         The arguments are those of `reference_attention`.
 

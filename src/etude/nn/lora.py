@@ -173,7 +173,7 @@ def merge(module: nn.Module) -> nn.Module:
 
 
 def adapted(module: nn.Module) -> dict[str, LoRALinear]:
-    """Returns the layers with low-rank adapters, by name."""
+    """Returns a dict from names to the layers of a module that have low-rank adapters."""
     return {name: part for name, part in module.named_modules() if isinstance(part, LoRALinear)}
 
 

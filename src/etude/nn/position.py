@@ -496,8 +496,8 @@ class _Table:
         self.size = max(self.size, length)
 
     def __call__(self, start: int | Tensor, T: int, like: Tensor) -> Tensor:
-        """Returns the table's rows for the positions `start` to `start + T - 1`, with shape (T,
-        ...).
+        """Returns the table's rows, of shape (T, ...), for the positions `start` to `start + T -
+        1`.
 
         If `start` is a tensor of positions of shape (B, T), returns the rows of these positions,
         with shape (B, T, ...). The rows are on the device of `like`, in its dtype, or in float32 if

@@ -191,7 +191,8 @@ class Task(pl.LightningModule):
 
     @classmethod
     def evaluation_options(cls, data: Any, **options: Any) -> EvaluationOptions:
-        """Returns validated options of an evaluation or prediction; by default, a task has none.
+        """Returns validated options of an evaluation or a prediction. By default, a task has no
+        options.
 
         Args:
             data: the run's data.
@@ -215,7 +216,7 @@ class Task(pl.LightningModule):
         return metrics
 
     def batches_of(self, evaluated: Evaluated) -> Iterator[MicroBatch]:
-        """Yields the batches of a split or of rows, moved to the model's device."""
+        """Yields the batches of the split or the rows `evaluated`, moved to the model's device."""
         for batch in evaluated.batches():
             yield self.transfer_batch_to_device(batch, self.device_of_model, 0)
 
@@ -333,7 +334,9 @@ class Task(pl.LightningModule):
 
     @classmethod
     def rises(cls, metric: str) -> bool | None:
-        """Returns whether larger values of a metric are better; None if unknown."""
+        """Returns whether larger values of the metric with the given name are better; None if this
+        is unknown.
+        """
         return is_higher_better(metric, cls.more_is_better, cls.less_is_better)
 
     @property
@@ -358,8 +361,8 @@ class Task(pl.LightningModule):
         self._validated = {}
 
     def validation_step(self, batch: MicroBatch, batch_idx: int) -> None:
-        """Adds a validation batch to the metrics of its split; in a mixture of sources of data, to
-        those of its source in this split.
+        """Adds a validation batch to the metrics of its split. If the data is a mixture of several
+        sources, each source has its own metrics.
         """
         if not self.is_mine(batch_idx):
             return
@@ -414,11 +417,12 @@ class Task(pl.LightningModule):
         pass  # Lightning sets it; the model determines the value
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adapts a checkpoint to LoRA and weight averages.
+        """Changes a checkpoint in place before it is saved, if the run uses LoRA or a weight
+        average.
 
-        With LoRA, the checkpoint omits the frozen weights, which the source model has. With an
-        average, the checkpoint's weights are the averaged ones, and the training weights are in its
-        entry `in_training`.
+        With LoRA, the checkpoint omits the frozen weights, which are those of the model that the
+        run started from. With an average, the checkpoint's weights are the averaged ones, and the
+        training weights are in its entry `in_training`.
         """
         if not self.strict_loading:
             trainable = {f"model.{n}" for n, p in self.model.named_parameters() if p.requires_grad}

@@ -27,7 +27,7 @@ class EvaluationOptions:
 
     @classmethod
     def checked(cls, task: str, **requested: Any) -> EvaluationOptions:
-        """Returns validated options; the value None selects an option's default.
+        """Returns an object with the validated options; the value None selects an option's default.
 
         Args:
             task: name of the task, for errors.

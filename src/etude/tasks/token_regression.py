@@ -77,7 +77,7 @@ class WordValueMetrics(RowMetrics):
     def rows(self) -> dict[int, Pair]:
         """Returns a dict from each row's index to the actual and predicted numbers of its words.
 
-        Words without an actual number are omitted.
+        Words that have no actual number are omitted.
         """
         pieces: dict[int, list[Pair]] = {}
         for index, pair in sorted(self._pieces.items(), key=lambda item: item[0]):

@@ -48,7 +48,7 @@ def compiled(model: nn.Module, wanted: bool = True) -> Iterator[None]:
 
 @contextmanager
 def eager(model: nn.Module) -> Iterator[None]:
-    """Context manager in which the model runs without its compiled code."""
+    """Context manager in which `model` runs without the compiled code of its layers."""
     calls: list[tuple[Any, Any]] = [(layer, layer._compiled_call_impl) for layer in _layers(model)]
     for layer, _ in calls:
         layer._compiled_call_impl = None

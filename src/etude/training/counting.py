@@ -53,7 +53,7 @@ def with_layers(node: Node, layers: int) -> Node:
     layers. The node of a custom class is returned unchanged.
 
     Args:
-        node: Config node of the model.
+        node: Config node of the model: its class and arguments.
         layers: Maximum number of layers in the encoder and in the decoder; if the model has a
             pattern of layer kinds, the maximum number of its repetitions.
     """
@@ -64,10 +64,11 @@ def with_layers(node: Node, layers: int) -> Node:
 
 
 def count_parameters(node: Node, build: Build, lora: LoRA | None = None) -> ParameterCounts:
-    """Returns the numbers of parameters of a model, without allocating memory for them.
+    """Returns the numbers of parameters of the model that `node` describes, without allocating
+    memory for them.
 
     Args:
-        node: Config node of the model.
+        node: Config node of the model: its class and arguments.
         build: Function that builds a model from a node.
         lora: Options of a low-rank adaptation; None for a model without adapters.
 
@@ -94,12 +95,12 @@ def count_parameters(node: Node, build: Build, lora: LoRA | None = None) -> Para
 
 
 def count_cost(node: Node, build: Build, **options: Any) -> Cost:
-    """Returns the FLOPs and memory of one training step of a model.
+    """Returns the FLOPs and the memory of one training step of the model that `node` describes.
 
     The result is that of `etude.models.cost.cost`, computed from models with few layers.
 
     Args:
-        node: Config node of the model.
+        node: Config node of the model: its class and arguments.
         build: Function that builds a model from a node.
         **options: Arguments of `etude.models.cost.cost`.
 
@@ -185,7 +186,7 @@ def _extrapolate(
     For a model of few layers, `count(node)` is called directly.
 
     Args:
-        node: Config node of the model.
+        node: Config node of the model: its class and arguments.
         count: Function that counts a model; its results grow linearly from `first` layers on.
         first: Minimum number of layers of the smallest model. The next larger model has one more
             repetition of the pattern of layer kinds.

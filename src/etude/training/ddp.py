@@ -171,7 +171,7 @@ def find_store(port: int, world: int) -> Any:
 
 
 def join(store: Any, *, rank: int, world: int, device: torch.device) -> None:
-    """Joins the process group; returns when every rank has joined.
+    """Joins the group of processes (ranks) that train together; returns when every rank has joined.
 
     Args:
         store: Store from `open_store` or `find_store`.
@@ -193,7 +193,7 @@ def join(store: Any, *, rank: int, world: int, device: torch.device) -> None:
 
 
 def leave(*, broken: bool = False) -> None:
-    """Leaves the process group.
+    """Leaves the group of processes (ranks) that train together.
 
     Args:
         broken: Whether other ranks may have failed; if so, this process does not wait for them.

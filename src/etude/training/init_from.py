@@ -62,8 +62,8 @@ class InitFromSource:
 
     @classmethod
     def resolve_config(cls, config: DictConfig) -> DictConfig:
-        """Returns a copy of the config with the model and the tokenizer of the source, the run or
-        the pretrained model that `init_from.source` names.
+        """Returns a copy of the config with the model and the tokenizer of the source. The source
+        is the run or the pretrained model that `init_from.source` names.
 
         In the copy, `init_from.found` identifies the source by a commit or by hashes of the
         weights.
@@ -112,8 +112,9 @@ class InitFromSource:
 
     @classmethod
     def fill(cls, module: nn.Module, options: InitFrom | DictConfig, root: Path) -> None:
-        """Loads the weights of the source, the run or the pretrained model that `options.source`
-        names, into `module`. If `options.head` is `new`, the head keeps its initial weights.
+        """Loads the weights of the source into `module`. The source is the run or the pretrained
+        model that `options.source` names. If `options.head` is `new`, the head keeps its initial
+        weights.
 
         Args:
             module: Model of the run.

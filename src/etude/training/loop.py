@@ -360,7 +360,7 @@ class RunLoop(pl.Callback):
 
 
 def _numbers(values: list[Tensor | float]) -> list[float]:
-    """Returns `values` as floats; the tensors among them are copied in one transfer.
+    """Returns `values` as floats; all tensors are copied from the device in one transfer.
 
     Values restored from a checkpoint are already floats; they precede all tensors in `values`.
     """

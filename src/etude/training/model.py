@@ -66,7 +66,7 @@ def build_with_sizes(model: Node, vocabulary: int, labels: int = PLACEHOLDER_LAB
     """Builds a model whose vocabulary size and number of labels are those of the data.
 
     Args:
-        model: Config node of the model.
+        model: Config node of the model: its class and arguments.
         vocabulary: Size of the vocabulary; ignored for a model that reads no tokens.
         labels: Number of labels, used if the node of the head doesn't set it.
     """

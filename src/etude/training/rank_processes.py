@@ -258,8 +258,7 @@ class _RankProcess:
         return self._process.poll() is None
 
     def failure(self) -> RankFailed:
-        """Returns the error that describes why the process ended before its training was complete.
-        """
+        """Returns the error that describes why the process ended before training was complete."""
         if self._failed:
             return RankFailed(self.rank, self._failed["error"], self._failed["out_of_memory"])
         code = self._process.returncode

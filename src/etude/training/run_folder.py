@@ -97,7 +97,8 @@ def locked_record(folder: Path, *, wait: bool, force: bool = False) -> Iterator[
 
     Args:
         folder: The run's folder; created if it is missing.
-        wait, force: See `RunLock.acquire`.
+        wait, force: Whether to wait until another process releases the lock, and whether to take
+            over a lock left by a process on another host; see `RunLock.acquire`.
 
     Raises:
         RequestError: The folder exists and contains links or special files.

@@ -31,7 +31,7 @@ _reported = True
 
 @contextmanager
 def suppress_other_runs() -> Iterator[None]:
-    """Context manager that disables `report_other_runs`, for sweeps."""
+    """Context manager in which `report_other_runs` logs nothing; used by sweeps."""
     global _reported
     before, _reported = _reported, False
     try:
@@ -184,8 +184,8 @@ _NONE = "(none)"
 
 
 def _abbreviate(value: Any) -> str:
-    """Returns a value as JSON, cut after 37 characters and followed by "..." if it is longer than
-    40.
+    """Returns a value as JSON. A text of more than 40 characters is cut after 37 and ends with
+    "...".
     """
     text = json.dumps(value) if value != _NONE else _NONE
     return text if len(text) <= 40 else text[:37] + "..."

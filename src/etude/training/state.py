@@ -87,7 +87,9 @@ class Outcome:
 
 
 def refusal(problems: list[Problem], path: Path | None = None) -> RunState:
-    """Returns the state of a run that cannot be trained."""
+    """Returns the state of a run that cannot be trained because of `problems`. Its description
+    lists them.
+    """
     description = "refused: " + "; ".join(map(str, problems))
     return RunState("refused", description, path=path, problems=tuple(problems))
 
