@@ -45,14 +45,15 @@ class Body(nn.Module):
         recompute: whether to recompute the activations of each block in the backward pass (gradient
             checkpointing, Chen et al. 2016, arXiv:1604.06174). It needs less memory and a third
             more time.
-        pattern, kinds: layer kinds and the pattern in which they repeat; see `etude.models.kinds`.
-            None makes all layers the same.
+        pattern, kinds: layer kinds (groups of layers with their own modules) and the pattern in
+            which they repeat; see `etude.models.kinds`. None makes all layers the same.
         mup_base_dim: base width of muP (`etude.models.mup`); None uses the standard
             parametrisation.
 
     Attributes:
         mup: width and base width in muP; None in the standard parametrisation.
-        kinds: position modules of the layer kinds that have their own, by the name of the kind.
+        kinds: dict from the name of each layer kind that has its own position module to a dict with
+            this module as `position`.
 
     Raises:
         InvalidArguments: the sizes are inconsistent, or a module rejects its arguments.
@@ -140,8 +141,8 @@ class Body(nn.Module):
         return position
 
     def _base_width_arguments(self) -> dict[str, int]:
-        """Returns the additional constructor arguments of the attention in muP; empty at the base
-        width.
+        """Returns a dict of the additional constructor arguments of the attention in muP; empty at
+        the base width.
         """
         if self.mup is None or self.mup.ratio == 1:
             return {}
@@ -289,7 +290,8 @@ class Body(nn.Module):
         documents: Documents | None,
         memory_documents: Documents | None,
     ) -> dict[str, Any]:
-        """Returns the keyword arguments of the cross-attention; empty if there is no memory.
+        """Returns the keyword arguments of the cross-attention; empty if there is no memory (the
+        vectors that the cross-attention attends to).
 
         `keep` is `memory_keep` of `hidden`. A cache that contains the memory also contains its
         padding mask.
@@ -319,9 +321,9 @@ class Body(nn.Module):
         positions: Tensor | None,
         documents: Documents | None,
     ) -> dict[str | None, dict[str, Any]]:
-        """Returns the keyword arguments of the attention, by the name of the layer kind whose mask
-        or position module replaces the model's; the key None contains the arguments for all other
-        layers.
+        """Returns a dict from layer kinds to the keyword arguments of their attention. A key is the
+        name of a layer kind that has its own mask or position module. The key None stands for all
+        other layers.
         """
         # Compiled blocks would be recompiled for each new list of lengths.
         is_compiled = self.blocks[0]._compiled_call_impl is not None
@@ -399,9 +401,10 @@ class Body(nn.Module):
 
     @property
     def masks(self) -> dict[str, Mask]:
-        """The masks of all layers, by the argument that sets each: `mask`, `kinds.local.mask`.
+        """Dict from the argument that sets a mask to this mask: `mask` for the model's own,
+        `kinds.local.mask` for that of the layer kind `local`. Masks that no layer uses are omitted.
 
-        Either all of them hide later keys, or none.
+        Either all masks hide later keys, or none does.
         """
         own = {"mask": self.mask} if any(v not in self._masks for v in self._views) else {}
         return own | {f"kinds.{name}.mask": mask for name, mask in self._masks.items()}
@@ -425,8 +428,9 @@ class Body(nn.Module):
         return KVCache(len(self.blocks), batch, length)
 
     def widths(self) -> Widths | None:
-        """Returns the role of each parameter in muP, which determines its learning rate; None in
-        the standard parametrisation.
+        """Returns the model's width relative to muP's base width, and how the size of each
+        parameter grows with the width; from these, the optimizer scales the learning rates. Returns
+        None in the standard parametrisation.
         """
         return widths(self)
 
@@ -436,8 +440,9 @@ class Body(nn.Module):
 
 
 def _parts_of_kind(kind: LayerKind, defaults: dict[str, Part]) -> dict[str, Part]:
-    """Returns the attention, feedforward and block factory of a layer kind, by name: its own or, if
-    it has none, the model's (`defaults`).
+    """Returns a dict with the same keys as `defaults`: `attention`, `feedforward` and `block`. A
+    value is the factory that the layer kind sets or, if the layer kind sets none, the model's
+    factory in `defaults`.
     """
     return {name: getattr(kind, name) or part for name, part in defaults.items()}
 
@@ -445,14 +450,14 @@ def _parts_of_kind(kind: LayerKind, defaults: dict[str, Part]) -> dict[str, Part
 def _new_blocks(
     layers: Sequence[dict[str, Part]], arguments: dict[str, dict[str, Any]], norm: Part, cross: bool
 ) -> nn.ModuleList:
-    """Builds the blocks.
+    """Builds and returns the blocks of a model, one for each dict in `layers`.
 
     Factories with a parameter `layer` receive the index of their block; those with a parameter
     `layers` receive the number of blocks.
 
     Args:
-        layers: attention, feedforward and block factory of each layer.
-        arguments: keyword arguments of the attention and feedforward factories.
+        layers: for each layer, a dict of the factories `attention`, `feedforward` and `block`.
+        arguments: dict from `attention` and `feedforward` to the keyword arguments of this factory.
         norm: factory of a norm, without arguments.
         cross: whether the blocks contain cross-attention.
     """

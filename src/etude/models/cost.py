@@ -99,7 +99,8 @@ def cost(
 
     Args:
         build: factory of a module that maps tokens (B, T) to logits, on the CPU; an
-            `EncoderDecoder` also receives a target of this shape, and a `Regressor` numbers.
+            `EncoderDecoder` also receives a target of shape (B, T), and a `Regressor` receives
+            numbers instead of tokens.
         length: T.
         batch: B, sequences per micro-batch.
         dtype: dtype of the weights.

@@ -164,7 +164,8 @@ class EncoderDecoder(nn.Module):
         return self._logits(x)
 
     def reading(self, source: Tensor, keep: Tensor | None = None) -> ConditionedDecoder:
-        """Encodes a source (B, M), and returns the decoder that generates its target.
+        """Encodes source ids of shape (B, M), and returns a decoder that generates the target of
+        each source.
 
         Args:
             keep: (B, M), false where a token is padding.
@@ -172,8 +173,8 @@ class EncoderDecoder(nn.Module):
         return ConditionedDecoder(self, self.encode(source, keep), keep)
 
     def widths(self) -> Widths | None:
-        """Returns the role of each parameter in muP; None in the standard parametrisation; see
-        `Body.widths`.
+        """Returns the width relative to muP's base width and the role of each parameter; None in
+        the standard parametrisation. See `Body.widths`.
         """
         return widths(self)
 
@@ -215,8 +216,9 @@ class ConditionedDecoder:
         position, (N, 1, V).
 
         N is a multiple of the number of source sequences; the target sequences of one source are
-        next to each other. With a cache, the first call reads the memory, and later calls use the
-        cached keys and values. The arguments `more` are passed to `Body.hidden`.
+        next to each other. With a cache, the first call computes keys and values of the encoder's
+        output, and later calls use the cached ones. The arguments `more` are passed to
+        `Body.hidden`.
         """
         is_cached = cache is not None and cache.across[0].memory is not None
         memory, keep = (None, None) if is_cached else (self.memory, self.keep)

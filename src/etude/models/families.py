@@ -19,7 +19,8 @@ _FAMILIES = {
 
 
 def is_of_other_family(model: Any, supported: Sequence[type]) -> bool:
-    """Returns whether a model belongs to a built-in family that is not among the supported ones.
+    """Returns whether a model belongs to a built-in family (decoder, encoder, ...) that is not
+    among the classes `supported`.
 
     False for a custom model, which belongs to no family, and if `supported` is empty.
     """
@@ -28,8 +29,8 @@ def is_of_other_family(model: Any, supported: Sequence[type]) -> bool:
 
 
 def family_names(families: Sequence[type]) -> tuple[str, str]:
-    """Returns the names of model families as text ("a decoder or an encoder"), and overrides that
-    select such a model ("model=nano or model=encoder_nano").
+    """Returns two texts for a message: the names of model families ("a decoder or an encoder"), and
+    overrides that select such models ("model=nano or model=encoder_nano").
     """
     entries = [_FAMILIES.get(kind, (kind.__name__, "")) for kind in families]
     choices = " or ".join(choice for _, choice in entries if choice)

@@ -93,8 +93,9 @@ class Head(nn.Module):
         return x if self.logit_scale == 1 else x * self.logit_scale
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Maps vectors (B, T, D) to logits: (B, T, ...) at each position, or (B, labels) if `gives`
-        is `classes`.
+        """Maps vectors (B, T, D) to logits. If the attribute `gives` is `classes`, the logits have
+        the shape (B, labels), with one row for each sequence; otherwise (B, T, ...), with logits
+        for each position.
 
         Args:
             keep: (B, T), false where a token is padding.
@@ -102,13 +103,14 @@ class Head(nn.Module):
         raise NotImplementedError
 
     def of_packed(self, x: Tensor, documents: Documents) -> Tensor:
-        """Maps vectors (B, T, D) of packed sequences to logits.
+        """Maps vectors (B, T, D) of packed sequences, which contain several documents each, to
+        logits.
 
-        The shape of the logits is that of `forward`, except for a head over classes: there it is
-        (N, labels), with one row for each of the N documents in the batch.
+        The logits have the shape that `forward` returns, except for a head over classes. Such a
+        head returns (N, labels), with one row for each of the N documents in the batch.
 
         Args:
-            documents: the documents packed in the sequences.
+            documents: boundaries of the documents in the sequences.
         """
         if self.gives == "classes":
             return self(*documents.split(x))

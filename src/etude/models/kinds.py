@@ -40,7 +40,8 @@ class LayerKind:
 def kinds_of_layers(
     pattern: Sequence[str] | None, kinds: Mapping[str, LayerKind] | None, layers: int
 ) -> tuple[str | None, ...]:
-    """Returns the name of each layer's kind; None for every layer if there is no pattern.
+    """Returns the name of the layer kind of each layer, in order; None for every layer if there is
+    no pattern.
 
     Raises:
         InvalidArguments: the pattern and the names of the layer kinds don't match.
@@ -80,7 +81,7 @@ def check_mask(checks: Checks, kind: str, mask: Mask, own: Mask) -> None:
         checks: receives the problem.
         kind: name of the layer kind.
         mask: mask of the layer kind.
-        own: mask of the model.
+        own: the model's mask.
     """
     behaviour = "hides" if own.causal else "doesn't hide"
     expected = f"a mask that {behaviour} later keys, like the model's mask"

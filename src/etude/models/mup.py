@@ -34,7 +34,7 @@ class MuP:
     width of the key-value heads) are in proportion.
 
     Attributes:
-        base: base width, in place of D.
+        base: base width: the value of D at which muP equals the standard parametrisation.
         dim: D, the width.
         heads: H.
         head_dim: K (the width of one head) if it is set in the config, otherwise None.
@@ -63,12 +63,12 @@ class MuP:
 
     @property
     def ratio(self) -> float:
-        """m, the width divided by the base width."""
+        """The width divided by the base width (m)."""
         return self.dim / self.base
 
     @property
     def base_head_dim(self) -> int:
-        """K at the base width."""
+        """The width of one head (K) at muP's base width."""
         return self.base // self.heads if self.head_dim is None else self.head_dim
 
 
@@ -87,9 +87,9 @@ def check_initialise(mup: MuP | None, initialise: Initialise | None) -> None:
 
 
 def widths(module: Any) -> Widths | None:
-    """Returns the role of each parameter in muP (`etude.optim.widths.Role`: how its size grows with
-    the width), from which the optimizer scales its learning rate; None in the standard
-    parametrisation.
+    """Returns a model's width relative to muP's base width, and the role of each parameter
+    (`etude.optim.widths.Role`: how its size grows with the width). From these, the optimizer scales
+    the learning rates. Returns None in the standard parametrisation.
     """
     if module.mup is None:
         return None
@@ -113,7 +113,7 @@ def _role(module: Any, name: str, parameter: Tensor) -> Role:
 
 
 def _readouts(module: Any) -> tuple[str, ...]:
-    """Returns the names of a model's linear layers that return logits, without a tied embedding."""
+    """Returns the names of a model's linear layers that return logits, except a tied embedding."""
     head = getattr(module, "head", None)
     if isinstance(head, nn.Linear):
         return ("head",)

@@ -27,7 +27,7 @@ def right_padded(rows: Sequence[list[int]], device: torch.device) -> tuple[Tenso
 
 
 def have_equal_length(rows: Sequence[list[int]]) -> bool:
-    """Returns whether all rows have the same length, so that no padding is needed."""
+    """Returns whether all rows of token ids have the same length, so that no padding is needed."""
     return len({len(row) for row in rows}) <= 1
 
 

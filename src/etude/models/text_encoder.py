@@ -1,4 +1,4 @@
-"""Vectors or head outputs of texts, computed by an encoder with its tokenizer."""
+"""Encoder with its tokenizer, which maps texts to vectors or to the outputs of its head."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ class FramingTokenizer(Protocol):
 
 
 class EncoderOutput(NamedTuple):
-    """An encoder's output for texts.
+    """Output of an encoder for a batch of B texts, padded to T tokens.
 
     Attributes:
-        output: (B, T, D) without a head; otherwise the head's logits, such as (B, T, V).
-        keep: (B, T), false where a shorter text is padded.
+        output: vectors of shape (B, T, D) if the encoder has no head; otherwise the head's logits,
+            of a shape such as (B, T, V).
+        keep: mask of shape (B, T), false at padding.
     """
 
     output: Tensor
@@ -64,7 +65,8 @@ class TextEncoder:
 
     @torch.inference_mode()
     def read(self, texts: str | Sequence[str]) -> EncoderOutput:
-        """Returns the output for texts as one batch, each with its special tokens.
+        """Returns the module's output for one batch of all `texts`, to which special tokens are
+        added.
 
         A text that is too long for the model is cut, before its final special token.
         """
@@ -79,8 +81,9 @@ class TextEncoder:
             return EncoderOutput(self.module(tokens, keep=keep), keep)
 
     def mean(self, texts: str | Sequence[str]) -> Tensor:
-        """Returns the mean vector of each text's tokens, (B, D), as in sentence encoders (Reimers &
-        Gurevych 2019, arXiv:1908.10084, section 3); for a module without a head.
+        """Returns the mean of the vectors of each text's tokens, with shape (B, D) for B texts, as
+        in sentence encoders (Reimers & Gurevych 2019, arXiv:1908.10084, section 3). The module must
+        have no head.
         """
         output, keep = self.read(texts)
         weights = keep[..., None].to(output.dtype)

@@ -32,7 +32,8 @@ class PromptBatch:
         model: the model that returns the logits.
         tokens: (B, T), ids to continue.
         keep: (B, T), false where a token is padding; None without padding.
-        shown: for each row, the number of tokens at its end that come from the text of the prompt.
+        shown: for each row, the number of its last tokens that encode the text of the prompt;
+            tokens before them are padding or special tokens.
     """
 
     model: CausalModel
@@ -234,7 +235,7 @@ class TextGenerator(ABC):
 
     @abstractmethod
     def _begin(self, prompts: list[list[int]]) -> PromptBatch:
-        """Returns the prompts as a batch."""
+        """Returns the prompts, given as token ids, as a batch."""
 
     def _write(
         self,
@@ -246,8 +247,15 @@ class TextGenerator(ABC):
         stops: list[str],
         stream: Callable[[str], None] | None,
     ) -> list[str]:
-        """Returns the generated texts of a batch of prompts, which are given as `texts` and as
-        token ids (`encoded`).
+        """Returns the texts generated for a batch of prompts.
+
+        Args:
+            texts, encoded: the prompts as they were typed, and as token ids.
+            config: options of the generation.
+            processors: logits processors.
+            generator: random number generators.
+            stops: texts that end a generated text.
+            stream: see `generate`.
         """
         batch = self._begin(encoded)
         typed = texts if self.continues else [""] * len(texts)
@@ -279,8 +287,8 @@ class TextGenerator(ABC):
         ]
 
     def _text(self, prompt: list[int], new: list[int], ending: StopText | None) -> str:
-        """Returns the text of the new tokens up to the first stop token or stop text; streaming
-        produces the same text in pieces.
+        """Returns the text of the tokens `new`, which follow the tokens `prompt`, up to the first
+        stop token or stop text (`ending`). Streaming produces the same text in pieces.
         """
         text, pieces = self._continuation(prompt, ending), []
         for end, token in enumerate(new, 1):
@@ -305,7 +313,7 @@ class _Stream:
         self.text, self.stream = text, stream
 
     def read(self, column: Tensor) -> None:
-        """Decodes the next token, whose id is in `column`, (1,)."""
+        """Decodes the next token, whose id is the only element of `column`."""
         self.show(self.text.push(int(column)))
 
     def show(self, piece: str) -> None:
@@ -338,14 +346,21 @@ def _is_unicode(text: str) -> bool:
 
 
 def empty_prompt_error(text: str) -> InvalidArguments:
-    """Returns the error of an empty prompt for a tokenizer without an end-of-text token."""
+    """Returns the error to raise if a prompt is empty and the tokenizer has no end-of-text token,
+    with which generation would start.
+
+    Args:
+        text: the prompt, for the message.
+    """
     expected = "a non-empty text, because the tokenizer has no end-of-text token"
     return InvalidArguments(Problem("prompt", expected, text))
 
 
 def _seeds(seed: int, prompts: list[list[int]], samples: int) -> list[int]:
-    """Returns a seed for each text: a function of the seed, the prompt and the number of earlier
-    texts of the same prompt, independent of the batch.
+    """Returns a seed for each text, with `samples` texts for each prompt.
+
+    The seed of a text depends only on `seed`, the prompt and the number of earlier texts of the
+    same prompt, not on the other prompts.
     """
     seeds, counts = [], Counter[tuple[int, ...]]()
     for ids in prompts:

@@ -21,7 +21,9 @@ Trained = Textual | NumberModel
 
 
 def writer(module: nn.Module, tokenizer: Any) -> Writer | None:
-    """Returns the text generator of a module; None if the module doesn't generate text."""
+    """Returns an object that generates text with a module and its tokenizer; None if the module
+    doesn't generate text.
+    """
     model: Any = wrap_trained(module, tokenizer)
     return model if isinstance(model, LanguageModel | Seq2Seq) else None
 

@@ -49,7 +49,7 @@ def reference_attention(
     the key-value head h.
 
     Args:
-        q: queries (B, H, T, K), the last T of the S positions.
+        q: queries (B, H, T, K) at the last T of the keys' S positions.
         k, v: keys and values (B, G, S, K); G divides H.
         causal: whether to hide the keys after a query.
         bias: added to the scores; broadcasts to (B, H, T, S). A boolean bias is a mask that is true
@@ -90,8 +90,9 @@ def fused_attention(
 ) -> Tensor:
     """Computes the same as `reference_attention`, with torch's fused kernels.
 
-    The kernels are fastest without an explicit mask. A mask is created only where their argument
-    `is_causal`, which assumes that the first query is at position 0, is not sufficient.
+    The kernels are fastest without an explicit mask. Their argument `is_causal` hides later keys,
+    but assumes that the first query is at position 0. A mask is created only where this argument is
+    not sufficient.
     """
     T, S = q.shape[-2], k.shape[-2]
     mask = bias
@@ -121,8 +122,9 @@ class MultiHeadAttention(nn.Module):
 
     One projection `qkv` computes queries, keys and values, in this order along its output; `out`
     writes to the residual stream. Dropout acts on the attention weights and on the output, as in
-    GPT-2. If a memory is given, the module computes cross-attention: queries from x, keys and
-    values from the memory, without position information.
+    GPT-2. If a memory (another sequence, such as the output of an encoder) is given, the module
+    computes cross-attention: queries from x, keys and values from the memory, without position
+    information.
 
     The computation has three steps, and a subclass overrides one or two of them: `project` computes
     queries, keys and values, `attend` averages the values, `merge` joins the heads. Between the
@@ -240,7 +242,8 @@ class MultiHeadAttention(nn.Module):
         """Maps (B, T, D) to (B, T, D).
 
         Args:
-            position: rotates queries and keys before the scores are computed (`Rotary`).
+            position: position module, which may rotate queries and keys before the scores are
+                computed, as `Rotary` does.
             causal: whether to hide later keys.
             bias: added to the scores; broadcasts to (B, H, T, S). A boolean bias is a mask that is
                 true where a key is visible.
@@ -249,8 +252,9 @@ class MultiHeadAttention(nn.Module):
                 follows the positions in the cache, or starts at 0 without a cache.
             documents: the documents packed in x, which don't attend to each other. They cannot be
                 combined with a cache.
-            memory: (B, S, D), the sequence that x attends to instead of itself. It may be None if
-                the cache already contains the keys and values of the memory.
+            memory: (B, S, D), the sequence that x attends to instead of itself, such as the output
+                of an encoder. It may be None if the cache already contains the memory's keys and
+                values.
         """
         q, k, v = self.project(x, memory, cache, position, positions)
         dropout = self.dropout if self.training else 0.0
@@ -296,7 +300,7 @@ class MultiHeadAttention(nn.Module):
         scale: float | None = None,
         dropout: float = 0.0,
     ) -> Tensor:
-        """Returns the weighted average of the values for each query, (B, H, T, K).
+        """Returns the weighted average of the values for each query, with shape (B, H, T, K).
 
         The arguments are those of `reference_attention`.
 
@@ -342,7 +346,9 @@ class MultiHeadAttention(nn.Module):
         return q, k, v
 
     def matrices(self) -> dict[str, Matrix]:
-        """Returns the purpose of each linear layer, by name; see `etude.nn.matrices`."""
+        """Returns a dict from the names of the linear layers to their purposes, such as whether a
+        layer writes to the residual stream; see `etude.nn.matrices`.
+        """
         H, G, K = self.heads, self.kv_heads, self.head_dim
         return {
             "qkv": queries_keys_values(H * K, G * K, K * self.base_ratio),

@@ -20,8 +20,9 @@ class LayerCache:
 
     Attributes:
         length: number of positions in the cache.
-        memory: keys and values (B, G, S, K) of the cross-attention's memory; None until they are
-            computed. The cross-attention of a layer has its own `LayerCache`.
+        memory: keys and values (B, G, S, K) that the cross-attention computes from the encoder's
+            output; None until they are computed. The cross-attention of a layer has its own
+            `LayerCache`.
     """
 
     def __init__(self, batch: int, capacity: int) -> None:
@@ -61,14 +62,15 @@ class LayerCache:
             self.memory = (k.repeat_interleave(times, dim=0), v.repeat_interleave(times, dim=0))
 
     def select(self, rows: Tensor, since: int = 0) -> None:
-        """Keeps only the sequences with the indices `rows` (N,), in this order, as each step of
-        beam search requires.
+        """Keeps only the N sequences with the indices `rows`, in this order, as each step of beam
+        search requires.
 
-        If the number of sequences doesn't change, the cross-attention's keys and values (`memory`)
-        stay unchanged, because beam search then replaces each beam by a beam of the same source.
+        If the number of sequences doesn't change, `memory` (the keys and values of the encoder's
+        output) stays unchanged, because beam search then replaces each beam by a beam of the same
+        source text.
 
         Args:
-            rows: indices of the sequences.
+            rows: (N,), indices of the sequences to keep; an index may occur several times.
             since: first position that is copied if the number of sequences doesn't change. Before
                 this position, the replaced and the replacing sequence must be the same.
         """
@@ -104,8 +106,8 @@ class KVCache:
         capacity: largest number of positions.
 
     Attributes:
-        memory_keep: (B, M), false where the cross-attention's memory is padding; None if there is
-            no padding.
+        memory_keep: (B, M), false where the encoder's output of M vectors, which the
+            cross-attention attends to, is padding; None if there is no padding.
     """
 
     def __init__(self, layers: int, batch: int, capacity: int) -> None:

@@ -57,13 +57,16 @@ class Documents:
 
     @property
     def prefers_split(self) -> bool:
-        """Whether `attend`, with a call for each document, is faster than a mask."""
+        """Whether computing attention separately for each document (`attend`) is faster than one
+        computation with a mask.
+        """
         if self.number.device.type != "cpu":
             return False
         return self.number.numel() >= SHORT * sum(map(len, self.lengths))
 
     def mask(self, of: Documents | None = None) -> Tensor:
-        """Returns (B, 1, T, S), true where a query and a key belong to the same document.
+        """Returns a mask of shape (B, 1, T, S), true where a query and a key belong to the same
+        document.
 
         Args:
             of: documents of the keys (B, S); document i of the queries attends to document i of the
@@ -73,8 +76,9 @@ class Documents:
         return self.number[:, None, :, None] == keys.number[:, None, None, :]
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the vectors of the N documents, (N, L, D), with one row per document, and a mask
-        (N, L) that is false at padding; L is the length of the longest document.
+        """Returns the vectors of the N documents in the batch, of shape (N, L, D), with one row per
+        document, and a mask of shape (N, L) that is false at padding. L is the length of the
+        longest document.
 
         Args:
             x: (B, T, D), vectors of the packed sequences.

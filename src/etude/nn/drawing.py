@@ -32,8 +32,8 @@ _FILLS = frozenset(
 
 
 class DrawingFrom(TorchFunctionMode):
-    """Context manager in which this thread's calls of the functions in `DRAWS` use `generator`, if
-    they draw on its device.
+    """Context manager in which the functions in `DRAWS` draw their random numbers from `generator`.
+    It affects only this thread, and only calls that draw on the device of `generator`.
 
     Torch's global generator is shared by the whole process: loading a model must not draw from it
     while another thread trains. The numbers are those of torch's generator with the same seed. (A
@@ -81,7 +81,9 @@ def shapes_only() -> Iterator[None]:
 
 
 def _device(args: Any, options: dict[str, Any]) -> torch.device:
-    """Returns the device on which a function draws random numbers."""
+    """Returns the device on which a function draws random numbers, given the positional and the
+    keyword arguments of the call.
+    """
     tensors = [value for value in (*args, *options.values()) if isinstance(value, torch.Tensor)]
     if tensors:
         return tensors[0].device

@@ -44,7 +44,9 @@ class FeedForward(nn.Module, ABC):
         return self.dropout(self.down(self.activation(self.up(x))))
 
     def matrices(self) -> dict[str, Matrix]:
-        """Returns the purpose of each linear layer, by name; see `etude.nn.matrices`."""
+        """Returns a dict from the names of the linear layers to their purposes, such as whether a
+        layer writes to the residual stream; see `etude.nn.matrices`.
+        """
         return {"up": whole("up", self.up), "down": whole("down", self.down, writes=True)}
 
 
@@ -123,7 +125,9 @@ class GatedFeedForward(nn.Module, ABC):
         return self.dropout(self.down(self.activation(self.gate(x)) * self.up(x)))
 
     def matrices(self) -> dict[str, Matrix]:
-        """Returns the purpose of each linear layer, by name; see `etude.nn.matrices`."""
+        """Returns a dict from the names of the linear layers to their purposes, such as whether a
+        layer writes to the residual stream; see `etude.nn.matrices`.
+        """
         gate, up = whole("gate", self.gate), whole("up", self.up)
         return {"gate": gate, "up": up, "down": whole("down", self.down, writes=True)}
 
@@ -161,7 +165,7 @@ class NoFeedForward(nn.Module):
         super().__init__()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns zeros."""
+        """Returns zeros of the same shape as x."""
         return torch.zeros_like(x)
 
 

@@ -44,7 +44,8 @@ class Weight:
         inputs: number of columns; for an embedding, D. In muP, the number at the base width.
         outputs: number of rows. In muP, the number at the base width.
         factor: factor of the standard deviation; 1 except in muP.
-        purpose: declared purpose of the layer; None if its module does not declare one.
+        purpose: what the layer's outputs are used for (`etude.nn.matrices`); None if the module
+            that contains the layer does not declare it.
     """
 
     name: str
@@ -61,7 +62,9 @@ class Weight:
         return self.purpose is not None and self.purpose.writes
 
     def pieces(self) -> dict[str, Tensor]:
-        """Returns the matrices that the weight contains, by name; they are filled separately."""
+        """Returns a dict from names to the matrices that the weight contains, such as `q`, `k` and
+        `v`, which are filled separately. A single matrix may have the name "".
+        """
         if self.purpose is None or self.embeds:
             return {"": self.weight}
         weight = self.weight.detach()

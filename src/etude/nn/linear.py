@@ -27,7 +27,8 @@ Kernel = Literal["turned", "onednn", "torch"]
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Returns x W^T + b, (..., F), as `F.linear` does, for x (..., D), weight (F, D), bias (F,).
+    """Returns x W^T + b, of shape (..., F), like `F.linear`. The shapes are (..., D) for x, (F, D)
+    for `weight` (W) and (F,) for `bias` (b).
 
     In inference mode, on a CPU, in float32, for 2 to 15 rows of x and at least `SMALL` weights, the
     fastest kernel for the shape is used; see `kernel_for`. Its sums may be rounded differently.

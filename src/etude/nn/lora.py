@@ -80,8 +80,8 @@ class LoRALinear(nn.Linear):
 
     Args:
         whole: the layer to adapt; its weight and bias are shared, not copied.
-        slots: rows of each adapter (the first row, and the row after the last), by the adapter's
-            name, such as `q`.
+        slots: dict from the name of each adapter, such as `q`, to its rows of the weight: the first
+            row, and the row after the last.
         options: options of the adapters.
     """
 
@@ -173,7 +173,7 @@ def merge(module: nn.Module) -> nn.Module:
 
 
 def adapted(module: nn.Module) -> dict[str, LoRALinear]:
-    """Returns the layers with low-rank adapters, by name."""
+    """Returns a dict from names to the layers of a module that have low-rank adapters."""
     return {name: part for name, part in module.named_modules() if isinstance(part, LoRALinear)}
 
 

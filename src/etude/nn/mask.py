@@ -14,7 +14,8 @@ class Mask:
     Attributes:
         causal: whether later keys are hidden from every query.
         cacheable: whether the output at a position is independent of the tokens that follow.
-        everywhere: whether the mask of a text is the same wherever the text starts in a sequence.
+        everywhere: whether the mask of a text doesn't depend on the position in the sequence at
+            which the text starts.
     """
 
     causal: bool = False
@@ -22,8 +23,8 @@ class Mask:
     everywhere: bool = True
 
     def seen(self, T: int, S: int, device: torch.device | None = None) -> Tensor | None:
-        """Returns the mask (T, S) of the queries at the last T of S positions, true where a query
-        may attend to a key; None if `causal` alone describes the mask.
+        """Returns the mask for queries at the last T of S positions, of shape (T, S), true where a
+        query may attend to a key. Returns None if the attribute `causal` alone describes the mask.
         """
         return None
 
@@ -100,8 +101,8 @@ def causal_mask(T: int, S: int, device: torch.device | None = None) -> Tensor:
 
 
 def hide_later(bias: Tensor, T: int, S: int) -> Tensor:
-    """Returns the bias of the scores, broadcast to (..., T, S), with minus infinity at the keys
-    after each query.
+    """Returns `bias`, which is added to the attention scores, broadcast to (..., T, S) and with
+    minus infinity at the keys after each query.
     """
     return bias.masked_fill(~causal_mask(T, S, bias.device), -torch.inf)
 

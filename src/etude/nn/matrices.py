@@ -55,7 +55,7 @@ def queries_keys_values(queries: int, others: int, head_dim: float) -> Matrix:
 
     Args:
         queries: number of rows of the queries, H K.
-        others: number of rows of the keys, and of the values, G K.
+        others: number of rows of the keys, G K; the values have the same number.
         head_dim: K; see `Matrix`.
     """
     ends = (0, queries, queries + others, queries + 2 * others)
@@ -64,8 +64,9 @@ def queries_keys_values(queries: int, others: int, head_dim: float) -> Matrix:
 
 
 def declared(module: nn.Module) -> dict[str, Matrix]:
-    """Returns the purposes of a model's linear layers, by name; layers without a declared purpose
-    are omitted.
+    """Returns a dict from the names of a model's linear layers to the purposes that the methods
+    `matrices()` declare. Other layers are omitted, except those with one of the five recognised
+    names.
 
     Raises:
         InvalidArguments: a method `matrices()` returns a name that is no linear layer, or row

@@ -69,7 +69,9 @@ class NoNorm(nn.Module):
 
 @torch.no_grad()
 def multiply(norm: nn.Module, factor: float) -> None:
-    """Changes the parameters of a norm in place, so that its output is multiplied by a factor."""
+    """Changes the parameters of `norm` in place, so that the norm's output is multiplied by
+    `factor`.
+    """
     for parameter in norm.parameters():
         if isinstance(norm, OffsetRMSNorm):
             parameter.copy_((1 + parameter) * factor - 1)

@@ -18,8 +18,8 @@ object with a method `unset_arguments`.
 
 
 def accepted_arguments(part: Part, **offered: Any) -> dict[str, Any]:
-    """Returns those of the keyword arguments `offered` that the factory `part` accepts and that are
-    not set in the factory yet.
+    """Returns those of the keyword arguments `offered` that the factory `part` accepts and that the
+    factory itself does not set yet, as a `functools.partial` may.
     """
     names = unset_arguments(part)
     return {name: value for name, value in offered.items() if name in names}

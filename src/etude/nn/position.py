@@ -238,7 +238,13 @@ class Rotary(Position):
         self.rows.reach(length)
 
     def frequencies(self, width: int, base: float) -> Tensor:
-        """Returns the angle per position of each plane (width / 2,), in radians, as float64."""
+        """Returns the angle in radians by which each plane turns from one position to the next, as
+        a float64 tensor of shape (width / 2,).
+
+        Args:
+            width: number of rotated coordinates, two for each plane.
+            base: see `Rotary`.
+        """
         return _frequencies(width, base)
 
     def rotate(self, q: Tensor, k: Tensor, start: int | Tensor = 0) -> tuple[Tensor, Tensor]:
@@ -436,7 +442,9 @@ def alibi_slopes(heads: int) -> list[float]:
 
 
 def sinusoids(t: Tensor, width: int, halves: bool = False) -> Tensor:
-    """Maps positions t (T,) to the vectors that `Sinusoidal` adds (T, width)."""
+    """Maps positions t of shape (T,) to the vectors that `Sinusoidal` adds, of shape (T, width);
+    `halves` as in `Sinusoidal`.
+    """
     angles = t[:, None] * _frequencies(width, base=10000.0)
     if halves:
         return torch.cat((angles.sin(), angles.cos()[:, : width // 2]), dim=-1)
@@ -444,7 +452,12 @@ def sinusoids(t: Tensor, width: int, halves: bool = False) -> Tensor:
 
 
 def rotations(t: Tensor, frequencies: Callable[[], Tensor]) -> Tensor:
-    """Maps positions t (T,) to (T, 2, width): cosines (cos, cos) and signed sines (-sin, sin)."""
+    """Maps positions t of shape (T,) to the factors of `rotate`, of shape (T, 2, width): the
+    cosines (cos, cos) and the signed sines (-sin, sin) of the angles.
+
+    Args:
+        frequencies: function that returns the angle per position, of shape (width / 2,).
+    """
     angles = t[:, None] * frequencies()
     cos, sin = angles.cos(), angles.sin()
     return torch.stack((torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)), dim=1)
@@ -461,7 +474,8 @@ _FIRST_ROWS = 2**16
 
 
 class _Table:
-    """Table of a function of the position, computed in float64 and cached in the caller's dtype.
+    """Table of the values of a function at the positions 0, 1, ..., computed in float64 and cached
+    in the dtype of the caller's tensors.
 
     Args:
         rows: function of positions (T,) that returns their rows (T, ...).
@@ -478,15 +492,16 @@ class _Table:
         self.cached: Tensor | None = None
 
     def reach(self, length: int) -> None:
-        """Sets a minimum length for the next table."""
+        """Sets the minimum number of rows with which the table is next computed."""
         self.size = max(self.size, length)
 
     def __call__(self, start: int | Tensor, T: int, like: Tensor) -> Tensor:
-        """Returns the rows of the table for the positions `start` to `start + T - 1`, (T, ...).
+        """Returns the table's rows, of shape (T, ...), for the positions `start` to `start + T -
+        1`.
 
-        If `start` is a tensor of positions (B, T), returns the rows of these positions, (B, T,
-        ...). The rows are on the device of `like`, in its dtype, or in float32 if float32 is more
-        precise.
+        If `start` is a tensor of positions of shape (B, T), returns the rows of these positions,
+        with shape (B, T, ...). The rows are on the device of `like`, in its dtype, or in float32 if
+        float32 is more precise.
         """
         dtype = torch.promote_types(like.dtype, torch.float32)
         stop = self.size if isinstance(start, Tensor) else start + T

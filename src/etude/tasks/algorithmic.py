@@ -16,7 +16,9 @@ from etude.tasks.token_task import TokenTask
 
 
 class MadeObjective(Objective):
-    """Objective for synthetic sequences of symbols; inputs and targets are as generated."""
+    """Objective (conversion to model inputs and targets) for synthetic sequences of symbols, whose
+    inputs and targets are generated together and stay unchanged.
+    """
 
     reads = "made"
     such_as = "data=induction, sort, ..."
@@ -56,7 +58,7 @@ class AnswerMetrics(Metrics):
 
 class Algorithmic(TokenTask):
     """Prediction of the symbols that a rule determines (the labels); the loss is the mean
-    cross-entropy over the labels, without all other positions.
+    cross-entropy over the labels; all other positions are ignored.
 
     `accuracy` is the fraction of labels that are predicted correctly, `exact` the fraction of
     examples in which all labels are predicted correctly. `data.validate_training` adds the same

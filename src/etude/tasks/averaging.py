@@ -24,7 +24,7 @@ class Averaged:
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """The averaged weights by name, in float32 or higher."""
+        """Dict from parameter names to averaged weights, in float32 or a more precise dtype."""
         raise NotImplementedError
 
     def update(self, step: int) -> None:
@@ -43,8 +43,8 @@ class Averaged:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Context manager that swaps in the averaged weights and restores the training weights on
-        exit, bit for bit.
+        """Context manager in which the model has the averaged weights; on exit it restores the
+        training weights, bit for bit.
         """
         before = {name: p.detach().clone() for name, p in self._trained()}
         self.put()

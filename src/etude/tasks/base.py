@@ -133,7 +133,8 @@ class Task(pl.LightningModule):
 
     @classmethod
     def objective(cls, **arguments: Any) -> Objective | None:
-        """Returns the task's objective, which builds inputs and targets from the data.
+        """Returns the task's objective, an object that builds the model's inputs and targets from
+        the data.
 
         Returns None if the task reads windows of text without changes.
 
@@ -147,11 +148,12 @@ class Task(pl.LightningModule):
 
     @classmethod
     def misfits(cls, model: Any, data: Any) -> Iterator[Problem]:
-        """Yields incompatibilities of the model with the data, before the data is prepared.
+        """Yields a problem for each reason why the model cannot be trained on the data; called
+        before the data is prepared.
 
         Args:
             model: the model on the meta device, with one layer, or one layer of each layer kind.
-            data: data that has the task's objective.
+            data: the run's data, to which the task's objective is already attached.
         """
         yield from ()
 
@@ -174,7 +176,9 @@ class Task(pl.LightningModule):
         raise NotImplementedError
 
     def outputs(self, micro: MicroBatch) -> Any:
-        """Returns the model's output for a micro-batch; by default, the model reads `tokens`."""
+        """Returns the model's output for a micro-batch; by default, the output for its entry
+        `tokens`.
+        """
         return self.model(micro["tokens"], **packing(micro))
 
     def metrics(self, evaluated: Evaluated) -> Metrics:
@@ -187,7 +191,8 @@ class Task(pl.LightningModule):
 
     @classmethod
     def evaluation_options(cls, data: Any, **options: Any) -> EvaluationOptions:
-        """Returns validated options of an evaluation or prediction; by default, a task has none.
+        """Returns validated options of an evaluation or a prediction. By default, a task has no
+        options.
 
         Args:
             data: the run's data.
@@ -211,7 +216,7 @@ class Task(pl.LightningModule):
         return metrics
 
     def batches_of(self, evaluated: Evaluated) -> Iterator[MicroBatch]:
-        """Yields the batches of a split or of rows, moved to the model's device."""
+        """Yields the batches of the split or the rows `evaluated`, moved to the model's device."""
         for batch in evaluated.batches():
             yield self.transfer_batch_to_device(batch, self.device_of_model, 0)
 
@@ -260,9 +265,11 @@ class Task(pl.LightningModule):
         raise NotImplementedError
 
     def line(self, prediction: Mapping[str, Any]) -> str:
-        """Formats a prediction, an item of `predict`, as one line that ends with its text.
+        """Returns a prediction (a dict from `predict`) as one line, which ends with the
+        prediction's entry `text`.
 
-        By default, the other fields of the prediction are formatted as JSON.
+        By default, the other entries come first, as JSON, and the text is shortened to 60
+        characters.
         """
         fields = {key: value for key, value in prediction.items() if key != "text"}
         text = shortened(str(prediction.get("text", "")))
@@ -273,8 +280,9 @@ class Task(pl.LightningModule):
 
         Args:
             data: the prepared data.
-            options: `samples`, the number of samples; `sample_tokens`, the largest number of tokens
-                in a sample; `sample_prompt`, the text that samples continue.
+            options: object with the attributes `samples`, the number of samples; `sample_tokens`,
+                the largest number of tokens in a sample; `sample_prompt`, the text that samples
+                continue.
         """
         return []
 
@@ -326,12 +334,16 @@ class Task(pl.LightningModule):
 
     @classmethod
     def rises(cls, metric: str) -> bool | None:
-        """Returns whether larger values of a metric are better; None if unknown."""
+        """Returns whether larger values of the metric with the given name are better; None if this
+        is unknown.
+        """
         return is_higher_better(metric, cls.more_is_better, cls.less_is_better)
 
     @property
     def section_names(self) -> Sequence[str]:
-        """The names of the sources of a mixture; each source is also validated separately."""
+        """Names of the sources of the data if it is a mixture of several. Each source is also
+        validated separately.
+        """
         names: Sequence[str] = self._data.section_names
         return names
 
@@ -349,7 +361,9 @@ class Task(pl.LightningModule):
         self._validated = {}
 
     def validation_step(self, batch: MicroBatch, batch_idx: int) -> None:
-        """Adds a batch to the metrics of its split and of its source, if the data is a mixture."""
+        """Adds a validation batch to the metrics of its split. If the data is a mixture of several
+        sources, each source has its own metrics.
+        """
         if not self.is_mine(batch_idx):
             return
         key = (batch.get("part", "val"), batch.get("section", 0))
@@ -358,9 +372,9 @@ class Task(pl.LightningModule):
         self._validated[key].update(batch, self.outputs(batch))
 
     def on_validation_epoch_end(self) -> None:
-        """Sets `validation_metrics`: all metrics of each split, and the loss of each source.
+        """Sets `validation_metrics` to all metrics of each validated split, over all ranks.
 
-        Only a mixture has sources.
+        If the data is a mixture of several sources, the loss of each source is included.
         """
         ranks = gather_ranks(self._validated, self.trainer.world_size)
         keys = sorted({key for rank in ranks for key in rank}, key=_validation_first)
@@ -403,11 +417,12 @@ class Task(pl.LightningModule):
         pass  # Lightning sets it; the model determines the value
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adapts a checkpoint to LoRA and weight averages.
+        """Changes a checkpoint in place before it is saved, if the run uses LoRA or a weight
+        average.
 
-        With LoRA, the checkpoint omits the frozen weights, which the source model has. With an
-        average, the checkpoint's weights are the averaged ones, and the training weights are in its
-        entry `in_training`.
+        With LoRA, the checkpoint omits the frozen weights, which are those of the model that the
+        run started from. With an average, the checkpoint's weights are the averaged ones, and the
+        training weights are in its entry `in_training`.
         """
         if not self.strict_loading:
             trainable = {f"model.{n}" for n, p in self.model.named_parameters() if p.requires_grad}
@@ -428,12 +443,13 @@ class Task(pl.LightningModule):
             self._averaged_before = checkpoint["averaged"]
 
     def _under_each_name(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Returns a dict from the task's parameter names to weights.
+        """Returns a dict from the task's parameter names, which begin with `model.`, to weights.
 
         A weight that several parameters share is in the dict under each of their names.
 
         Args:
-            weights: weights by the model's parameter names, each shared weight once.
+            weights: dict from the model's parameter names to weights, with each shared weight only
+                once.
         """
         first = {id(p): name for name, p in self.model.named_parameters()}
         every = self.model.named_parameters(remove_duplicate=False)
@@ -449,8 +465,10 @@ class Task(pl.LightningModule):
         return optimizer
 
     def training_step(self, batch: list[MicroBatch], batch_idx: int) -> dict[str, Tensor]:
-        """Runs one optimizer step and returns the mean loss over its targets, without waiting for
-        the device.
+        """Runs one optimizer step on the micro-batches in `batch`, without waiting for the device.
+
+        Returns a dict with the mean loss over the step's targets (`loss`) and, if gradients are
+        clipped, their norm before clipping (`grad_norm`).
         """
         step = self.trainer.global_step
         optimizer: Any = self.optimizers()
@@ -490,7 +508,9 @@ class Task(pl.LightningModule):
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def set_learning_rate(self, optimizer: Any, step: int) -> float:
-        """Sets each parameter group's learning rate for `step`; returns the schedule's factor."""
+        """Sets the learning rate of each parameter group for step `step` to its base learning rate
+        times the schedule's factor, and returns this factor.
+        """
         assert self.schedule is not None
         scale = self.schedule(step, self.total_steps)
         for group in optimizer.param_groups:
@@ -532,5 +552,9 @@ def shortened(text: str) -> str:
 
 
 def _validation_first(key: tuple[str, int]) -> tuple[bool, str, int]:
-    """Returns a sort key that puts the validation split before training examples."""
+    """Returns a sort key that puts the validation split before training examples.
+
+    Args:
+        key: name of the validated part of the data, such as `val`, and index of a source.
+    """
     return (key[0] != "val", *key)

@@ -46,7 +46,9 @@ def summed_nats(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def window_nats(logits: Tensor, targets: Tensor) -> Tensor:
-    """Returns the negative log-likelihood of each target (B, T), in nats, given the logits."""
+    """Returns the negative log-likelihood of each target, in nats, given logits (B, T, V) and
+    targets (B, T).
+    """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).transpose(1, 2)
     return F.cross_entropy(logits, targets, reduction="none")
 

@@ -98,14 +98,14 @@ BINS = 10
 
 
 class LabelMetrics(RowMetrics):
-    """Classification metrics of rows.
+    """Metrics of text classification, computed over the rows of the data.
 
     If a row was split into several pieces, its class probabilities are the means over its pieces.
 
     Args:
         labels: names of the classes.
         positive: index of the positive class.
-        row_of: index of the row of each example.
+        row_of: for each example, the index of the row that contains its text.
     """
 
     def __init__(
@@ -171,7 +171,9 @@ class LabelMetrics(RowMetrics):
 
     @cached_property
     def _rows(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-        """Indices, actual labels and class probabilities of the rows, in ascending order."""
+        """Three arrays with one entry for each row: its index, its actual label and its class
+        probabilities. The rows are in ascending order of their indices.
+        """
         index, actual = np.concatenate(self._index), np.concatenate(self._actual)
         chances = np.concatenate(self._chances)
         order = np.argsort(index, kind="stable")

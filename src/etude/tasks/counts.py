@@ -70,9 +70,11 @@ def classification_metrics(counts: Counts, positive: int | None = None) -> dict[
 def calibration_error(
     confidences: NDArray[np.float64], right: NDArray[np.bool_], bins: int = 10
 ) -> tuple[float, list[tuple[float, float, int]]]:
-    """Returns the expected calibration error, and mean confidence, accuracy and count of each bin.
+    """Returns the expected calibration error of a classifier, and a list with the mean confidence,
+    the accuracy and the number of rows in each bin of confidence.
 
-    See Guo et al. 2017, arXiv:1706.04599, equation 3; the bins of confidence have equal width.
+    See Guo et al. 2017, arXiv:1706.04599, equation 3; the bins divide the confidences from 0 to 1
+    into ranges of equal width.
 
     Args:
         confidences: for each row, the probability of the predicted class.
@@ -106,8 +108,11 @@ def are_spans(names: Sequence[str]) -> bool:
 
 
 def spans(tags: Sequence[str]) -> set[Span]:
-    """Returns the spans that a sentence's tags mark, by the rules of the CoNLL-2000 script: a span
-    also begins at an inside tag (`I-`) that follows no span or a span with another label.
+    """Returns the spans that a sentence's tags mark, each as (label, index of the first word, index
+    of the last word).
+
+    As in the CoNLL-2000 script, a span also begins at an inside tag (`I-`) that follows no span or
+    a span with another label.
     """
     marked: set[Span] = set()
     kind, start, previous = "", 0, "O"

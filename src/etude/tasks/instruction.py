@@ -146,7 +146,7 @@ class Instruction(TokenTask):
             yield {"source": source, "target": text}
 
     def _answers(self, evaluated: Evaluated) -> Iterator[tuple[int, str, str, str]]:
-        """Yields the index, source and target of each row, and the model's answer.
+        """Yields for each row its index, its source text, its target text and the model's answer.
 
         The answer is decoded greedily, up to the template's text after an answer, or to
         `sequence_length` tokens.

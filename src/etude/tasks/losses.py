@@ -10,7 +10,7 @@ from etude.data.objective import IGNORE
 
 
 def each_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Returns the cross-entropy of each label in float64, in nats; 0 for ignored labels.
+    """Returns the cross-entropy of each label, in nats, as float64; 0 for ignored labels.
 
     Args:
         logits: (..., C), for C classes.

@@ -118,14 +118,15 @@ class Metrics(ABC):
 
 
 class RowMetrics(Metrics):
-    """Base class of metrics of whole rows, which may have been split into several examples.
+    """Base class of metrics over the rows of the data, each of which may have been split into
+    several examples.
 
     A subclass may cache its rows in a cached property `_rows`. Then its methods `update` and
     `merge` must call `changed`.
     """
 
     def changed(self) -> None:
-        """Clears the cached rows after an addition."""
+        """Deletes the cached rows; called after data was added to the metrics."""
         self.__dict__.pop("_rows", None)
 
     @abstractmethod
@@ -139,7 +140,7 @@ class RowMetrics(Metrics):
         """
 
     def details(self) -> dict[str, Any]:
-        """Returns further attributes of the `Evaluation`, by name."""
+        """Returns a dict of further attributes for the `Evaluation`, such as `counts`, by name."""
         return {}
 
     def evaluation(self, evaluated: Evaluated) -> Evaluation:
@@ -154,7 +155,8 @@ def merged(empty: Metrics, parts: Sequence[Metrics]) -> Metrics:
 
 
 def gather_ranks(value: Any, world: int) -> list[Any]:
-    """Returns the value of each rank, in the order of the ranks, on every rank.
+    """Returns a list with the value of each rank, in the order of the ranks. Every rank (process of
+    the run) calls this function and gets the same list.
 
     Args:
         value: this rank's value.

@@ -15,7 +15,7 @@ def number_metrics(actual: Floats, predicted: Floats, names: Sequence[str]) -> d
     """Returns metrics that compare predicted numbers with the actual ones.
 
     Args:
-        actual, predicted: k numbers for each of n rows or words, (n, k).
+        actual, predicted: arrays of shape (n, k), with k numbers for each of n rows or words.
         names: names of the k numbers.
 
     Returns:

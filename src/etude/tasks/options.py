@@ -27,7 +27,7 @@ class EvaluationOptions:
 
     @classmethod
     def checked(cls, task: str, **requested: Any) -> EvaluationOptions:
-        """Returns validated options; the value None selects an option's default.
+        """Returns an object with the validated options; the value None selects an option's default.
 
         Args:
             task: name of the task, for errors.
@@ -118,7 +118,10 @@ class Windows(EvaluationOptions):
         return {key: value for key, value in asdict(self).items() if value is not None}
 
     def check(self, data: Any) -> None:
-        """Checks that the stride does not exceed the window.
+        """Checks that the stride does not exceed the number of targets in a window.
+
+        Args:
+            data: the run's data, whose `sequence_length` is used if this object sets none.
 
         Raises:
             RequestError: the stride exceeds the window.

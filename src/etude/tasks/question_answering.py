@@ -135,9 +135,11 @@ class SpanMetrics(RowMetrics):
         return {"exact_match": exact, "f1": f1}
 
     def answers(self) -> dict[int, tuple[str, float]]:
-        """Returns a dict from each row's index to its predicted answer and a probability.
+        """Returns a dict from each row's index to the pair of its predicted answer and the answer's
+        probability.
 
-        The probability is that of the answer among the candidates. An empty answer means no answer.
+        The probabilities of all candidates for an answer sum to 1. An empty answer means that no
+        answer is predicted.
         """
         return self._rows
 
@@ -290,8 +292,8 @@ def exact(prediction: str, truth: str) -> float:
 
 
 def overlap(prediction: str, truth: str) -> float:
-    """Returns the F1 of the words of two answers. If one or both have no words, returns 1 if both
-    have none, otherwise 0.
+    """Returns the F1 of the words of two answers. If neither has words, returns 1; if only one has
+    words, returns 0.
     """
     predicted, actual = words_of(prediction), words_of(truth)
     if not predicted or not actual:

@@ -18,7 +18,9 @@ from etude.tasks.metrics import Metrics, Sum
 
 
 class NumbersObjective(Objective):
-    """Objective for synthetic sequences of numbers; inputs and targets are as generated."""
+    """Objective (conversion to model inputs and targets) for synthetic sequences of numbers, whose
+    inputs and targets are generated together and stay unchanged.
+    """
 
     reads = "made"
     such_as = "data=icl_regression"

@@ -17,7 +17,8 @@ def answers(
 
     Args:
         model: model that generates the answer greedily.
-        examples: arrays of each example: `labels`, and `source` or `tokens`.
+        examples: dicts with the arrays of each example: `labels` (target ids), and `source` or
+            `tokens` (input ids).
         count: number of examples to use.
         longest: largest number of tokens in an answer.
         whole: whether to generate as many tokens as the target has; otherwise generation stops at a

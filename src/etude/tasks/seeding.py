@@ -29,7 +29,7 @@ def seed_for(seed: int, step: int, micro: int = 0, rank: int = 0) -> int:
 
 
 def seed_generators(seed: int, device: torch.device) -> None:
-    """Seeds the random generators that dropout on `device` draws from.
+    """Seeds the global random number generators from which dropout on `device` draws.
 
     Takes less time than `torch.manual_seed`, which, if CUDA was never used, formats a stack trace
     and queues the seed at each call.

@@ -91,7 +91,9 @@ class SpanObjective(WindowObjective):
 
 
 def _random_partition(total: int, count: int, random: np.random.Generator) -> NDArray[np.int64]:
-    """Returns `total` as a sum of `count` positive numbers, drawn uniformly among all such sums."""
+    """Returns `count` positive integers whose sum is `total`, drawn uniformly among all such
+    sequences.
+    """
     cuts = np.sort(random.permutation(total - 1)[: count - 1]) + 1
     return np.diff(cuts, prepend=0, append=total)
 

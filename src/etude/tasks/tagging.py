@@ -76,7 +76,7 @@ class TagMetrics(RowMetrics):
 
     Args:
         labels: names of the tags.
-        row_of: index of the row of each example.
+        row_of: for each example, the index of the row that contains its words.
         labels_of: function that returns all tags of a row, given its index. If None, the tags are
             those of the row's examples, without those that were cut off.
     """
@@ -127,8 +127,8 @@ class TagMetrics(RowMetrics):
         return metrics
 
     def rows(self) -> dict[int, tuple[Tags, Tags]]:
-        """Returns actual and predicted tags of each row; words that were cut off have no
-        prediction.
+        """Returns a dict from each row's index to its actual and its predicted tags. Words that
+        were cut off have no predicted tag.
         """
         return self._rows
 

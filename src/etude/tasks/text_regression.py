@@ -39,7 +39,7 @@ class ValueMetrics(RowMetrics):
 
     Args:
         names: names of the numbers of a row.
-        row_of: index of the row of each example.
+        row_of: for each example, the index of the row that contains its text.
     """
 
     def __init__(self, names: Sequence[str], row_of: NDArray[np.int64]) -> None:
@@ -69,8 +69,8 @@ class ValueMetrics(RowMetrics):
         return number_metrics(actual, predicted, self.names)
 
     def rows(self) -> list[tuple[int, tuple[NDArray[Any], NDArray[Any]]]]:
-        """Returns pairs of a row's index and its actual and predicted numbers, (k,) each, in the
-        order of the indices.
+        """Returns for each row its index, and the pair of its actual and its predicted numbers,
+        arrays of shape (k,) for k numbers. The rows are in the order of their indices.
         """
         return sorted(self._rows.items(), key=lambda item: item[0])
 

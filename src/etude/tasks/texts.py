@@ -21,7 +21,7 @@ class TextMetrics(RowMetrics):
         self._texts: dict[int, tuple[str, str]] = {}
 
     def add(self, row: int, target: str, text: str) -> None:
-        """Adds a row, given by index, with its target and the generated text."""
+        """Adds a row to the metrics: its index in the data, its target and the generated text."""
         self._texts[row] = (target, text)
 
     def update(self, batch: Mapping[str, Any], outputs: Sequence[str]) -> None:

@@ -42,7 +42,7 @@ class WordValueMetrics(RowMetrics):
     `etude.tasks.numbers.number_metrics`.
 
     Args:
-        row_of: index of the row of each example.
+        row_of: for each example, the index of the row that contains its words.
     """
 
     def __init__(self, row_of: NDArray[np.int64]) -> None:
@@ -77,7 +77,7 @@ class WordValueMetrics(RowMetrics):
     def rows(self) -> dict[int, Pair]:
         """Returns a dict from each row's index to the actual and predicted numbers of its words.
 
-        Words without an actual number are omitted.
+        Words that have no actual number are omitted.
         """
         pieces: dict[int, list[Pair]] = {}
         for index, pair in sorted(self._pieces.items(), key=lambda item: item[0]):
@@ -135,7 +135,7 @@ class TokenRegression(Task):
         }
 
     def outputs(self, micro: MicroBatch) -> Tensor:
-        """Returns a number at each position, (B, T)."""
+        """Returns the predicted number at each position, with shape (B, T)."""
         return class_logits(self.model, micro)[..., 0]
 
     def loss(self, micro: MicroBatch) -> Tensor:

@@ -44,7 +44,7 @@ class TokenMetrics(Metrics):
 class TokenTask(Task):
     """Base class of token prediction; the loss is the mean cross-entropy over a step's targets.
 
-    `outputs` returns logits (B, T, V) of the micro-batch's `labels`.
+    `outputs` returns logits (B, T, V), which are compared with the micro-batch's `labels`.
 
     Args:
         setup: model, optimizer and other arguments from the run; see `etude.tasks.base.Setup`.

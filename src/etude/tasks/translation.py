@@ -59,11 +59,13 @@ class PairObjective(ExampleObjective):
 
 
 def target_logits(model: nn.Module, micro: MicroBatch) -> Tensor:
-    """Returns logits (B, T, V) for each label, given the source and the preceding labels.
+    """Returns logits of shape (B, T, V): for each label, those that the model computes from the
+    source and the preceding labels.
 
     Args:
         model: an encoder-decoder.
-        micro: `source` and `labels`, and optionally masks and documents of packed sequences.
+        micro: micro-batch with the token ids `source` and `labels`; it may also contain padding
+            masks, or the documents of packed sequences.
     """
     labels = micro["labels"]
     inputs = labels.new_full(labels.shape, model.start_token)

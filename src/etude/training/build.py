@@ -23,8 +23,9 @@ from etude.training.trainer import Trainer
 
 @dataclass
 class Parts:
-    """Objects of a run that are built from its config before the data is prepared; all except the
-    model, which depends on the data. `task` is a factory of the task.
+    """Objects of a run (data, optimizer, ...) that are built from its config before the data is
+    prepared. The model depends on the prepared data and is built later. `task` is a factory that
+    builds the task.
     """
 
     data: Any
@@ -39,8 +40,9 @@ class Parts:
 def check_all(config: DictConfig) -> CheckedConfig:
     """Checks a config and returns the checked config; reports all errors together.
 
-    The errors are those of `etude.config.checks.check` (keys and types) and, for each group of the
-    config without such an error, those of its constructor (values) and of the data's files.
+    Errors of keys and types are found by `etude.config.checks.check`. For each config group without
+    such an error, its constructor is called, which finds errors of values; then the data's files
+    are checked.
 
     Raises:
         RequestError: The config has errors; the exception contains all of them.
@@ -69,8 +71,8 @@ def check_all(config: DictConfig) -> CheckedConfig:
 def build_parts(checked: CheckedConfig, *, check_data: bool = False) -> Parts:
     """Builds the objects of a run, except the model, and checks that they are compatible.
 
-    For these checks, a small model is built on the meta device: it has one layer, or one repetition
-    of the pattern of layer kinds.
+    For these checks, a small model is built on the meta device: it has one layer or, if it has
+    several layer kinds (`etude.models.kinds`), one repetition of their pattern.
 
     Args:
         checked: Checked config of the run.

@@ -28,8 +28,12 @@ _PREFIX = "model."
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
-    """Returns the path of the checkpoint of an optimizer step; the names of checkpoints sort by
-    step.
+    """Returns the path of the checkpoint that is saved after optimizer step `step`.
+
+    The step in the name has leading zeros, so that sorted names are in the order of the steps.
+
+    Args:
+        folder: Folder of all checkpoints of the run.
     """
     return folder / f"step-{step:08d}"
 
@@ -120,7 +124,7 @@ def must_be_stored(file: IO[bytes], path: Path) -> None:
     than the file.
 
     Args:
-        file: The open file; the next read starts at its beginning.
+        file: The open file. After the call, the next read starts at the beginning of the file.
         path: Path of the file, for the error message.
 
     Raises:
@@ -141,13 +145,16 @@ def must_be_stored(file: IO[bytes], path: Path) -> None:
 
 
 def load_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """Verifies a checkpoint and returns its weights, by parameter name."""
+    """Verifies the hashes of the checkpoint in `folder`, and returns a dict from parameter names to
+    weights.
+    """
     verify_checkpoint(folder)
     return _read(folder / WEIGHTS)
 
 
 def load_mean(folders: Sequence[Path]) -> dict[str, torch.Tensor]:
-    """Verifies several checkpoints and returns the mean of their weights, by parameter name.
+    """Verifies the hashes of several checkpoints, and returns a dict from parameter names to the
+    means of their weights.
 
     Vaswani et al. 2017, section 6.1, average the last checkpoints of a run. Sums are computed in
     double precision, and the mean has the dtype of the weights. Tensors that are not floating-point
@@ -176,8 +183,11 @@ _TIED = "same as: "
 def _deduplicate(
     weights: dict[str, torch.Tensor],
 ) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Returns two dicts: each distinct tensor by one of its names, and, for tied weights (one
-    tensor with several names), metadata that maps each further name, after a prefix, to that name.
+    """Returns the distinct tensors of `weights`, and metadata for tied weights (one tensor with
+    several names).
+
+    The first dict contains each tensor under the first of its names. The second dict maps each
+    further name, after the prefix `_TIED`, to the tensor's first name.
     """
     first: dict[tuple[int, int, tuple[int, ...]], str] = {}
     unique, tied = {}, {}
@@ -192,8 +202,8 @@ def _deduplicate(
 
 
 def _read(file: Path) -> dict[str, torch.Tensor]:
-    """Returns all weights of a safetensors file by name; a tied weight appears under each of its
-    names.
+    """Returns a dict from names to all weights of a safetensors file. A tied weight (one tensor
+    with several names) is in the dict under each of its names.
     """
     with opening.open_file(file, opening.WEIGHTS) as held:
         descriptor = f"/dev/fd/{held.fileno()}"  # the library opens only paths

@@ -48,7 +48,7 @@ def compiled(model: nn.Module, wanted: bool = True) -> Iterator[None]:
 
 @contextmanager
 def eager(model: nn.Module) -> Iterator[None]:
-    """Context manager in which the model runs without its compiled code."""
+    """Context manager in which `model` runs without the compiled code of its layers."""
     calls: list[tuple[Any, Any]] = [(layer, layer._compiled_call_impl) for layer in _layers(model)]
     for layer, _ in calls:
         layer._compiled_call_impl = None
@@ -60,11 +60,14 @@ def eager(model: nn.Module) -> Iterator[None]:
 
 
 class FirstBatch(pl.Callback):
-    """Callback that runs the first batch without compilation, so that the model builds its cached
-    tables.
+    """Callback that computes the loss of the first micro-batch once without compiled code, before
+    training starts.
+
+    In this pass, the model builds tables that it then keeps, such as the rotations of each
+    position.
 
     Otherwise the first layer would be compiled with the code that builds the tables, and the second
-    layer would be compiled again.
+    layer, which finds them built, would be compiled again.
     """
 
     def __init__(self) -> None:
@@ -81,8 +84,8 @@ class FirstBatch(pl.Callback):
 
 
 def _layers(model: nn.Module) -> list[nn.Module]:
-    """Returns the modules in the model's outermost `nn.ModuleList` objects; without such a list,
-    the model itself.
+    """Returns the modules that are compiled separately: those in the model's outermost
+    `nn.ModuleList` objects; without such a list, the model itself.
     """
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
     inner = {id(layer) for modules in lists for module in modules for layer in module.modules()}

@@ -38,8 +38,9 @@ class ParameterCounts:
     Attributes:
         total: Number of all parameters.
         trained: Number of trainable parameters.
-        per_layer: Number of parameters that one more layer adds, averaged over the pattern of layer
-            kinds; 0 for a model without the argument `layers`.
+        per_layer: Number of parameters that one more layer adds; the mean over the pattern if the
+            model has several layer kinds (`etude.models.kinds`); 0 for a model without the argument
+            `layers`.
     """
 
     total: int
@@ -48,11 +49,11 @@ class ParameterCounts:
 
 
 def with_layers(node: Node, layers: int) -> Node:
-    """Returns a copy of a model's config node with at most `layers` layers; the node of a custom
-    class is returned unchanged.
+    """Returns a copy of a model's config node (its class and arguments) with at most `layers`
+    layers. The node of a custom class is returned unchanged.
 
     Args:
-        node: Config node of the model.
+        node: Config node of the model: its class and arguments.
         layers: Maximum number of layers in the encoder and in the decoder; if the model has a
             pattern of layer kinds, the maximum number of its repetitions.
     """
@@ -63,10 +64,11 @@ def with_layers(node: Node, layers: int) -> Node:
 
 
 def count_parameters(node: Node, build: Build, lora: LoRA | None = None) -> ParameterCounts:
-    """Returns the numbers of parameters of a model, without allocating memory for them.
+    """Returns the numbers of parameters of the model that `node` describes, without allocating
+    memory for them.
 
     Args:
-        node: Config node of the model.
+        node: Config node of the model: its class and arguments.
         build: Function that builds a model from a node.
         lora: Options of a low-rank adaptation; None for a model without adapters.
 
@@ -93,12 +95,12 @@ def count_parameters(node: Node, build: Build, lora: LoRA | None = None) -> Para
 
 
 def count_cost(node: Node, build: Build, **options: Any) -> Cost:
-    """Returns the FLOPs and memory of one training step of a model.
+    """Returns the FLOPs and the memory of one training step of the model that `node` describes.
 
     The result is that of `etude.models.cost.cost`, computed from models with few layers.
 
     Args:
-        node: Config node of the model.
+        node: Config node of the model: its class and arguments.
         build: Function that builds a model from a node.
         **options: Arguments of `etude.models.cost.cost`.
 
@@ -118,7 +120,7 @@ def count_cost(node: Node, build: Build, **options: Any) -> Cost:
 
 
 def build_addressable(build: Build, node: Node) -> Any:
-    """Builds the model of a config node with the function `build`, and returns the model.
+    """Returns `build(node)`: the model of the config node `node` (its class and arguments).
 
     Raises:
         RequestError: A tensor is larger than 2**63 bytes.
@@ -139,8 +141,9 @@ def build_addressable(build: Build, node: Node) -> Any:
 
 
 def _layer_counts(node: Node) -> dict[str, int]:
-    """Returns the numbers of layers that a built-in model's config node sets, by argument
-    (`layers`, `decoder_layers`); empty for a custom class.
+    """Returns a dict from the arguments `layers` and `decoder_layers` of a built-in model to the
+    numbers that its config node sets; empty for a custom class. Arguments that are not set are
+    omitted.
     """
     if not node.is_ours:
         return {}
@@ -149,8 +152,8 @@ def _layer_counts(node: Node) -> dict[str, int]:
 
 
 def _period(node: Node) -> int:
-    """Returns the number of layers after which the pattern of layer kinds repeats; 1 without a
-    pattern.
+    """Returns the number of layers after which the model's pattern of layer kinds
+    (`etude.models.kinds`) repeats; 1 without a pattern.
     """
     pattern = node.arguments.get("pattern")
     return len(pattern) if isinstance(pattern, list) and pattern else 1
@@ -161,7 +164,9 @@ def _replace_layers(node: Node, layers: dict[str, int]) -> Node:
 
 
 def _layers_may_differ(node: Node) -> bool:
-    """Returns whether a module receives its layer's index, so that layers may differ."""
+    """Returns whether the layers of a model may differ: whether a module's constructor receives the
+    index of its layer or the number of layers.
+    """
     for value in node.arguments.values():
         if isinstance(value, dict) and any(
             isinstance(kind, Node) and _layers_may_differ(kind) for kind in value.values()
@@ -177,13 +182,14 @@ def _layers_may_differ(node: Node) -> bool:
 def _extrapolate(
     node: Node, count: Callable[[Node], tuple[int, ...]], first: int
 ) -> tuple[int, ...]:
-    """Returns `count(node)`, extrapolated from models of few layers.
+    """Returns the result of `count(node)`, extrapolated from the results for two smaller models.
+    For a model of few layers, `count(node)` is called directly.
 
     Args:
-        node: Config node of the model.
+        node: Config node of the model: its class and arguments.
         count: Function that counts a model; its results grow linearly from `first` layers on.
-        first: Minimum number of layers of the smaller model; the larger model has one repetition of
-            the pattern more.
+        first: Minimum number of layers of the smallest model. The next larger model has one more
+            repetition of the pattern of layer kinds.
     """
     layer_counts, period = _layer_counts(node), _period(node)
     first = max(first, period)

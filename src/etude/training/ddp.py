@@ -75,14 +75,17 @@ class SharedSteps(DDPStrategy):
         """Does nothing: the ranks are already started."""
 
     def setup_distributed(self) -> None:
-        """Sets the numbers of the ranks; does not create a process group, which the ranks have
-        already joined.
+        """Tells the cluster environment this process's rank and the number of ranks.
+
+        Creates no process group, because the ranks have already joined one.
         """
         self.set_world_ranks()
 
     def barrier(self, *args: Any, **kwargs: Any) -> None:
-        """Waits for all ranks; does not wait after a checkpoint, because after a signal only rank 0
-        saves one.
+        """Waits until all ranks have called this method.
+
+        Does not wait when Lightning calls it after saving a checkpoint: after a stop signal, only
+        rank 0 saves a checkpoint, and the other ranks would never arrive.
         """
         name = args[0] if args else kwargs.get("name")
         if name != "Trainer.save_checkpoint":
@@ -168,7 +171,7 @@ def find_store(port: int, world: int) -> Any:
 
 
 def join(store: Any, *, rank: int, world: int, device: torch.device) -> None:
-    """Joins the process group; returns when every rank has joined.
+    """Joins the group of processes (ranks) that train together; returns when every rank has joined.
 
     Args:
         store: Store from `open_store` or `find_store`.
@@ -190,7 +193,7 @@ def join(store: Any, *, rank: int, world: int, device: torch.device) -> None:
 
 
 def leave(*, broken: bool = False) -> None:
-    """Leaves the process group.
+    """Leaves the group of processes (ranks) that train together.
 
     Args:
         broken: Whether other ranks may have failed; if so, this process does not wait for them.

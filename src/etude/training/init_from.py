@@ -62,8 +62,11 @@ class InitFromSource:
 
     @classmethod
     def resolve_config(cls, config: DictConfig) -> DictConfig:
-        """Returns a copy of the config with the source's model and tokenizer, and with the source's
-        identity (a commit or hashes of the weights) in `init_from.found`.
+        """Returns a copy of the config with the model and the tokenizer of the source. The source
+        is the run or the pretrained model that `init_from.source` names.
+
+        In the copy, `init_from.found` identifies the source by a commit or by hashes of the
+        weights.
 
         Args:
             config: Composed config; not modified.
@@ -109,7 +112,9 @@ class InitFromSource:
 
     @classmethod
     def fill(cls, module: nn.Module, options: InitFrom | DictConfig, root: Path) -> None:
-        """Loads the source's weights into `module`, except those of a new head.
+        """Loads the weights of the source into `module`. The source is the run or the pretrained
+        model that `options.source` names. If `options.head` is `new`, the head keeps its initial
+        weights.
 
         Args:
             module: Model of the run.
@@ -188,8 +193,9 @@ def _under_init_from(problem: Problem) -> Problem:
 
 
 def _identity(source: WeightSource) -> dict[str, Any]:
-    """Returns a dict that identifies a source in the run's signature: hashes of the weights, or the
-    repository and commit. It does not depend on the source's name or path.
+    """Returns a dict that identifies the source's weights: by hashes, or by the repository and the
+    commit. The dict becomes part of the run's signature (a hash of the config). It does not depend
+    on the name or the path of the source.
     """
     if source.record is not None:
         manifests = [read_manifest(folder) for folder in source.checkpoints]
@@ -227,7 +233,12 @@ def _run_config(source: WeightSource) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _constructor_parameters(node: Mapping[str, Any], config: DictConfig) -> Mapping[str, Any]:
-    """Returns the parameters of the model's constructor, by name."""
+    """Returns a dict from names to the parameters of a model's constructor.
+
+    Args:
+        node: Config of the model, whose `_target_` is the model's class.
+        config: Config of the run, which lists the extensions.
+    """
     return inspect.signature(resolve_class(node["_target_"], "model", config.extensions)).parameters
 
 
@@ -251,7 +262,9 @@ def _overridden_keys(config: DictConfig) -> list[str]:
 
 
 def _check_overrides(config: DictConfig) -> None:
-    """Checks that overrides don't replace the source's model or tokenizer."""
+    """Raises `RequestError` if an override in `config.run.overrides` replaces the source's model,
+    tokenizer or muP scaling.
+    """
     problems = []
     for item in config.run.overrides:
         key, _, value = item.lstrip("+").partition("=")
@@ -269,7 +282,7 @@ def _check_overrides(config: DictConfig) -> None:
 
 
 def _load_weights(source: WeightSource, options: Any, module: nn.Module) -> dict[str, Tensor]:
-    """Returns the source's weights by their names in Étude.
+    """Returns a dict from Étude's parameter names to the source's weights.
 
     If the source's head and the head of `module` have different classes, the weights of the
     source's head are omitted.

@@ -251,7 +251,9 @@ class RunLoop(pl.Callback):
             self.progress.row(row, self.best)
 
     def _check_finite(self, step: int) -> None:
-        """Raises `Diverged` if a loss or gradient norm is not finite, for the first such step."""
+        """Checks the losses and gradient norms since the last check, up to optimizer step `step`.
+        Raises `Diverged` for the first one that is not finite.
+        """
         first = step - len(self._losses) + 1
         unchecked = self._losses[self._checked :]
         for offset, value in enumerate(_numbers(unchecked)):
@@ -358,7 +360,7 @@ class RunLoop(pl.Callback):
 
 
 def _numbers(values: list[Tensor | float]) -> list[float]:
-    """Returns `values` as floats; the tensors among them are copied in one transfer.
+    """Returns `values` as floats; all tensors are copied from the device in one transfer.
 
     Values restored from a checkpoint are already floats; they precede all tensors in `values`.
     """
@@ -379,7 +381,8 @@ def _check_weights(module: torch.nn.Module, step: int) -> None:
 
 
 def _validate(trainer: pl.Trainer) -> dict[str, float]:
-    """Runs Lightning's validation loop once, between two training steps.
+    """Runs Lightning's validation loop once, between two training steps, and returns the validation
+    metrics by name.
 
     Returns the metrics by name.
     """

@@ -63,10 +63,10 @@ def build_model_from_config(
 
 
 def build_with_sizes(model: Node, vocabulary: int, labels: int = PLACEHOLDER_LABELS) -> Any:
-    """Builds a model for the vocabulary size and the number of labels of the data.
+    """Builds a model whose vocabulary size and number of labels are those of the data.
 
     Args:
-        model: Config node of the model.
+        model: Config node of the model: its class and arguments.
         vocabulary: Size of the vocabulary; ignored for a model that reads no tokens.
         labels: Number of labels, used if the node of the head doesn't set it.
     """
@@ -77,8 +77,8 @@ def build_with_sizes(model: Node, vocabulary: int, labels: int = PLACEHOLDER_LAB
 
 
 def _with_labels(model: Node, labels: int) -> Node:
-    """Returns the model's config node; if its head accepts a number of labels and the config has
-    null, the number is set to `labels`.
+    """Returns the model's config node, in which the head's number of labels is set to `labels` if
+    the head has such an argument and the config sets null.
     """
     head = model.arguments.get("head")
     if not isinstance(head, Node) or "labels" in head.arguments:

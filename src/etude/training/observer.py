@@ -9,13 +9,15 @@ from typing import Any
 
 
 class RunObserver:
-    """Base class of observers of training runs. Its methods do nothing, and no run is paused."""
+    """Base class of objects that are told about the progress of training runs. Its methods do
+    nothing; no run is paused.
+    """
 
     def began(self, path: Path) -> None:
         """Called when the run's folder is locked and training is about to start."""
 
     def progress(self, step: int, total: int, metrics: Mapping[str, Any]) -> None:
-        """Called after an optimizer step with the latest metrics."""
+        """Called after optimizer step `step` of `total` with the latest metrics."""
 
     def validated(self, step: int, metrics: Mapping[str, float]) -> bool:
         """Called with the metrics of a validation; returning true saves and pauses the run."""

@@ -22,7 +22,8 @@ _GROW = "set init_from.grow_positions=true to add untrained positions"
 
 
 def resolve_max_length(node: Mapping[str, Any], config: Any, stated: int | None) -> int:
-    """Returns the model's `max_length` in a run that starts from a source's weights.
+    """Returns the `max_length` of the model of a run that starts from the weights of another model,
+    the source.
 
     Args:
         node: Config of the source's model.
@@ -91,7 +92,8 @@ def sequence_length_problem(model: Any, length: int, *, from_source: bool) -> Pr
 
 
 def extend_positions(module: nn.Module, name: str, tensor: Tensor) -> Tensor | None:
-    """Returns the source's learned position vectors, followed by the additional rows of `module`.
+    """Returns the learned position vectors in `tensor`, followed by the additional rows that the
+    parameter of the same name in `module` has.
 
     Returns None if the tensor contains no learned position vectors, or if `module` has no
     additional rows.
@@ -99,7 +101,7 @@ def extend_positions(module: nn.Module, name: str, tensor: Tensor) -> Tensor | N
     Args:
         module: Model of the run.
         name: Name of the tensor.
-        tensor: Tensor of this name in the source's weights.
+        tensor: Tensor of this name in the weights from which the run starts.
     """
     owner, _, leaf = name.rpartition(".")
     part = _positions(module).get(owner)

@@ -28,7 +28,8 @@ def exclusive_fresh_settings(what: str) -> Iterator[None]:
 
 @contextmanager
 def fresh_settings() -> Iterator[None]:
-    """Context manager that resets torch's global settings to their defaults and restores them.
+    """Context manager in which torch's global settings have their defaults; restores the previous
+    settings on exit.
 
     The results of a run are then bitwise the same in a sweep, alone, or in a notebook that has set
     another default dtype or device or has drawn random numbers. Covers the default dtype and

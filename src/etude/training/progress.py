@@ -49,21 +49,22 @@ class Progress:
             self._open_bar()
 
     def advance(self, step: int) -> None:
-        """Updates the optimizer step; cheap enough to be called at every step."""
+        """Sets the displayed optimizer step; fast enough to be called at every step."""
         self.step = step
         self._watcher.progress(step, self.total, self._latest)
         if self._bar is not None:
             self._bar.update(self._task, completed=step)
 
     def row(self, row: Mapping[str, Any], best: Mapping[str, Any] | None = None) -> None:
-        """Updates the displayed metrics with a row of metrics.
+        """Updates the displayed metrics from `row`, a dict of the metrics of one step.
 
         Without a progress bar, logs a line after a validation, and otherwise if the last line is at
         least ten seconds old.
 
         Args:
             row: The row of metrics.
-            best: `metric`, `value` and `step` of the best validation so far.
+            best: dict with the name of the monitored metric (`metric`), and its `value` and `step`
+                in the best validation so far.
         """
         self._best = best
         numbers = {key: value for key, value in row.items() if isinstance(value, int | float)}

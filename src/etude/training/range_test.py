@@ -47,10 +47,11 @@ class RangeTestResult:
     """Result of a range test.
 
     Attributes:
-        base: Learning rate in the config (`optimizer.lr`), which any of `rates` can replace.
+        base: Learning rate in the config (`optimizer.lr`). Each of `rates` is a possible new value
+            of this setting.
         folder: Folder for the results of the test.
-        rates: Learning rate of each step. Parameter groups with another rate are scaled in
-            proportion.
+        rates: Learning rate of each step. A parameter group whose rate in the config is c times
+            `base` is trained with c times the step's rate.
         losses: Loss of each step, before the weights are updated.
         ended: Reason why the test ended before the last step; None if it didn't.
     """
@@ -79,7 +80,7 @@ class RisingSchedule(Schedule):
         return self.rate(step, total) / self.base
 
     def rate(self, step: int, total: int) -> float:
-        """Returns the learning rate at `step` of `total`."""
+        """Returns the learning rate of step `step`, from 0, of a test with `total` steps."""
         ends = math.log(self.lowest), math.log(self.highest)
         return math.exp(ends[0] + (ends[1] - ends[0]) * step / max(1, total - 1))
 
@@ -88,7 +89,7 @@ def range_test(
     checked: CheckedConfig, *, lowest: float, highest: float, steps: int
 ) -> RangeTestResult:
     """Runs a learning rate range test: trains a temporary model as in the config, but with a rising
-    learning rate and for `steps` steps.
+    learning rate and for at most `steps` steps.
 
     Runs in one process, without validation, callbacks, loggers and `torch.compile`. Doesn't change
     the process's random number generators or any saved run.
@@ -174,8 +175,11 @@ def _run_test(checked: CheckedConfig, lowest: float, highest: float, steps: int)
 
 
 def _base_rate(recipe: Any, model: Any) -> float:
-    """Returns the optimizer's setting `lr`; if the optimizer has no such setting, the highest
-    learning rate of its parameter groups.
+    """Returns the config's setting `lr` of the optimizer; without such a setting, the highest
+    learning rate among the optimizer's parameter groups.
+
+    Args:
+        recipe: Object that builds the optimizer when it is called with `model`.
     """
     stated = getattr(recipe, "lr", None)
     if isinstance(stated, int | float):

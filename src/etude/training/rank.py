@@ -1,5 +1,5 @@
-"""Main program of all ranks except rank 0; they train together with rank 0 and don't write to the
-run's folder.
+"""Main program of every rank (process of a run) except rank 0: it trains together with rank 0 and
+writes nothing to the run's folder.
 """
 
 from __future__ import annotations

@@ -165,7 +165,7 @@ class RankProcesses:
         """Waits until every rank is ready to train.
 
         Args:
-            requested: Returns the signal that requested a stop, or None.
+            requested: Function that returns the signal that requested a stop, or None.
         """
         while not all(process.ready for process in self._all):
             if (signum := requested()) is not None:
@@ -258,7 +258,7 @@ class _RankProcess:
         return self._process.poll() is None
 
     def failure(self) -> RankFailed:
-        """Returns the error that describes why the process ended before it was done."""
+        """Returns the error that describes why the process ended before training was complete."""
         if self._failed:
             return RankFailed(self.rank, self._failed["error"], self._failed["out_of_memory"])
         code = self._process.returncode

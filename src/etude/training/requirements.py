@@ -37,11 +37,12 @@ _MAX_NAMED_LAYERS = 10_000
 
 @dataclass
 class BuiltParts:
-    """Objects that a run's config describes; an object whose constructor raised an error is None.
+    """Objects that are built from a run's config. If a constructor raised an error, the attribute
+    is None.
 
     Attributes:
-        model: Model with one layer, or one period of the pattern of layer kinds, on the meta
-            device.
+        model: Model on the meta device, with one layer or, if it has several layer kinds
+            (`etude.models.kinds`), with one repetition of their pattern.
     """
 
     checked: CheckedConfig
@@ -257,8 +258,13 @@ REQUIREMENTS: tuple[Requirement, ...] = (
 
 
 def _contract_problem(built: BuiltParts, slot: str, expected: str, hint: str) -> Problem:
-    """Returns a problem for the custom class at the config key `slot`, which doesn't follow the
-    contract of this key.
+    """Returns a problem which reports that the custom class at the config key `slot` lacks the
+    interface that Étude requires there.
+
+    Args:
+        slot: Config key with its own required interface, such as `model`.
+        expected: Description of the missing part of the interface.
+        hint: Hint for the user; a reference to the documentation is added.
     """
     hint += f"; see {CONTRACTS[slot].page}"
     return Problem(f"{slot}._target_", expected, built.checked.nodes[slot].target, hint)

@@ -30,8 +30,9 @@ class ResumePoint:
 
 
 def resume_point(record: Record) -> ResumePoint:
-    """Returns the latest checkpoint that is valid and whose rows of metrics are complete; without
-    such a checkpoint, the beginning of the run.
+    """Returns the point from which a run continues: its latest checkpoint that is undamaged and up
+    to whose step `metrics.jsonl` is complete. Without such a checkpoint, the point is the beginning
+    of the run.
 
     If rows were lost in a power cut, the run continues from an earlier checkpoint and writes the
     lost rows again.
@@ -46,8 +47,8 @@ def resume_point(record: Record) -> ResumePoint:
 
 
 def _unusable(record: Record, step: int, folder: Path) -> str | None:
-    """Returns why a run cannot continue from a checkpoint, as a predicate such as "is damaged:
-    ..."; None if it can.
+    """Returns the reason why a run cannot continue from the checkpoint in `folder`, as a predicate
+    such as "is damaged: ..."; None if the run can continue from it.
     """
     if fault := file_fault(record.info, record.path, manifest_name(folder)):
         return f"has changed since it was saved: {fault.text}"
@@ -70,8 +71,8 @@ def _unusable(record: Record, step: int, folder: Path) -> str | None:
 
 
 def _validation_due(folder: Path) -> bool:
-    """Returns whether a checkpoint was saved before its step was validated and its row of metrics
-    written.
+    """Returns whether the checkpoint in `folder` was saved before the validation at its step had
+    ended. The row of metrics of this step is then not yet written.
     """
     import torch
 

@@ -141,8 +141,8 @@ def _train(checked: CheckedConfig, epilogue: AfterTraining | None) -> Outcome:
 
 
 def _fingerprint(checked: CheckedConfig, data: Any) -> str:
-    """Returns the data's fingerprint. Caches it, except for a config with extensions, or if the
-    files that the data are read from are not known.
+    """Returns the data's fingerprint and stores it in the cache folder. Nothing is stored if the
+    config uses extensions, or if it is unknown which files the data are read from.
     """
     fingerprint: str = data.fingerprint()
     files = None if checked.config.extensions else data.files_read()
@@ -408,7 +408,7 @@ def _write_fixed_files(record: Record, checked: CheckedConfig, data: Any) -> Non
 
 
 def _describe_run(record: Record, checked: CheckedConfig) -> RunInfo:
-    """Returns the description of the run for loggers."""
+    """Returns the run's name, signature, seed, config and other facts, as loggers need them."""
     info = record.info
     omitted = ("run", "logger")  # settings that don't affect the result
     return RunInfo(
@@ -426,7 +426,9 @@ def _describe_run(record: Record, checked: CheckedConfig) -> RunInfo:
 
 
 def _parameter_counts(model: Any) -> str:
-    """Returns the number of parameters as text, with the trainable ones if some are frozen."""
+    """Returns a model's number of parameters as text and, if some are frozen, the number of
+    trainable parameters.
+    """
     total = sum(p.numel() for p in model.parameters())
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     text = f"{total:,} parameters"

@@ -35,9 +35,11 @@ _STALE = 3600.0  # seconds after which a temporary file in them is one of a kill
 
 
 def current_folder(base: Path, checked: CheckedConfig) -> Path:
-    """Returns the run's folder: `base`, or its latest repetition with a suffix `~2`, `~3`, ...
+    """Returns the folder of the latest run of a config: `base`, or if the run was repeated, `base`
+    with the suffix of the last repetition (`~2`, `~3`, ...).
 
-    With `run.on_existing=again`, if that run has ended, returns a folder with the next suffix.
+    If this latest run has ended and `run.on_existing` is `again`, returns `base` with the next
+    suffix instead.
     """
     count = 1
     while path_exists(_numbered(base, count + 1) / "run.json"):
@@ -95,7 +97,8 @@ def locked_record(folder: Path, *, wait: bool, force: bool = False) -> Iterator[
 
     Args:
         folder: The run's folder; created if it is missing.
-        wait, force: See `RunLock.acquire`.
+        wait, force: Whether to wait until another process releases the lock, and whether to take
+            over a lock left by a process on another host; see `RunLock.acquire`.
 
     Raises:
         RequestError: The folder exists and contains links or special files.
@@ -148,8 +151,11 @@ def _delete_if_empty(folder: Path, new: list[Path]) -> None:
 
 
 def _clean_up(folder: Path, new: list[Path]) -> None:
-    """Cleans up the run of a process that is being killed: deletes a folder without a `run.json`,
-    or sets the status `interrupted`.
+    """Cleans up the run's folder before the process is killed: deletes the folder if it contains no
+    `run.json`; otherwise sets the status `interrupted` if the run's status is `running`.
+
+    Args:
+        folder, new: See `_delete_if_empty`.
     """
     _delete_if_empty(folder, new)
     if path_exists(folder / "run.json"):

@@ -31,7 +31,7 @@ _reported = True
 
 @contextmanager
 def suppress_other_runs() -> Iterator[None]:
-    """Context manager that disables `report_other_runs`, for sweeps."""
+    """Context manager in which `report_other_runs` logs nothing; used by sweeps."""
     global _reported
     before, _reported = _reported, False
     try:
@@ -41,15 +41,15 @@ def suppress_other_runs() -> Iterator[None]:
 
 
 def extension_hashes(checked: CheckedConfig) -> dict[str, str | None]:
-    """Returns a hash of the source code of each extension module, by name; None for a module
-    without source files.
+    """Returns a dict from the names of the config's extension modules to hashes of their source
+    code; the value is None for a module without source files.
     """
     return {name: provenance.module_hash(name) for name in checked.config.extensions}
 
 
 def source_changes(checked: CheckedConfig, starts: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Returns those of Étude and the extension modules whose source code has changed since one of
-    the starts, by name.
+    """Returns the names of the modules (`étude` or extension modules) whose source code differs
+    from that at one of the earlier starts of the run.
 
     Args:
         checked: Checked config of the run.
@@ -160,8 +160,11 @@ def _other_runs(folder: Path) -> list[Path]:
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns those settings of a flat config that determine the run's signature, by key path, as
-    they are saved in `run.json`.
+    """Returns the settings that determine the run's signature (a hash of them), in the form in
+    which they are saved in `run.json`.
+
+    Args:
+        config: All settings of the run, by key path such as `optimizer.lr`.
     """
     outside = tuple(f"{key}." for key in OUT_OF_SIGNATURE)
     inside = {key: value for key, value in config.items() if not f"{key}.".startswith(outside)}
@@ -181,6 +184,8 @@ _NONE = "(none)"
 
 
 def _abbreviate(value: Any) -> str:
-    """Returns a value as JSON of at most 40 characters."""
+    """Returns a value as JSON. A text of more than 40 characters is cut after 37 and ends with
+    "...".
+    """
     text = json.dumps(value) if value != _NONE else _NONE
     return text if len(text) <= 40 else text[:37] + "..."

@@ -87,7 +87,9 @@ class Outcome:
 
 
 def refusal(problems: list[Problem], path: Path | None = None) -> RunState:
-    """Returns the state of a run that cannot be trained."""
+    """Returns the state of a run that cannot be trained because of `problems`. Its description
+    lists them.
+    """
     description = "refused: " + "; ".join(map(str, problems))
     return RunState("refused", description, path=path, problems=tuple(problems))
 
@@ -102,10 +104,11 @@ def run_folder_of(checked: CheckedConfig) -> Path:
 
 
 def request_key(checked: CheckedConfig) -> tuple[Path, str]:
-    """Returns a key that identifies a request to train.
+    """Returns a key that is equal for two equal requests to train.
 
-    The key consists of the run's folder and, as JSON, of the settings outside the signature that
-    affect how the run is trained. Two requests with equal keys are the same.
+    The key consists of the run's folder and a JSON text. The folder depends on the settings in the
+    run's signature (a hash of the config). The text contains the other settings that affect how the
+    run is trained.
     """
     run = {key: value for key, value in checked.shown["run"].items() if key not in _NOTES}
     others = [_value_at(checked.shown, key) for key in OUT_OF_SIGNATURE if key not in _WHOLE]
@@ -130,8 +133,8 @@ def ended(checked: CheckedConfig, folder: Path, fingerprint: Callable[[], str]) 
     Args:
         checked: Checked config of the run.
         folder: The run's folder.
-        fingerprint: Returns the fingerprint of the current data; called only if the run's folder
-            contains a `run.json`.
+        fingerprint: Function that returns the fingerprint of the current data; called only if the
+            run's folder contains a `run.json`.
 
     Raises:
         RequestError: The data cannot be used.
@@ -175,8 +178,9 @@ def determine_state(
 
     Args:
         checked: Checked config of the run.
-        fingerprint: Returns the fingerprint of the current data; see `ended`.
-        check_start: Raises RequestError if a new run cannot start in a folder on this machine.
+        fingerprint: Function that returns the fingerprint of the current data; see `ended`.
+        check_start: Function that raises RequestError if a new run cannot start in the given folder
+            on this machine.
     """
     try:
         folder = run_folder_of(checked)
@@ -206,7 +210,8 @@ def determine_state(
 
 
 def outcome_of(checked: CheckedConfig, state: RunState | None) -> Outcome | None:
-    """Logs and returns the outcome for a state from `ended`; None if there are steps to train.
+    """Returns the outcome of a request to train a run that has already ended, and logs it. Returns
+    None if `state`, the result of `ended`, is None: then there are steps to train.
 
     Raises:
         RequestError: The run cannot be trained.

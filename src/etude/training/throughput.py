@@ -110,12 +110,14 @@ _counted: dict[str, float | None] = {}
 def flops_per_token(
     build: Callable[[], nn.Module], *, length: int, identity: Any, memory: Path | None = None
 ) -> float | None:
-    """Returns the FLOPs of the forward and backward pass per token, for sequences of `length`.
+    """Returns the FLOPs of the forward and backward pass per token, for sequences of `length`
+    tokens.
 
     Args:
         build: Builds the model, which maps tokens (B, T) to logits (B, T, V).
         length: Length T of the sequences.
-        identity: JSON data that identifies the model; each model is counted once.
+        identity: JSON data that identifies the model. The FLOPs of a model with the same identity
+            are counted only once.
         memory: Cache folder; None for a model with custom code, whose result is not cached.
 
     Returns:
