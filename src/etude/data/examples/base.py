@@ -58,6 +58,8 @@ class ExampleData(Stored, ExampleSource):
     The arguments are dataclass fields. A subclass inherits them and may declare its own.
 
     Args:
+        tokenizer: recipe that trains or loads the tokenizer.
+        workers: see `etude.data.module.DataModule`.
         sequence_length: largest number of tokens in an example, including special tokens.
         batch: size of an optimizer step: a number of examples (`batch.examples`), or a maximum
             number of positions, including padding (`batch.tokens`).

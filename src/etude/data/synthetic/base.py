@@ -194,7 +194,7 @@ class SyntheticData(DataModule):
         """
 
     def numbered(self, numbers: Numbers) -> Arrays:
-        """Returns the arrays of the examples with the given numbers, which are from 0 to `size` - 1.
+        """Returns the arrays of the examples with the given numbers, from 0 to `size` - 1.
 
         Only rules with a `size` define this method.
         """

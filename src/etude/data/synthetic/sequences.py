@@ -195,7 +195,7 @@ class Sort(SyntheticData):
 class Copy(SyntheticData):
     """Copying: random symbols, a separator, and the same symbols again, which are the labels.
 
-    Token ids: the symbols are the numbers from 0 to `vocabulary` - 1, the separator is `vocabulary`.
+    Token ids: 0 to `vocabulary` - 1 are the symbols, `vocabulary` is the separator.
 
     Args:
         length: number of symbols to copy.
