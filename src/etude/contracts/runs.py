@@ -188,7 +188,7 @@ class Data(Protocol):
         rank: int,
         world: int,
     ) -> None:
-        """Sets which optimizer steps the loaders load, and which part of each step this process gets.
+        """Sets which optimizer steps the loaders load, and which part of each this process gets.
 
         Args:
             seed: the run's seed.
@@ -259,11 +259,11 @@ class Task(Protocol):
         ...
 
     def outputs(self, micro: Any, /) -> Any:
-        """Returns the model's output for a micro-batch, in the form that the task's metrics need."""
+        """Returns the model's output for a micro-batch, in the form that the metrics need."""
         ...
 
     def metrics(self, evaluated: Any, /) -> Any:
-        """Returns a new `etude.tasks.metrics.Metrics` object, which computes the metrics of one split.
+        """Returns a new `etude.tasks.metrics.Metrics` object, which computes a split's metrics.
 
         Args:
             evaluated: the split to evaluate, an `etude.data.evaluation_data.Evaluated`.
