@@ -62,8 +62,7 @@ class TokenTexts:
         self._skip = len(tokenizer.decode(self._before))
 
     def __call__(self, ids: Sequence[int]) -> str:
-        """Returns the text of the tokens `ids`; only those after the last end-of-text token count.
-        """
+        """Returns the text of those tokens in `ids` that follow the last end-of-text token."""
         end = self.tokenizer.end_of_text
         for i in range(len(ids) - 1, -1, -1):
             if ids[i] == end:
@@ -88,7 +87,7 @@ class TokenTexts:
         return [i for i, text in enumerate(self.tokens) if REPLACEMENT in text]
 
     def tokens_with_prefix(self, prefix: str) -> Iterator[tuple[int, str]]:
-        """Yields each token whose text begins with `prefix`: its id, and its text after `prefix`."""
+        """Yields the id of each token whose text begins with `prefix`, and its text after that."""
         texts, order = self.sorted
         for i in range(bisect_left(texts, prefix), len(texts)):
             if not texts[i].startswith(prefix):
@@ -156,8 +155,7 @@ class ForbiddenWords:
         return logits
 
     def _tokens_containing(self, word: str) -> list[int]:
-        """Returns the ids of the tokens that contain `word` as a whole word after other characters.
-        """
+        """Returns the ids of the tokens that contain `word` as a whole word, not at their start."""
         return [
             i
             for i, text in enumerate(self.spelling.tokens)

@@ -87,7 +87,7 @@ class ScoredFiles(TableData):
         return texts if texts[0] else []
 
     def numbers_of(self, row: Row) -> list[float]:
-        """Returns the numbers of a row.
+        """Returns the numbers in the score columns of a row, in the order of these columns.
 
         Raises:
             RequestError: a value is not a finite number.
