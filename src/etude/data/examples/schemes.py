@@ -46,8 +46,8 @@ def parse_tag(tag: str) -> Mark | None:
 def can_follow(scheme: str, before: Mark, after: Mark) -> bool:
     """Returns whether the tag `after` may directly follow the tag `before` in a scheme.
 
-    Both tags have the form of the result of `parse_tag`. `OUTSIDE` also represents the start and the
-    end of a sentence.
+    Both tags have the form of the result of `parse_tag`. `OUTSIDE` also represents the start and
+    the end of a sentence.
     """
     if after[0] not in MARKS[scheme] + "O":
         return False
