@@ -22,7 +22,8 @@ _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 @dataclass(frozen=True)
 class Contract:
-    """Requirements on a class that a config key names, and the arguments of its constructor.
+    """Requirements on the class that a config key such as `model.attention` names: its base class,
+    methods and attributes, and the arguments of its constructor.
 
     Attributes:
         name: name of the contract's page in the documentation.
@@ -30,8 +31,8 @@ class Contract:
             Étude passes to the constructor. An argument with a default is passed only if the
             constructor has a parameter with this name.
         base: dotted name of the required base class; None accepts any class.
-        open: names of the arguments that the config may set, too; the config's value then replaces
-            the value from Étude.
+        open: names of those arguments that the config may set, too. The value in the config then
+            replaces the value that Étude would pass.
     """
 
     name: str
@@ -41,7 +42,7 @@ class Contract:
 
     @property
     def page(self) -> str:
-        """The page of the documentation that explains the contract."""
+        """Path of the page of the documentation that explains the contract."""
         return f"docs/contracts/{self.name}.md"
 
     @cached_property
@@ -78,7 +79,12 @@ class Contract:
             yield Problem(f"{where}._target_", expected, target, f"see {self.page}")
 
     def problems_of(self, instance: Any, where: str) -> Iterator[Problem]:
-        """Yields a problem for each requirement that a built object does not meet."""
+        """Yields a problem for each requirement that a built object does not meet.
+
+        Args:
+            instance: the object.
+            where: key path of its class, such as `model.attention`.
+        """
         kind = type(instance)
         for expected in self._member_problems(
             kind, lambda name: _has_instance_attribute(instance, name)
@@ -109,8 +115,10 @@ class Contract:
         """Yields a description of each required method or attribute that objects of a class lack.
 
         Args:
-            own: function that returns whether an object has an attribute, of the given name, that
-                its class does not define.
+            kind: the class.
+            own: function that is called with the name of an attribute. It returns whether the
+                objects have this attribute although the class does not define it, such as an
+                attribute that `__init__` sets.
         """
         if self.base is not None and self.base not in map(_dotted_name, kind.__mro__):
             yield f"a subclass of {self.base}"
@@ -135,11 +143,13 @@ class Contract:
 
 
 def _method_problems(kind: type, name: str, method: FunctionType) -> Iterator[str]:
-    """Yields a description of each way in which a class's method does not fit Étude's calls.
+    """Yields a description of each reason why Étude can't call a method of a class as it needs to.
 
     Args:
-        kind: class that has the method `name`.
-        method: the method of the protocol, whose parameters are the arguments that Étude passes.
+        kind: the class, which has a member `name`.
+        name: name of the method.
+        method: the method of this name in the protocol. Its parameters represent the arguments that
+            Étude passes.
     """
     static: Any = inspect.getattr_static(kind, name)
     expected = f"a class with a method {name}{_format_parameters(method)}"
@@ -163,7 +173,7 @@ def _method_problems(kind: type, name: str, method: FunctionType) -> Iterator[st
 def _not_accepted(
     own: Sequence[inspect.Parameter], passed: Sequence[inspect.Parameter]
 ) -> Iterator[str]:
-    """Yields descriptions of the arguments that Étude passes and a method does not accept.
+    """Yields descriptions of the arguments that Étude passes but that a method does not accept.
 
     Args:
         own: parameters of the method.
@@ -182,9 +192,10 @@ def _not_accepted(
 def _not_passed(
     own: Sequence[inspect.Parameter], passed: Sequence[inspect.Parameter]
 ) -> Iterator[str]:
-    """Yields descriptions of the arguments that a method requires and Étude does not pass.
+    """Yields descriptions of the arguments that a method requires but that Étude does not pass.
 
-    The parameters are those of `_not_accepted`.
+    Args:
+        own, passed: see `_not_accepted`.
     """
     keywords = {p.name for p in passed if p.kind is p.KEYWORD_ONLY}
     any_number = any(p.kind is p.VAR_POSITIONAL for p in passed)
@@ -214,7 +225,7 @@ def _format_parameters(method: FunctionType) -> str:
 def _defines(kind: type, name: str) -> bool:
     """Returns whether a class or one of its base classes defines the member `name`.
 
-    Members of the classes in `_STUB_MODULES` don't count.
+    The result is false if the member comes from a class in one of `_STUB_MODULES`.
     """
     owner = next((base for base in kind.__mro__ if name in vars(base)), None)
     return owner is not None and not _is_stub(owner)
@@ -242,8 +253,8 @@ def _is_abstract(kind: type, name: str) -> bool:
 def _sets_attributes_dynamically(kind: type) -> bool:
     """Returns whether objects of a class may have attributes that its code does not show.
 
-    They may if the class has `__getattr__`, or sets attributes by name, in nested functions, or in
-    functions to which it passes `self`.
+    They may if the class has `__getattr__`, if it sets attributes with `setattr` or the like, if it
+    has nested functions, or if it passes `self` to functions.
     """
     for base in kind.__mro__:
         if base is object or base.__module__.split(".")[0] in _TRUSTED_PACKAGES:
@@ -272,7 +283,7 @@ def _is_opaque(function: FunctionType) -> bool:
 
 
 def _has_instance_attribute(instance: Any, name: str) -> bool:
-    """Returns whether an object has an attribute that its class does not define."""
+    """Returns whether an object has an attribute of its own, which its class does not define."""
     if name in getattr(instance, "__dict__", ()):
         return True
     in_class = inspect.getattr_static(type(instance), name, _MISSING) is not _MISSING
@@ -285,7 +296,11 @@ def _dotted_name(kind: type) -> str:
 
 @cache
 def _assigned_attributes(kind: type) -> frozenset[str]:
-    """Returns the names of the attributes that a class annotates or that its methods set."""
+    """Returns the names of the attributes that objects of a class get: those with an annotation in
+    the class and those that its methods set.
+
+    Base classes are included.
+    """
     names: set[str] = set()
     for base in kind.__mro__:
         if _is_stub(base):
@@ -300,7 +315,8 @@ def _assigned_attributes(kind: type) -> frozenset[str]:
 
 
 def _attributes_assigned_by(function: FunctionType) -> set[str]:
-    """Returns the names of the attributes that the code of a function sets, on `self` or elsewhere.
+    """Returns the names of the attributes that the code of a function sets, on `self` or on any
+    other object.
 
     The names of registered buffers, parameters and modules are included.
     """

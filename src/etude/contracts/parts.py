@@ -89,25 +89,27 @@ class Position(Protocol):
     ) -> None: ...
 
     def embed(self, x: Tensor, start: int | Tensor = 0, /) -> Tensor:
-        """Returns the embeddings x (B, T, D) with their positions added; the shape is the same.
+        """Returns the embeddings x (B, T, D) with their positions encoded in them; same shape.
 
         Args:
-            start: position of the first embedding, or all positions (B, T).
+            start: position of the first embedding, or the positions of all embeddings, of shape
+                (B, T).
         """
         ...
 
     def rotate(self, q: Tensor, k: Tensor, /, *, start: int | Tensor = 0) -> tuple[Tensor, Tensor]:
-        """Returns the queries (B, H, T, K) and keys (B, G, T, K), rotated; the shapes are the same.
+        """Returns the queries (B, H, T, K) and keys (B, G, T, K), rotated according to their
+        positions; the shapes are the same.
 
         Args:
-            start: position of the first query and key, or all positions (B, T).
+            start: position of the first query and key, or all positions, of shape (B, T).
         """
         ...
 
     def bias(self, T: int, S: int, /, *, like: Tensor) -> Tensor | None:
-        """Returns the bias (H, T, S) of the attention scores: T queries, the last of S positions.
+        """Returns a bias of shape (H, T, S), which is added to the attention scores.
 
-        The bias is added to the scores. None means no bias.
+        The T queries are at the last T of the S positions. None means no bias.
 
         Args:
             like: a tensor with the device and the dtype of the bias.
@@ -115,9 +117,9 @@ class Position(Protocol):
         ...
 
     def reach(self, length: int, /) -> None:
-        """Prepares the module for positions below `length`.
+        """Prepares the module for all positions below `length`, for example by extending a table.
 
-        Called before positions are passed to `embed` and `rotate` as a tensor.
+        Called before the positions of all tokens are passed to `embed` and `rotate` as a tensor.
         """
         ...
 
@@ -133,7 +135,7 @@ class Position(Protocol):
 class Norm(Protocol):
     """Norm: a `torch.nn.Module` that normalises vectors.
 
-    Each residual branch of a block has a norm, and so has the output of the last block.
+    Each residual branch of a block has a norm; another norm follows the last block.
 
     Args:
         dim: D, the width of the vectors.
@@ -168,7 +170,7 @@ class FeedForward(Protocol):
 
 
 class Mask(Protocol):
-    """Mask of the attention: which keys each query can see.
+    """Mask of the attention, which determines the keys that each query can see.
 
     The base class `etude.nn.mask.Mask` hides no keys.
     """
@@ -183,10 +185,10 @@ class Mask(Protocol):
     """Whether the mask of a text does not depend on where the text starts in a sequence."""
 
     def seen(self, T: int, S: int, device: Any = None, /) -> Tensor | None:
-        """Returns a mask (T, S), true where a query can see a key.
+        """Returns a mask of shape (T, S), true where a query can see a key.
 
-        The T queries are the last of the S positions; the keys are at all S positions. None means
-        that `causal` alone describes the mask.
+        The keys are at all S positions, the T queries at the last T of them. None means that the
+        attribute `causal` alone describes the mask.
         """
         ...
 
@@ -220,7 +222,7 @@ class Block(Protocol):
         """Maps vectors (B, T, D) to vectors of the same shape.
 
         Args:
-            context: keyword arguments of the attention. If there is a memory, the argument `across`
-                is a dict with the keyword arguments of the cross-attention.
+            context: keyword arguments of the attention. In a decoder with cross-attention, the
+                argument `across` is a dict with the keyword arguments of the cross-attention.
         """
         ...

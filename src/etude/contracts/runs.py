@@ -59,24 +59,26 @@ class Head(Protocol):
     ) -> None: ...
 
     def forward(self, x: Tensor, keep: Tensor | None = None, /) -> Tensor:
-        """Maps vectors (B, T, D) to logits.
+        """Maps the vectors of B sequences, of shape (B, T, D), to logits.
 
-        The logits have the shape (B, T, ...), one vector per position. If `gives` is `classes`, the
-        shape is (B, ...), one vector per sequence.
+        Logits of a head with one result per position have the shape (B, T, ...). Logits of a head
+        with one result per sequence (the attribute `gives` is `classes`) have the shape (B, ...).
 
         Args:
-            keep: mask (B, T), false where a token is padding.
+            keep: mask of shape (B, T), false where a token is padding.
         """
         ...
 
     def of_packed(self, x: Tensor, documents: Any, /) -> Tensor:
         """Maps the vectors (B, T, D) of packed sequences to logits.
 
-        The shape of the logits is as in `forward`. If `gives` is `classes`, it is (N, ...), one
-        vector for each of the N documents.
+        In a packed sequence, several texts ("documents") follow each other. A head with one result
+        per position returns logits of shape (B, T, ...); a head with one result per text (the
+        attribute `gives` is `classes`) returns (N, ...) for N documents in all.
 
         Args:
-            documents: an `etude.nn.documents.Documents`: the document of each position.
+            documents: tells to which document each position belongs; an
+                `etude.nn.documents.Documents`.
         """
         ...
 
@@ -122,22 +124,24 @@ class Data(Protocol):
     """Names of a mixture's sources, each of which is also validated separately; usually empty."""
 
     def misfits(self, processes: int, max_epochs: float | None = None, /) -> Any:
-        """Yields a `Problem` for each incompatibility with the trainer's settings.
+        """Yields a `Problem` for each setting of the trainer that does not fit the data.
 
         Args:
-            processes: number of processes that share each optimizer step.
-            max_epochs: length of the run, if the config sets it in epochs; otherwise None.
+            processes: number of processes that share the examples of each optimizer step.
+            max_epochs: length of the run in epochs; None if the config sets the length otherwise.
         """
         ...
 
     def tokens_in(self, first: int, end: int, /) -> int:
-        """Returns the number of targets in optimizer steps `first` to `end` - 1."""
+        """Returns the number of targets (predictions that count in the loss) in the optimizer steps
+        `first` to `end` - 1.
+        """
         ...
 
     def for_task(self, objective: Any, /) -> None:
-        """Sets the task's objective, which builds inputs and targets from the data.
+        """Sets the task's objective, which builds the model's inputs and the targets from the data.
 
-        None means next-token prediction on the unchanged data.
+        If `objective` is None, the inputs are the tokens and the targets the next tokens.
 
         Raises:
             RequestError: the data does not fit the task.
@@ -145,33 +149,33 @@ class Data(Protocol):
         ...
 
     def check(self) -> None:
-        """Checks that all sources exist and are readable; writes nothing.
+        """Checks that all files and data sets exist and are readable; writes nothing.
 
         Raises:
-            RequestError: a source is missing or unreadable.
+            RequestError: a file or data set is missing or unreadable.
         """
         ...
 
     def fingerprint(self) -> str:
-        """Returns the SHA-256 hash of the content, in hexadecimal.
+        """Returns the SHA-256 hash of the data's content, in hexadecimal.
 
-        Runs on data with different hashes are different runs.
+        Two runs of the same config are different runs if the hashes of their data differ.
         """
         ...
 
     def files_read(self) -> list[Path] | None:
-        """Returns the files that determine the fingerprint.
+        """Returns the files whose content determines the result of `fingerprint`.
 
-        None means that the fingerprint also depends on content outside files.
+        None means that the result also depends on other content, such as a data set on the Hub.
         """
         ...
 
     def origin(self) -> Mapping[str, object]:
-        """Returns the origin of the content, which is saved in the run folder."""
+        """Returns a description of where the data comes from, which is saved in the run folder."""
         ...
 
     def prepare(self, cache_dir: Path, /) -> Any:
-        """Writes the prepared data to `cache_dir`, or reads it from there."""
+        """Writes the prepared data to the folder `cache_dir`, or reads it if it exists there."""
         ...
 
     def attach(
@@ -184,7 +188,7 @@ class Data(Protocol):
         rank: int,
         world: int,
     ) -> None:
-        """Sets the optimizer steps to load, and the process that loads them.
+        """Sets which optimizer steps the loaders load, and which part of each this process gets.
 
         Args:
             seed: the run's seed.
@@ -218,7 +222,11 @@ class Data(Protocol):
         ...
 
     def described(self, examples: int, /) -> Any:
-        """Returns the lines that `etude data show` prints, with `examples` examples."""
+        """Returns the lines that the command `etude data show` prints.
+
+        Args:
+            examples: number of examples to show in these lines.
+        """
         ...
 
 
@@ -234,7 +242,8 @@ class Task(Protocol):
     """A model with its loss and metrics: a subclass of `etude.tasks.base.Task`.
 
     Args:
-        setup: the model, optimizer recipe, schedule and so on; pass it to the base class.
+        setup: object with the model, the optimizer recipe, the schedule and so on. A subclass
+            passes it to the base class.
     """
 
     monitor: str
@@ -246,18 +255,18 @@ class Task(Protocol):
     def __init__(self, *, setup: Any) -> None: ...
 
     def loss(self, micro: Any, /) -> Tensor:
-        """Returns the sum of the losses of all targets in a micro-batch, a scalar."""
+        """Returns a scalar tensor: the sum of the losses of all targets in a micro-batch."""
         ...
 
     def outputs(self, micro: Any, /) -> Any:
-        """Returns the model's output for a micro-batch, in the form that the metrics read."""
+        """Returns the model's output for a micro-batch, in the form that the metrics need."""
         ...
 
     def metrics(self, evaluated: Any, /) -> Any:
-        """Returns a new `etude.tasks.metrics.Metrics` object, which computes metrics of a split.
+        """Returns a new `etude.tasks.metrics.Metrics` object, which computes a split's metrics.
 
         Args:
-            evaluated: the split, an `etude.data.evaluation_data.Evaluated`.
+            evaluated: the split to evaluate, an `etude.data.evaluation_data.Evaluated`.
         """
         ...
 
@@ -302,11 +311,19 @@ class Logger(Protocol):
         ...
 
     def metrics(self, row: Mapping[str, Any], /) -> None:
-        """Called when a row was written to `metrics.jsonl`."""
+        """Called when a row was written to `metrics.jsonl`.
+
+        Args:
+            row: dict from names, such as `step` and `train/loss`, to values.
+        """
         ...
 
     def text(self, name: str, text: str, step: int, /) -> None:
-        """Called when a text, such as samples, was saved in the run folder."""
+        """Called when a text, such as generated samples, was saved in the run folder.
+
+        Args:
+            step: optimizer step.
+        """
         ...
 
     def figure(self, name: str, path: Path, step: int, /) -> None:

@@ -27,9 +27,10 @@ class BeamSearchResult:
     """The result of a beam search, the best hypotheses first.
 
     Attributes:
-        tokens: prompts and new tokens, (B, beams, T + n), padded with the fill token.
-        scores: scores of the hypotheses (see `beam_search`), (B, beams); NaN if the logits of a
-            prompt were NaN.
+        tokens: ids of the prompts and their n new tokens, of shape (B, beams, T + n). Shorter texts
+            are padded at the end with `StopConditions.fill`.
+        scores: scores of the hypotheses (see `beam_search`), of shape (B, beams); NaN if the logits
+            of a prompt were NaN.
     """
 
     tokens: Tensor
@@ -160,13 +161,13 @@ def beam_search(
 
 @dataclass(frozen=True)
 class _Hypotheses:
-    """The best hypotheses (finished texts) of B prompts.
+    """The best hypotheses (finished texts) of B prompts: up to `beams` per prompt.
 
     Attributes:
-        tokens: token ids (B, beams, end).
-        scores: scores (B, beams), the best first.
-        complete: mask (B, beams), true where there is a hypothesis.
-        lengths: lengths (B, beams), in tokens.
+        tokens: token ids, of shape (B, beams, end); `end` is the maximum length of a text.
+        scores: scores of shape (B, beams), the best first.
+        complete: mask of shape (B, beams), false where a prompt has fewer hypotheses.
+        lengths: length of each text in tokens, of shape (B, beams).
     """
 
     tokens: Tensor
@@ -176,7 +177,12 @@ class _Hypotheses:
 
     @classmethod
     def empty(cls, text: Tensor, dtype: torch.dtype) -> _Hypotheses:
-        """Returns an object without hypotheses, for texts (B, beams, end) and scores of `dtype`."""
+        """Returns an object that contains no hypotheses yet.
+
+        Args:
+            text: token ids, of shape (B, beams, end), which fill the places of the hypotheses.
+            dtype: dtype of the scores.
+        """
         shape, device = text.shape[:2], text.device
         return cls(
             text.clone(),
@@ -188,12 +194,12 @@ class _Hypotheses:
     def merge_best(
         self, candidates: Tensor, value: Tensor, ended: Tensor, length: int
     ) -> _Hypotheses:
-        """Returns the best `beams` of the present hypotheses and of new candidates, per prompt.
+        """Returns, for each prompt, the `beams` best of its hypotheses and N new candidates.
 
         Args:
-            candidates: the tokens of N candidates per prompt, (B, N, end).
-            value: the scores of the candidates, (B, N).
-            ended: mask (B, N), true for finished candidates; the others are ignored.
+            candidates: the tokens of the candidates, of shape (B, N, end).
+            value: the scores of the candidates, of shape (B, N); very low for unfinished ones.
+            ended: mask of shape (B, N), true for finished candidates, which become hypotheses.
             length: the number of tokens of each candidate.
         """
         scores, order = torch.cat((self.scores, value), dim=1).topk(self.scores.shape[1], dim=-1)
@@ -206,14 +212,19 @@ class _Hypotheses:
         )
 
     def select(self, prompts: Tensor) -> _Hypotheses:
-        """Returns the hypotheses of some prompts, given their indices (P,)."""
+        """Returns the hypotheses of P of the prompts.
+
+        Args:
+            prompts: indices of these prompts, of shape (P,).
+        """
         fields = (self.tokens, self.scores, self.complete, self.lengths)
         return _Hypotheses(*(x[prompts] for x in fields))
 
     def update(self, prompts: Tensor, others: _Hypotheses) -> None:
-        """Replaces the hypotheses of the P prompts with the indices `prompts` (P,).
+        """Replaces the hypotheses of P of the prompts.
 
         Args:
+            prompts: indices of these prompts, of shape (P,).
             others: the new hypotheses of these P prompts.
         """
         self.tokens[prompts], self.scores[prompts] = others.tokens, others.scores.to(self.scores)
@@ -221,18 +232,26 @@ class _Hypotheses:
 
 
 def _gather_beams(text: Tensor, index: Tensor) -> Tensor:
-    """Returns the beams of text (B, beams, L) at the indices `index` (B, N), as (B, N, L)."""
+    """Selects N beams of each of B prompts.
+
+    Args:
+        text: a row of L numbers for each beam, of shape (B, beams, L).
+        index: for each prompt, the indices of the selected beams, of shape (B, N).
+
+    Returns:
+        The rows of the selected beams, of shape (B, N, L).
+    """
     return text.gather(1, index[..., None].expand(*index.shape, text.shape[-1]))
 
 
 def _first_difference(text: Tensor, prompt: int, length: int) -> int:
     """Returns the first column at which the beams of any prompt differ; `length` if none differ.
 
-    The columns before it are equal in all beams of a prompt, so they need not be copied when beams
-    are reordered.
+    All earlier columns are equal in all beams of a prompt. They need not be copied when beams are
+    reordered.
 
     Args:
-        text: token ids (B, beams, L).
+        text: token ids, of shape (B, beams, L).
         prompt: the length of the prompts, which are equal in all beams.
         length: the number of columns to compare, including the prompt.
     """

@@ -114,7 +114,7 @@ def generate(
 
 
 def _processors(config: GenerationConfig, prompt: int, ends: StopConditions) -> list[Processor]:
-    """Returns the processors that the options in `config` select.
+    """Returns the processors (functions that change the logits) that the options in `config` need.
 
     Args:
         prompt: the length of the prompts in tokens, including padding.
@@ -139,7 +139,7 @@ def _generate_tokens(
     generator: Generators,
     on_token: Callable[[Tensor], None] | None,
 ) -> tuple[Tensor, bool]:
-    """Returns the prompts with their new tokens, and whether the last logits contained NaN."""
+    """Returns the prompts with their new tokens, and whether generation ended with NaN logits."""
     choose = sampler(
         config.temperature, config.top_k, config.top_p, config.min_p, config.greedy, generator
     )
@@ -178,9 +178,14 @@ def _generate_tokens(
 
 
 def _padding(keep: Tensor, tokens: Tensor, checks: Checks) -> Tensor | None:
-    """Returns the number of padding columns of each row, (B,); None if no row has padding.
+    """Returns the number of padding columns at the start of each row of a mask.
 
-    Adds problems to `checks` if `keep` is not a valid mask for `tokens`.
+    The result has the shape (B,); it is None if no row has padding. Adds a problem to `checks` for
+    each reason why the mask is not valid.
+
+    Args:
+        keep: mask of shape (B, T), false for padding.
+        tokens: token ids to which the mask belongs.
     """
     expected = f"the shape of the tokens, {tuple(tokens.shape)}"
     if not checks.that(keep.shape == tokens.shape, "keep", tuple(keep.shape), expected):

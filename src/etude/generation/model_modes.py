@@ -64,7 +64,9 @@ def evaluation_mode(model: object) -> Iterator[None]:
 
 
 def _shortcuts(module: nn.Module) -> dict[str, Any]:
-    """Returns a dict of the instance attributes that are added to a module during decoding."""
+    """Returns a dict from the names to the values of the attributes that `fast_decoding` sets on a
+    module.
+    """
     shortcuts: dict[str, Any] = {**module._parameters, **module._buffers, **module._modules}
     if type(module) is nn.Dropout:
         shortcuts["forward"] = _identity

@@ -20,12 +20,12 @@ class Processor(Protocol):
     """Contract of processors: functions that change the logits of the next token."""
 
     def __call__(self, tokens: Tensor, logits: Tensor) -> Tensor:
-        """Returns the changed logits (B, V); minus infinity forbids a token.
+        """Returns the changed logits, of shape (B, V); minus infinity forbids a token.
 
         Args:
-            tokens: token ids (B, T) of the prompt and the new text so far; padding is -1.
-            logits: logits (B, V), which must not be changed in place; in a beam search,
-                log-probabilities.
+            tokens: ids of the tokens so far (prompt and new text), of shape (B, T); -1 is padding.
+            logits: logits of the next token, of shape (B, V); must not be changed in place. In a
+                beam search, these are log-probabilities.
         """
 
 

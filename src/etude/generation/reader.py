@@ -23,7 +23,7 @@ class CausalModel(Protocol):
         """
 
     def __call__(self, tokens: Tensor, cache: Any, *, last_only: bool, **more: Any) -> Tensor:
-        """Returns the logits of the last position, (B, 1, V).
+        """Returns the logits of the last position, of shape (B, 1, V).
 
         Args:
             tokens: token ids (B, T), which follow the tokens in the cache.
@@ -43,7 +43,8 @@ class Reader:
         model: the model that computes the logits.
         rows: the batch size B.
         end: the maximum number of columns of the texts.
-        padding: the number of padding columns before each text, (B,); None means no padding.
+        padding: the number of padding columns before each text, of shape (B,); None means no
+            padding.
         use_cache: whether to cache keys and values. Without a cache, each new token requires a pass
             over the whole text.
     """
@@ -84,7 +85,7 @@ class Reader:
         )[:, -1]
 
     def repeat(self, times: int) -> None:
-        """Repeats each text `times` times, in adjacent rows."""
+        """Replaces each text by `times` copies in adjacent rows, to continue it in several ways."""
         if times == 1:
             return
         if self.padding is not None:
@@ -94,19 +95,20 @@ class Reader:
 
     @property
     def can_drop(self) -> bool:
-        """Whether `select` may remove prompts, which requires a cache for the whole text.
+        """Whether `select` may remove all texts of a prompt.
 
-        Without a cache, an encoder-decoder determines the source of each row from the number of
-        rows, so that no row may be removed.
+        It may if a cache holds the whole text. Otherwise, an encoder-decoder finds the source text
+        of a row from the number of rows, so the number must not change.
         """
         return self.cache is not None and self._end - 1 <= self.window  # the last token is not read
 
     def select(self, rows: Tensor, since: int = 0) -> None:
-        """Replaces the texts: the new text i is the old text `rows[i]`, where `rows` is (R,).
+        """Reorders, repeats or removes texts: the new text i is the old text `rows[i]`.
 
         Each text must be replaced by a text of the same prompt, unless `can_drop` is true.
 
         Args:
+            rows: indices of R old texts, of shape (R,).
             since: the first column at which a text and its replacement may differ.
         """
         if self.padding is not None:

@@ -28,13 +28,15 @@ def scale_temperature(logits: Tensor, temperature: float) -> Tensor:
 
 
 def keep_top_k(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Returns the k largest logits (..., k), largest first, and their ids; all logits if k >= V."""
+    """Returns the k largest logits, largest first, and their token ids, both of shape (..., k).
+
+    All V logits are returned if k >= V."""
     values, ids = logits.topk(min(k, logits.shape[-1]), dim=-1)
     return values, ids
 
 
 def keep_top_p(logits: Tensor, p: float) -> Tensor:
-    """Returns the logits, with minus infinity for tokens outside the nucleus.
+    """Returns the logits, in which those of tokens outside the nucleus become minus infinity.
 
     The nucleus is the smallest set of most probable tokens with a total probability of at least p
     (Holtzman et al. 2019, arXiv:1904.09751, section 3.1). With p above 0 it always contains the
@@ -50,10 +52,10 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
 
 
 def keep_min_p(logits: Tensor, p: float) -> Tensor:
-    """Returns the logits, with minus infinity for tokens of low probability.
+    """Returns the logits, in which those of improbable tokens become minus infinity.
 
-    These are the tokens whose probability is below p times that of the most probable token (Nguyen
-    et al. 2024, arXiv:2407.01082, section 3).
+    A token is improbable if its probability is below p times that of the most probable token
+    (Nguyen et al. 2024, arXiv:2407.01082, section 3).
     """
     if p == 0:
         return logits
@@ -72,7 +74,7 @@ def choose(
     greedy: bool = False,
     generator: Generators = None,
 ) -> Tensor:
-    """Returns token ids (...) that are sampled from logits (..., V).
+    """Samples a token id from each row of logits of shape (..., V); the result has the shape (...).
 
     The temperature is applied first, then top-k, top-p and min-p.
 
@@ -100,7 +102,9 @@ def sampler(
     greedy: bool,
     generator: Generators,
 ) -> Callable[[Tensor], Tensor]:
-    """Returns `choose` as a function of the logits; the arguments are checked only once."""
+    """Returns a function that maps logits to token ids, as `choose` does with these arguments.
+
+    The arguments are checked only once, before the function is returned."""
     checks = Checks()
     check_sampling(checks, temperature, top_k, top_p, min_p)
     checks.done()
@@ -126,15 +130,16 @@ def sampler(
 
 
 def most_probable(logits: Tensor) -> Tensor:
-    """Returns the ids (...) of the largest logits (..., V)."""
+    """Returns the id of the largest logit in each row of logits (..., V), as a tensor (...)."""
     return logits.argmax(dim=-1)
 
 
 def draw(probabilities: Tensor, generator: Generators = None) -> Tensor:
-    """Returns ids (...) that are sampled from probabilities (..., V).
+    """Samples an id from each row of probabilities of shape (..., V); returns a tensor (...).
 
-    Among independent exponential times with rates p_i, the i-th is the smallest with probability
-    p_i. `torch.multinomial` draws the same ids, but its input checks cost more than the draw.
+    The id is the index of the smallest of V independent exponential times with rates p_i; it is i
+    with probability p_i. `torch.multinomial` draws the same ids, but its input checks cost more
+    than the draw.
     """
     times = torch.empty_like(probabilities)
     if generator is None and is_reserved_elsewhere():
@@ -148,7 +153,7 @@ def draw(probabilities: Tensor, generator: Generators = None) -> Tensor:
 
 
 def _fresh_generator(device: torch.device) -> torch.Generator:
-    """Returns a generator on `device` with a random seed."""
+    """Returns a new generator of random numbers on `device`, with a random seed."""
     generator = torch.Generator(device)
     generator.seed()
     return generator

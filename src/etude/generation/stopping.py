@@ -10,10 +10,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class StopConditions:
-    """Stop conditions of a row: a row ends at a stop token, or when a rule is true.
+    """Stop conditions: a row (a generated text) ends at a stop token, or when a rule is true.
 
     Args:
-        tokens: the stop tokens' ids; a stop token is part of its row.
+        tokens: the stop tokens' ids; the row contains the stop token at which it ends.
         rule: a function that maps the new tokens (R, n) to booleans (R,), true for rows that end.
     """
 

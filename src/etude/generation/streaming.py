@@ -25,7 +25,8 @@ class IncrementalDecoder:
 
     Args:
         tokenizer: the tokenizer.
-        before: the tokens before the text, which form complete characters and are not returned.
+        before: the tokens before the new ones. They form complete characters; their text is not
+            returned.
     """
 
     def __init__(self, tokenizer: Tokenizer, before: Sequence[int] = ()) -> None:
@@ -36,7 +37,10 @@ class IncrementalDecoder:
         self._shown = len(self._text)  # characters of the window that were returned
 
     def push(self, token: int) -> str:
-        """Adds a token and returns the text that has become complete; often empty."""
+        """Adds a token and returns the new complete characters.
+
+        The result is empty if the token does not complete a character.
+        """
         self._window.append(token)
         self._text = self._decode(self._window)
         known = strip_incomplete_character(self._text)
@@ -57,7 +61,7 @@ class IncrementalDecoder:
         return piece
 
     def _shorten(self) -> None:
-        """Forgets tokens of a long sequence that form no character, if this preserves the text.
+        """Keeps only the last of many tokens that form no character, if the text stays the same.
 
         Without this limit, each call of `push` would decode the whole sequence again.
         """
@@ -74,17 +78,20 @@ class IncrementalDecoder:
 
 
 class StopTextFilter:
-    """Filter that returns the part of a text before the first stop text.
+    """Filter that receives a text in pieces, and returns its part before the first stop text.
 
     Args:
-        stops: the stop texts.
+        stops: the stop texts, which end the text.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
         self.stops, self.ended, self._held = list(stops), False, ""
 
     def push(self, piece: str) -> str:
-        """Adds a piece and returns all text that cannot be the start of a stop text."""
+        """Adds a piece of the text, and returns the text that is known to be before a stop text.
+
+        An end that may be the start of a stop text is held back until the next call.
+        """
         if self.ended:
             return ""
         text = self._held + piece
@@ -95,12 +102,12 @@ class StopTextFilter:
         return text[:sure]
 
     def finish(self) -> str:
-        """Returns the text that was held back as a possible start of a stop text."""
+        """Returns the rest of the text, which was held back as a possible start of a stop text."""
         held, self._held = self._held, ""
         return held
 
     def _partial_stop_length(self, text: str) -> int:
-        """Returns the number of characters at the end of `text` that may start a stop text."""
+        """Returns the length of the longest end of `text` that is the start of a stop text."""
         longest = max((len(stop) for stop in self.stops), default=1) - 1
         for count in range(min(longest, len(text)), 0, -1):
             if any(stop.startswith(text[-count:]) for stop in self.stops):
@@ -129,7 +136,10 @@ class Continuation:
         self._stop_tokens, self.ended = frozenset(stop_tokens), False
 
     def push(self, token: int) -> str:
-        """Adds a token and returns the text that later tokens cannot change; often empty."""
+        """Adds a token and returns the new text that later tokens cannot change.
+
+        The result is often empty, because a character or a possible stop text is incomplete.
+        """
         self.ended = self.ended or token in self._stop_tokens
         if self.ended:
             return ""

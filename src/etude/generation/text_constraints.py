@@ -48,12 +48,12 @@ class Tokenizer(Protocol):
 
 
 class TokenTexts:
-    """Texts of a tokenizer's tokens, decoded as in the middle of a text.
+    """Texts of a tokenizer's tokens in the middle of a text.
 
     Some tokenizers decode the first token of a text differently.
 
     Args:
-        tokenizer: the tokenizer; each token is decoded once, on first use of `tokens`.
+        tokenizer: the tokenizer. All of its tokens are decoded once, on first use of `tokens`.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -62,7 +62,7 @@ class TokenTexts:
         self._skip = len(tokenizer.decode(self._before))
 
     def __call__(self, ids: Sequence[int]) -> str:
-        """Returns the text of `ids` after the last end-of-text token among them."""
+        """Returns the text of those tokens in `ids` that follow the last end-of-text token."""
         end = self.tokenizer.end_of_text
         for i in range(len(ids) - 1, -1, -1):
             if ids[i] == end:
@@ -77,7 +77,7 @@ class TokenTexts:
 
     @cached_property
     def sorted(self) -> tuple[list[str], list[int]]:
-        """The texts of all tokens in sorted order, and the id of each text's token."""
+        """Two lists: the texts of all tokens, sorted, and the id of the token of each text."""
         order = sorted(range(len(self.tokens)), key=self.tokens.__getitem__)
         return [self.tokens[i] for i in order], order
 
@@ -87,7 +87,7 @@ class TokenTexts:
         return [i for i, text in enumerate(self.tokens) if REPLACEMENT in text]
 
     def tokens_with_prefix(self, prefix: str) -> Iterator[tuple[int, str]]:
-        """Yields the id of each token whose text begins with `prefix`, and the rest of the text."""
+        """Yields the id of each token whose text begins with `prefix`, and its text after that."""
         texts, order = self.sorted
         for i in range(bisect_left(texts, prefix), len(texts)):
             if not texts[i].startswith(prefix):
@@ -155,7 +155,7 @@ class ForbiddenWords:
         return logits
 
     def _tokens_containing(self, word: str) -> list[int]:
-        """Returns the ids of the tokens whose text contains the whole word after its start."""
+        """Returns the ids of the tokens that contain `word` as a whole word, not at their start."""
         return [
             i
             for i, text in enumerate(self.spelling.tokens)
@@ -163,16 +163,16 @@ class ForbiddenWords:
         ]
 
     def _tokens_completing(self, word: str, k: int) -> list[int]:
-        """Returns the ids of the tokens that complete the word after its first k characters."""
+        """Returns the ids of the tokens that complete `word` if its first k characters precede."""
         candidates = self.spelling.tokens_with_prefix(word[k:])
         return [i for i, rest in candidates if not _in_same_word(word[-1], rest[:1])]
 
     def _tokens_completing_character(self, ids: list[int], text: str) -> list[int]:
-        """Returns the ids of the tokens that complete a word with the last bytes of a character.
+        """Returns the ids of the tokens whose bytes complete both a character and a forbidden word.
 
         Args:
             ids: the last tokens of a row.
-            text: their text, which ends with an incomplete character.
+            text: the text of these tokens, which ends with an incomplete character.
         """
         words = [word for word in self.words if not word.isascii()]
         known = len(text.rstrip(REPLACEMENT))
@@ -192,8 +192,8 @@ class StopText:
     Args:
         spelling: a `TokenTexts` with the texts of the tokenizer's tokens.
         texts: the stop texts.
-        begins: whether the new tokens of some rows start a text; tokens at the start may be decoded
-            differently.
+        begins: whether some rows have no prompt, so that their new tokens are the start of a text,
+            which may be decoded differently.
 
     Raises:
         InvalidArguments: a text is empty.
@@ -209,7 +209,11 @@ class StopText:
         self.reach = 4 + max((len(text.encode()) for text in texts), default=0)
 
     def __call__(self, new: Tensor) -> Tensor:
-        """Maps new tokens (R, n) to booleans (R,), true for rows that end."""
+        """Returns, for each of R rows, whether it ends: a tensor of booleans of shape (R,).
+
+        Args:
+            new: ids of the new tokens, of shape (R, n).
+        """
         rows = new[:, -self.reach - 1 :].tolist()
         return torch.tensor([self.ends(ids) for ids in rows], device=new.device)
 
@@ -228,16 +232,19 @@ class StopText:
 
 
 def strip_incomplete_character(text: str) -> str:
-    """Returns `text` without the U+FFFD at its end that further bytes can complete."""
+    """Returns `text` without U+FFFD at its end that stand for a character's first bytes.
+
+    Further tokens could complete this character. Other U+FFFD are kept.
+    """
     known = len(text.rstrip(REPLACEMENT))
     return text[: max(known, len(text) - MAX_INCOMPLETE)]
 
 
 def _find_complete_token(tokenizer: Tokenizer) -> list[int]:
-    """Returns a list with the id of a token that consists of complete characters.
+    """Returns a list with the id of one token that consists of complete characters.
 
-    Tokens that follow this token are decoded as in the middle of a text. The list is empty if the
-    tokenizer has no such token.
+    If this token precedes other tokens, these are decoded as in the middle of a text. The list is
+    empty if the tokenizer has no such token.
     """
     for number in range(tokenizer.vocab_size):
         text = tokenizer.decode([number])
@@ -262,14 +269,21 @@ def _find_whole_words(text: str, word: str) -> Iterator[int]:
 
 
 def _ends_with_start_of(text: str, word: str, k: int) -> bool:
-    """Returns whether `text` ends with the first k characters of `word`, at the start of a word."""
+    """Returns whether `text` ends with the first k characters of `word`.
+
+    These characters must be the start of a word in `text`, not the middle of another word.
+    """
     if not text.endswith(word[:k]):
         return False
     return not _in_same_word(text[: len(text) - k][-1:], word[0])
 
 
 def _in_same_word(left: str, right: str) -> bool:
-    """Returns whether two characters, either of which may be missing, belong to the same word."""
+    """Returns whether two adjacent characters belong to the same word.
+
+    Args:
+        left, right: the characters; an empty string, at an end of the text, belongs to no word.
+    """
     return _is_word_character(left) and _is_word_character(right)
 
 

@@ -26,7 +26,7 @@ class RunInfo:
         tags: The user's tags.
         notes: The user's notes.
         config: Composed config, as dicts, lists, texts, numbers, Booleans and None.
-        mask: Object that replaces values of environment variables in any text.
+        mask: Object that replaces secrets, the values of environment variables, in any text.
     """
 
     path: Path
@@ -65,10 +65,20 @@ class Logger:
         """
 
     def metrics(self, row: Row) -> None:
-        """Logs a row of `metrics.jsonl`, with the same keys and values."""
+        """Logs a row of metrics.
+
+        Args:
+            row: Dict with the keys and values of a line of `metrics.jsonl`.
+        """
 
     def text(self, name: str, text: str, step: int) -> None:
-        """Logs a text that was saved in the run folder, such as samples."""
+        """Logs a text that was saved in the run folder, such as generated samples.
+
+        Args:
+            name: Name of the text.
+            text: The text.
+            step: Optimizer step.
+        """
 
     def figure(self, name: str, path: Path, step: int) -> None:
         """Logs a figure that was saved in the run folder.

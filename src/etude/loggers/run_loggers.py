@@ -61,7 +61,12 @@ class RunLoggers:
                 thread.call("metrics", recorded)
 
     def results(self, record: Path, step: int) -> None:
-        """Passes the samples and figures in the run folder `record` to the loggers."""
+        """Passes the samples and figures in a run folder to the loggers.
+
+        Args:
+            record: The run folder.
+            step: Optimizer step.
+        """
         if not self._started:
             return
         samples, figures = record / "samples", record / "figures"
@@ -74,7 +79,11 @@ class RunLoggers:
                 thread.call("figure", f"figures/{path.stem}", path, step)
 
     def finish(self, status: str) -> None:
-        """Finishes the loggers and waits for each logger, at most its `patience` in seconds."""
+        """Finishes the loggers, and waits for each of them at most `patience` seconds.
+
+        Args:
+            status: Status of the run; see `Logger.finish`.
+        """
         if not self._started:
             return
         self._started = False
@@ -91,7 +100,7 @@ class RunLoggers:
 
 
 class _LoggerThread:
-    """A logger with its thread and its queue of calls."""
+    """A logger, the thread in which it runs, and the queue of the calls to make."""
 
     def __init__(self, name: str, logger: Logger) -> None:
         self.name, self.logger = name, logger
@@ -140,7 +149,7 @@ class _LoggerThread:
 
 
 def _as_recorded(row: Row) -> Row:
-    """Returns the row as in `metrics.jsonl`, where NaN and infinite numbers are null."""
+    """Returns a row of metrics as `metrics.jsonl` contains it: NaN and infinity become None."""
     return {
         key: None if isinstance(value, float) and not math.isfinite(value) else value
         for key, value in row.items()

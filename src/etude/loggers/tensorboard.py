@@ -34,7 +34,7 @@ class TensorBoard(Logger):
         self._earlier: list[Path] = []
 
     def start(self, run: RunInfo, rows: Sequence[Row]) -> None:
-        """Opens the event file and writes the config and, for a resumed run, the rows so far."""
+        """Opens the event file and writes the config and, for a resumed run, all rows so far."""
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
         from tensorboard.summary.writer.record_writer import RecordWriter
 

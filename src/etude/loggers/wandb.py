@@ -47,8 +47,8 @@ class WandB(Logger):
         project: W&B project.
         entity: W&B user or team; null uses the account's default.
         mode: `offline` writes files for `wandb sync` and doesn't use the network; `online` uploads
-            during the run; `disabled` does nothing. `$WANDB_MODE` and, offline, all other `WANDB_*`
-            variables are ignored.
+            during the run; `disabled` does nothing. The environment variable `WANDB_MODE` is
+            ignored; with `offline`, so are all other `WANDB_*` variables.
         timeout: Seconds that the run waits for W&B after training.
     """
 

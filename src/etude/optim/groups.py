@@ -20,9 +20,10 @@ def parameter_groups(
     layer_decay: float = 1.0,
     rule: Rule | None = None,
 ) -> list[dict[str, Any]]:
-    """Returns the parameter groups of a module: matrices have weight decay, vectors have none.
+    """Returns the parameter groups of a module for a `torch.optim.Optimizer`.
 
-    A shared parameter occurs only once.
+    Matrices and embeddings have weight decay; vectors, such as biases, have none. A shared
+    parameter occurs only once.
 
     Args:
         module: module whose trainable parameters are grouped.
@@ -68,9 +69,10 @@ def parameter_groups(
 
 
 def _depth_from_top(name: str, layers: int) -> int:
-    """Returns the number of blocks between the parameter `name` and the head.
+    """Returns the number of blocks that follow the layer of a parameter, up to the head.
 
     Args:
+        name: name of the parameter.
         layers: number of blocks of the model.
     """
     block = _BLOCK.search(name)

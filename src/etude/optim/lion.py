@@ -22,7 +22,8 @@ class Lion(OptimizerRecipe):
 
     Args:
         lr, weight_decay, layer_decay: see `OptimizerRecipe`.
-        betas: decay rate of the momentum in the update, and decay rate of the stored momentum.
+        betas: two decay rates: that of the momentum whose sign is the update, and that of the
+            momentum that is stored for the next step.
     """
 
     rule = BY_ENTRY

@@ -101,9 +101,13 @@ class Muon(OptimizerRecipe):
         return optimizers[0] if len(optimizers) == 1 else Several(optimizers)
 
     def _matrices(self, module: nn.Module, named: dict[str, Any]) -> list[dict[str, Any]]:
-        """Returns the parameter groups of the matrices `named`, grouped by learning rate.
+        """Returns parameter groups of matrices, one group per learning rate.
 
-        In the standard parametrisation, there is only one group.
+        Without muP, there is only one group.
+
+        Args:
+            module: the model.
+            named: dict from names to the matrices.
         """
         factors = rate_factors(module, BY_SPECTRUM if self.scale == "original" else BY_RMS)
         groups: dict[float, list[Any]] = {}

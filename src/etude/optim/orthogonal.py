@@ -16,7 +16,8 @@ EPS = 1e-7
 
 
 def orthogonalise(matrices: Tensor, steps: int) -> Tensor:
-    """Returns approximately U V^T for each matrix with the singular value decomposition U S V^T.
+    """Orthogonalises matrices approximately: replaces each U S V^T (its singular value
+    decomposition) by U V^T.
 
     Newton-Schulz iterations are used; the singular values of the result are between 0.7 and 1.2. On
     a CUDA device the function computes in bfloat16, like the authors. On other devices it uses the
@@ -24,7 +25,7 @@ def orthogonalise(matrices: Tensor, steps: int) -> Tensor:
     products.
 
     Args:
-        matrices: n matrices of the same shape, (n, a, b).
+        matrices: n matrices with a rows and b columns, as one tensor of shape (n, a, b).
         steps: number of iterations.
     """
     x = matrices.bfloat16() if matrices.device.type == "cuda" else matrices
@@ -42,8 +43,8 @@ def orthogonalise(matrices: Tensor, steps: int) -> Tensor:
 class Orthogonal(torch.optim.Muon):
     """Optimizer that orthogonalises the momentum: a faster variant of `torch.optim.Muon`.
 
-    It computes matrix products in the precision of `orthogonalise`, and matrices of the same shape
-    together. The arguments are those of `torch.optim.Muon`.
+    It processes matrices of the same shape together, with `orthogonalise`. The arguments are those
+    of `torch.optim.Muon`.
     """
 
     @torch.no_grad()
@@ -81,10 +82,10 @@ class Orthogonal(torch.optim.Muon):
 
 
 def scale(shape: torch.Size, name: str | None) -> float:
-    """Returns the scale of the update of a matrix with the given shape.
+    """Returns the factor by which the update of a matrix with the given shape is multiplied.
 
     Args:
-        name: name of the rule for the scale; see the argument `scale` of `Muon`.
+        name: name of the rule for the factor; see the argument `scale` of `Muon`.
     """
     a, b = shape
     return 0.2 * math.sqrt(max(a, b)) if name == "match_rms_adamw" else math.sqrt(max(1, a / b))

@@ -55,7 +55,7 @@ class OptimizerRecipe:
         self.lr, self.weight_decay, self.layer_decay = lr, weight_decay, layer_decay
 
     def groups(self, module: nn.Module) -> list[dict[str, Any]]:
-        """Returns the module's parameters grouped by learning rate and weight decay."""
+        """Returns the parameter groups of a module: one per learning rate and weight decay."""
         return parameter_groups(
             module,
             self.weight_decay,

@@ -32,18 +32,27 @@ class Schedule:
         self.final_scale = final_scale
 
     def __call__(self, step: int, total: int) -> float:
-        """Returns the factor at optimizer step `step`, from 0, of `total` steps."""
+        """Returns the factor of the learning rate at an optimizer step.
+
+        Args:
+            step: number of the step, from 0.
+            total: number of optimizer steps of the run.
+        """
         if step < self.warmup_steps:
             return (step + 1) / (self.warmup_steps + 1)
         span = max(1, total - 1 - self.warmup_steps)
         return self.decay(min(1.0, (step - self.warmup_steps) / span))
 
     def decay(self, progress: float) -> float:
-        """Returns the factor after warm-up; `progress` grows from 0 to 1 (at the last step)."""
+        """Returns the factor of the learning rate at a step after the warm-up.
+
+        Args:
+            progress: position of the step between the end of the warm-up (0) and the last step (1).
+        """
         raise NotImplementedError
 
     def misfit(self, total: int) -> str | None:
-        """Returns a message if the schedule does not fit into a run of `total` steps, or None."""
+        """Returns why the schedule does not fit into a run of `total` steps; None if it fits."""
         if self.warmup_steps < total:
             return None
         message = f"warmup_steps={self.warmup_steps} does not fit into the run ({_steps(total)})"
@@ -167,8 +176,9 @@ class WSD(Schedule):
 
 
 def falls(schedule: Callable[[int, int], float], total: int) -> bool:
-    """Returns whether the learning rate ends below its maximum, sampled at 100 of the `total`
-    steps.
+    """Returns whether a schedule decays: whether its last factor is below its largest factor.
+
+    Only about 100 of the run's `total` steps are examined.
     """
     steps = {round(part / 100 * (total - 1)) for part in range(101)}
     return schedule(total - 1, total) < max(schedule(step, total) for step in steps)

@@ -11,11 +11,11 @@ import torch
 class Several(torch.optim.Optimizer):
     """Optimizer that combines several optimizers: a step is one step of each of them.
 
-    The combined optimizers use the parameter groups and the state of this optimizer, so that a
-    learning rate that is set in its groups applies to them.
+    The combined optimizers share their parameter groups and state with this optimizer: a learning
+    rate that is set in a group of this optimizer applies to them, too.
 
     Args:
-        parts: optimizers without common parameters.
+        parts: the optimizers to combine; each parameter belongs to only one of them.
     """
 
     def __init__(self, parts: Sequence[torch.optim.Optimizer]) -> None:
@@ -35,7 +35,7 @@ class Several(torch.optim.Optimizer):
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Loads a state that `state_dict` returned."""
+        """Loads the state of all combined optimizers, as returned by `state_dict`."""
         super().load_state_dict(state_dict)
         self._share()
 

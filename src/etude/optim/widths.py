@@ -55,7 +55,8 @@ class Widths:
 
     Attributes:
         ratio: m, the width divided by the base width.
-        roles: role of each parameter, by name.
+        roles: dict from each parameter's name to its role: which of its dimensions grow with the
+            width (see `Role`).
     """
 
     ratio: float
@@ -65,7 +66,7 @@ class Widths:
 def widths_of(module: nn.Module) -> Widths | None:
     """Returns a module's `Widths`; None if muP makes no difference.
 
-    That is the case in the standard parametrisation and at the base width.
+    muP makes no difference if the module does not use muP, or has the base width.
     """
     method: Any = getattr(module, "widths", None)
     widths: Widths | None = None if method is None else method()
@@ -73,7 +74,9 @@ def widths_of(module: nn.Module) -> Widths | None:
 
 
 def rate_factors(module: nn.Module, rule: Rule | None) -> dict[str, float]:
-    """Returns the factor of each parameter's learning rate, by name; empty if all factors are 1.
+    """Returns a dict from each parameter's name to the factor of its learning rate.
+
+    The dict is empty if all factors are 1.
 
     Args:
         rule: muP's rule for the optimizer; None if muP has no rule for the optimizer.

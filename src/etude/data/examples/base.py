@@ -58,6 +58,8 @@ class ExampleData(Stored, ExampleSource):
     The arguments are dataclass fields. A subclass inherits them and may declare its own.
 
     Args:
+        tokenizer: recipe that trains or loads the tokenizer.
+        workers: see `etude.data.module.DataModule`.
         sequence_length: largest number of tokens in an example, including special tokens.
         batch: size of an optimizer step: a number of examples (`batch.examples`), or a maximum
             number of positions, including padding (`batch.tokens`).
@@ -157,7 +159,10 @@ class ExampleData(Stored, ExampleSource):
         return ExampleTable(self._fields(split), self.objective, self.kinds)
 
     def row_numbers(self, split: Split) -> np.ndarray:
-        """Returns, for each example of a split, the number of its row in the split, from 0."""
+        """Returns, for each example of a split, the number of the row from which it was built.
+
+        The rows of a split are numbered from 0.
+        """
         return self.store.column(split, ROW).values.astype(np.int64)
 
     @property
@@ -185,7 +190,7 @@ class ExampleData(Stored, ExampleSource):
 
     @property
     def steps_per_epoch(self) -> float:
-        """Number of optimizer steps that read each training example once."""
+        """Number of optimizer steps in an epoch, which reads each training example once."""
         return float(self._batches(seed=0).steps_per_epoch)
 
     @property
@@ -193,7 +198,7 @@ class ExampleData(Stored, ExampleSource):
         return self.meta.splits["train"].examples
 
     def evaluated_tokens(self, split: Split) -> int:
-        """Returns the number of positions in a split."""
+        """Returns the number of tokens in all examples of a split."""
         return self.meta.splits[split].tokens
 
     def assembly(self, share: Share) -> ExampleSteps:
@@ -224,9 +229,10 @@ class ExampleData(Stored, ExampleSource):
                         yield DocumentSpan(number, example=example)
 
     def evaluation_batches(self, split: Split) -> DataLoader[Any]:
-        """Returns a loader of a whole split, with each example once.
+        """Returns a loader of the batches of a whole split; each example occurs once.
 
-        The key `index` of a batch contains the numbers of its examples within the split.
+        In each batch, the value of the key `index` is a tensor with the numbers of the batch's
+        examples within the split, from 0.
 
         Raises:
             RequestError: the split is missing or empty.
@@ -267,10 +273,15 @@ class ExampleData(Stored, ExampleSource):
         return self.evaluated_rows(rows, asked.tokenizer, asked.labels, split)  # type: ignore[arg-type]
 
     def _read_split_rows(self, split: Split, by: str | None) -> list[Row]:
-        """Returns the rows of a split from which examples were built.
+        """Returns only those rows of a split from which at least one example was built.
+
+        Rows without text and duplicates that were dropped are missing.
 
         Args:
-            by: name of an additional column to read.
+            by: name of an additional column to read; None if there is none.
+
+        Raises:
+            RequestError: the split has no examples, or the additional column is missing.
         """
         if by is not None:
             self.read_extra_column(split, by)
@@ -313,7 +324,8 @@ class ExampleData(Stored, ExampleSource):
 
         Args:
             texts: texts, or lists of words.
-            pair: for data of text pairs, the second text, which is combined with each of `texts`.
+            pair: for data of text pairs, one second text; each of `texts` forms a pair with it.
+                None for other data.
             labels: names of the run's labels.
 
         Raises:
@@ -323,7 +335,11 @@ class ExampleData(Stored, ExampleSource):
         raise RequestError(Problem("RUN", expected))
 
     def described(self, examples: int) -> Iterator[str]:
-        """Yields lines that describe the prepared data and show `examples` of its examples."""
+        """Yields lines of text for the user that describe the prepared data.
+
+        Args:
+            examples: number of examples to show in these lines.
+        """
         return describe_rows(self, examples)
 
     def padding(self, micro: Mapping[str, Any]) -> float:
@@ -340,9 +356,10 @@ class ExampleData(Stored, ExampleSource):
         return None
 
     def stated_quoting(self) -> Quoting | None:
-        """Returns the quoting of TSV and CSV files that the config sets.
+        """Returns the config's setting of whether quotation marks are special in TSV and CSV files.
 
-        None means that the config sets no quoting, and that it is detected from the file.
+        The values are `csv` (special) and `none`. None means that the config does not set it; then
+        it is detected from each file.
         """
         return None
 
@@ -363,10 +380,12 @@ class ExampleData(Stored, ExampleSource):
         labels: Sequence[str],
         split: Split | None = None,
     ) -> Evaluated:
-        """Returns rows, with their contents, for evaluation. The data need not be prepared.
+        """Returns the examples that are built from `rows`, with these rows, for evaluation.
+
+        The data need not be prepared.
 
         Args:
-            rows: rows to evaluate.
+            rows: rows to evaluate. Rows without text have no examples.
             tokenizer: tokenizer of the run.
             labels: names of the run's labels.
             split: the split of the rows; None for rows of other files.
@@ -413,12 +432,17 @@ class ExampleData(Stored, ExampleSource):
         tokenizer: Tokenizer,
         labels: Sequence[str],
     ) -> tuple[dict[str, list[Any]], list[int]]:
-        """Returns the examples of the selected rows, and the row number of each example.
-
-        The examples are a dict from each field to the list of its values, one per example.
+        """Builds examples from some of the rows.
 
         Args:
-            selected: indices of the selected rows in `rows`.
+            rows: all rows.
+            selected: indices, in `rows`, of the rows to use.
+            tokenizer: tokenizer of the run.
+            labels: names of all labels; the number of a label is its index in this list.
+
+        Returns:
+            A dict from the name of each field to a list with its value in each example, and a list
+            with the index in `rows` of the row of each example.
         """
         examples: list[dict[str, list[Any]]] = []
         numbers: list[int] = []
@@ -436,12 +460,13 @@ class ExampleData(Stored, ExampleSource):
     def pieces_of(
         self, encodings: Sequence[tokenizers.Encoding]
     ) -> tuple[Sequence[tokenizers.Encoding], int]:
-        """Returns the pieces of a text to use as examples, and the number of tokens in all others.
+        """Returns those pieces of a text that become examples, and the number of unused tokens.
 
-        With `too_long=chunk`, all pieces are used, otherwise only the first.
+        With `too_long=chunk`, all pieces are used. Otherwise only the first is used, and the tokens
+        of the other pieces are counted.
 
         Args:
-            encodings: encoded pieces of one text, in order.
+            encodings: encoded pieces of one text, in order. A text that is too long has several.
         """
         used = encodings if self.too_long == "chunk" else encodings[:1]
         return used, sum(map(len, encodings[len(used) :]))
@@ -473,5 +498,8 @@ class ExampleData(Stored, ExampleSource):
 
 
 def _normalized(text: str) -> str:
-    """Returns a text in lower case and without spaces: tokenizers may change case and spaces."""
+    """Returns a text in lower case and without white space, to compare it with decoded tokens.
+
+    Tokenizers may change case and white space.
+    """
     return "".join(text.casefold().split())

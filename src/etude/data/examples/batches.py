@@ -22,7 +22,12 @@ MIN_BUCKET_EXAMPLES = 4096  # smallest bucket if a step is a number of tokens
 
 @dataclass(frozen=True)
 class Epoch:
-    """The examples of all steps of an epoch, concatenated, and the end index of each step."""
+    """Examples of an epoch, in the order in which its steps read them.
+
+    Attributes:
+        examples: index of each example; those of the first step come first.
+        ends: for each step, the end of its part of `examples`.
+    """
 
     examples: Numbers
     ends: Numbers
@@ -31,7 +36,11 @@ class Epoch:
         return len(self.ends)
 
     def step(self, index: int) -> Numbers:
-        """Returns the indices of the examples of step `index`, from 0, of this epoch."""
+        """Returns the indices of the examples in one step of this epoch.
+
+        Args:
+            index: number of the step within the epoch, from 0.
+        """
         return self.examples[self.ends[index - 1] if index else 0 : self.ends[index]]
 
 
@@ -115,12 +124,12 @@ class ExampleBatches:
         return Epoch(np.concatenate(steps), np.cumsum([len(step) for step in steps]))
 
     def _step_starts(self, order: Numbers, bucket: int) -> list[int]:
-        """Returns the index in `order` of the first example of each step.
+        """Divides the examples of an epoch into steps; returns where in `order` each step begins.
 
         Args:
-            order: the examples of an epoch, sorted by length within buckets.
-            bucket: number of examples in a bucket; a step with a maximum number of positions
-                contains no examples of two buckets.
+            order: index of each example of the epoch, sorted by length within buckets.
+            bucket: number of examples in a bucket. If `tokens` limits the steps, all examples of a
+                step are in the same bucket.
         """
         if self.examples is not None:
             return list(range(0, len(order), self.examples))

@@ -41,13 +41,21 @@ def class_numbers(labels: Sequence[str]) -> dict[str, int]:
 
 
 def check_label_names(checks: Checks, labels: Sequence[str] | None) -> None:
-    """Checks that the config sets no labels (None), or at least two names, all different."""
+    """Adds a problem to `checks` if the names of the labels in the config are invalid.
+
+    Valid are None (the config sets no labels), and at least two names that are all different.
+    """
     several = labels is None or len(set(labels)) == len(labels) > 1
     checks.that(several, "labels", labels, "at least two names without duplicates")
 
 
 def class_name(key: str, spellings: Iterable[str]) -> str:
-    """Returns the name of a class: its spelling if there is only one, otherwise its key."""
+    """Returns the name of a class: its spelling if there is only one, otherwise its key.
+
+    Args:
+        key: key of the class; see `class_key`.
+        spellings: all labels in the data that denote this class.
+    """
     names = set(spellings)
     return names.pop() if len(names) == 1 else key
 
@@ -72,7 +80,10 @@ def parse_label(value: Any, where: str) -> str:
 
 
 class LabelInspection(Inspection):
-    """Inspection of labels: detects labels of different types that look alike, and similar names.
+    """Check of the labels of all rows.
+
+    It raises an error for labels of different types that look alike, such as 1 and "1", and reports
+    names that differ only in case, spacing or the spelling of a number.
 
     Args:
         column: name of the column with the labels.
@@ -135,7 +146,9 @@ def _format_value(value: Any) -> str:
 
 
 def _loose_key(name: str) -> str:
-    """Returns a key of a label that ignores case, spacing and the spelling of numbers."""
+    """Returns a key that is equal for names that differ only in case, spacing or the spelling of a
+    number.
+    """
     normalized = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
     try:
         return repr(float(normalized))

@@ -34,10 +34,11 @@ _NEVER_EMPTY = ("upos", "xpos", "head", "deprel")  # in other columns `_` is an 
 
 @dataclass(frozen=True)
 class LayoutOptions:
-    """Options of the column layout that the config sets: `data.words`, `data.tags` and so on.
+    """Options in the config that describe the columns of CoNLL files: `data.words`, `data.tags` and
+    so on.
 
-    None means that the value is detected from the file. `labels` are the names of all tags; empty
-    if the config does not set them.
+    An option that is None is not set in the config; it is detected from the file. `labels` contains
+    the names of all tags; it is empty if the config does not set them.
     """
 
     words: int | str | None = None
@@ -49,10 +50,10 @@ class LayoutOptions:
 
 @dataclass(frozen=True)
 class Layout:
-    """Layout of the columns of a file.
+    """Layout of a file: its format and the meaning of its columns.
 
     Attributes:
-        kind: `CoNLL-U` or `CoNLL`.
+        kind: format of the file: `CoNLL-U` or `CoNLL`.
         separator: `tab`, or `space`: one or more spaces or tabs.
         columns: number of columns.
         words, tags: numbers of the columns with words and with tags, from 0; `tags` is None if the
@@ -230,10 +231,13 @@ def _cell(where: str, cells: list[str], column: int, layout: Layout, what: str) 
 
 
 def _lines(file: Path, separator: Separator, comments: bool) -> Iterator[tuple[int, list[str]]]:
-    """Yields the number and the cells of each line; a list without cells ends a sentence.
+    """Yields the number (from 1) and the column values of each line.
+
+    An empty list of values means that a sentence ends.
 
     Args:
-        comments: whether to skip the lines before a sentence that start with `#`.
+        separator: separator of the columns.
+        comments: whether to skip lines that start with `#` before the first word of a sentence.
     """
     inside = False
     for number, line in enumerate(lines_of(file), 1):
@@ -247,9 +251,10 @@ def _lines(file: Path, separator: Separator, comments: bool) -> Iterator[tuple[i
 
 
 def split_cells(line: str, separator: str) -> list[str]:
-    """Returns the cells of a line; an empty list if the line has only spaces and tabs.
+    """Splits a line into the values of its columns.
 
-    Only spaces and tabs separate columns: a no-break space belongs to its word.
+    The result is empty if the line has only spaces and tabs. Other white space, such as a no-break
+    space, does not separate columns; it belongs to a value.
     """
     line = line.removesuffix("\n")
     if not line.strip(" \t"):
@@ -285,7 +290,12 @@ class _LayoutDetector:
         return Layout("CoNLL", separator, columns, words, tags if self.tagged else None, comments)
 
     def _detect_separator(self) -> Separator:
-        """Returns `tab` if each line has the same number of tabs, `space` if no line has a tab."""
+        """Returns the separator of the columns: `space` if no line has a tab, otherwise `tab`.
+
+        Raises:
+            RequestError: the lines have different numbers of tabs, but the same number of columns
+                if spaces separate columns, too.
+        """
         widths: dict[Separator, set[int]] = {"tab": set(), "space": set()}
         tabs = False
         for line in lines_of(self.file):
@@ -328,8 +338,12 @@ class _LayoutDetector:
     def _detect_comments(self, separator: Separator, columns: int, tags: int | None) -> bool | None:
         """Returns whether lines that start with `#` before a sentence are comments.
 
-        Such a line may contain a word if it has as many columns as the other lines, and a tag that
-        occurs in other lines.
+        The value in the config is returned if it is set. Otherwise a line with `#` may contain a
+        word if it has as many columns as the other lines, and a tag that occurs in them. The result
+        is true if no such line may contain a word, false if all may, and None if there are none.
+
+        Raises:
+            RequestError: only some of the lines with `#` may contain a word.
         """
         if self.stated.comments is not None:
             return self.stated.comments
@@ -365,11 +379,13 @@ class _LayoutDetector:
     def _check_meaning(
         self, separator: Separator, comments: bool, words: int, tags: int | None
     ) -> None:
-        """Checks that the default columns can be the right columns.
+        """Checks that the first column can contain the words, and the last column the tags.
 
-        The default columns are the first for the words and the last for the tags. The check fails
-        if the first column contains word numbers, or if the last column has more different values
-        than the first.
+        These are the defaults; nothing is checked if the config sets the column of the words.
+
+        Raises:
+            RequestError: the first column contains word numbers, or the last column has more
+                different values than the first.
         """
         if self.stated.words is not None:
             return

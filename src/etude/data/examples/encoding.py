@@ -16,11 +16,11 @@ log = logging.getLogger(NOTICES)
 
 
 def warn_truncated(texts: int, longest: int) -> None:
-    """Logs a warning about texts that are truncated.
+    """Logs a warning that texts were truncated, unless their number is 0.
 
     Args:
         texts: number of truncated texts.
-        longest: maximum number of tokens.
+        longest: maximum number of tokens of a text.
     """
     if texts:
         which = "1 text is" if texts == 1 else f"{texts:,} texts are"
@@ -36,16 +36,22 @@ def encode(
     framed: bool = True,
     words: bool = False,
 ) -> list[list[tokenizers.Encoding]]:
-    """Returns the encoded pieces of each text: several pieces if the text is longer than `longest`.
+    """Encodes each text as one piece, or as several pieces if it has more than `longest` tokens.
 
-    The longer text of a pair is truncated first. Special tokens are added to each piece and count
-    towards its length.
+    If a pair is too long, tokens are cut off its longer text until the pair fits. The first piece
+    contains the shortened pair; further pieces contain the tokens that were cut off.
 
     Args:
         texts: texts, pairs of texts, or lists of words.
-        longest: maximum number of tokens of a piece.
+        longest: maximum number of tokens of a piece, including special tokens.
         framed: whether special tokens are added around each piece.
         words: whether each text is a list of words.
+
+    Returns:
+        For each text, the list of its pieces.
+
+    Raises:
+        RequestError: `longest` is too small for a token besides the special tokens.
     """
     backend = tokenizer.for_text()
     pair = bool(texts) and isinstance(texts[0], tuple) and not words
@@ -70,8 +76,9 @@ def encode_windows(
     stride: int,
     where: Sequence[str],
 ) -> list[list[tokenizers.Encoding]]:
-    """Returns a list of encodings for each pair of texts: windows of the second text, each with the
-    whole first text.
+    """Encodes each pair of texts as one or several windows, and returns a list of windows per pair.
+
+    A window contains the whole first text and a part of the second text.
 
     Args:
         longest: maximum number of tokens per window, including the first text and the special

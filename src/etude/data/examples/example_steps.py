@@ -28,7 +28,8 @@ Item = TypeVar("Item")
 class ExampleTable:
     """Table of the examples of a split: item i contains the arrays of example i.
 
-    The objective builds the arrays from the fields of the example.
+    The task's objective builds these arrays, which are the model's inputs and the targets, from the
+    fields of the example.
 
     Args:
         fields: dict from the name of each field to its column; all columns have the same length.
@@ -62,7 +63,12 @@ class ExampleTable:
 
 
 class MemoryTable(ExampleTable):
-    """Table of examples whose fields are lists in memory instead of columns on disk."""
+    """Table of examples whose fields are lists in memory instead of columns on disk.
+
+    Args:
+        fields: dict from the name of each field to a list with its numbers in each example.
+        objective, kinds: see `ExampleTable`.
+    """
 
     def __init__(
         self,
@@ -153,19 +159,22 @@ class ExampleSteps:
         return [{**objective.collated(each), **totals} for each in self._split_micro_batches(own)]
 
     def places(self, number: int) -> list[list[DocumentSpan]]:
-        """Returns, for each example of optimizer step `number`, a list with the example's row.
+        """Returns the row of each example of optimizer step `number`, in the order of the batch.
 
-        The examples are in the order of the batch.
+        For each example, the result contains a list with one `DocumentSpan`, whose attribute
+        `document` is the number of the row in the training split.
         """
         return [[DocumentSpan(int(self.rows[index]))] for index in self._batch_order(number)]
 
     def readings(
         self, places: Collection[DocumentSpan], steps: Iterable[int]
     ) -> Iterator[SpanRead]:
-        """Yields each use of an example in the optimizer steps `steps` that matches a place.
+        """Yields each use of certain examples in the optimizer steps `steps`.
 
         Args:
-            places: examples or rows. A row matches all examples that were built from it.
+            places: the examples, or their rows. A row stands for all examples that were built from
+                it.
+            steps: numbers of the optimizer steps, from 0.
         """
         examples = {place.example: place for place in places if place.example is not None}
         rows = {place.document: place for place in places if place.example is None}
@@ -178,7 +187,10 @@ class ExampleSteps:
                     yield SpanRead(number, example, place)
 
     def _batch_order(self, number: int) -> list[int]:
-        """Returns the indices of the examples of step `number`, in the order of the whole batch."""
+        """Returns the indices in the table of the examples of optimizer step `number`.
+
+        They have the order of the batch of all ranks; packed examples are grouped by sequence.
+        """
         chosen = self.batches.step(number).tolist()
         if self.capacity is None:
             return chosen
@@ -186,9 +198,10 @@ class ExampleSteps:
         return [chosen[index] for row in self._pack(whole, self.capacity) for index in row]
 
     def _pack(self, examples: list[Arrays], capacity: int) -> list[list[int]]:
-        """Returns, for each packed sequence, the indices of its examples in `examples`.
+        """Distributes examples over packed sequences of at most `capacity` positions.
 
-        The arrays of a packed sequence have at most `capacity` positions.
+        Returns:
+            For each packed sequence, the indices in `examples` of the examples that it contains.
         """
         names = self.table.objective.padded
         return pack_examples([[len(each[name]) for name in names] for each in examples], capacity)
@@ -201,7 +214,8 @@ class ExampleSteps:
 class ExampleEvaluation(IterableDataset[MicroBatch]):
     """Batches of a whole split: each example once, the longest first.
 
-    The key `index` of a batch contains the numbers of its examples within the split.
+    In each batch, the value of the key `index` is a tensor with the numbers of the batch's examples
+    within the split, from 0.
 
     Args:
         table: the examples of the split.

@@ -15,9 +15,10 @@ from etude.errors import Checks
 class HubRows:
     """Rows of a data set on the Hugging Face Hub; the value of `data.path` in a config.
 
-    Each split in the config is one split of the data set. Class numbers (`ClassLabel`) are replaced
-    by their names, and -1, which means no class, by null. A column `a.b` is the entry `b` of the
-    values in column `a`, as in `translation.en`.
+    The rows of one split of the data set are the training rows; `data.validation` and `data.test`
+    may name other splits. Class numbers (`ClassLabel`) are replaced by their names, and -1, which
+    means no class, by null. A column `a.b` is the entry `b` of the values in column `a`, as in
+    `translation.en`.
 
     Args:
         name, config, revision, streaming: see `etude.data.hub.Repository`.
@@ -49,7 +50,7 @@ class HubRows:
         return pinned(arguments)
 
     def origin(self) -> dict[str, object]:
-        """Returns the repository, commit, config and split, which determine the content."""
+        """Returns a dict with the repository, commit, config and split of the rows."""
         names = {"repository": self.repository.name, "commit": self.repository.commit}
         return {**names, "config": self.repository.config, "split": self.split}
 
@@ -58,8 +59,8 @@ class HubRows:
 
         Args:
             key: config key that sets the split, for error messages.
-            columns: dict from config keys without `data.`, such as `text`, to the column names that
-                they set.
+            columns: the columns to read: a dict from a config key without the prefix `data.`, such
+                as `text`, to the column name that is the value of this key.
 
         Raises:
             RequestError: the rows can't be read, or lack a column.
@@ -82,9 +83,9 @@ class HubRows:
                 yield Row(where, values)
 
     def names(self, column: str) -> list[str] | None:
-        """Returns the class names of a column, in the order of their numbers.
+        """Returns the class names of a column of labels, in the order of the class numbers.
 
-        Returns None if the column has no class names.
+        Returns None if the data set declares no class names for the column.
         """
         with self.repository.explained():
             return self._class_names(self.repository.rows(self.split, "data.path.split"), column)
@@ -98,9 +99,10 @@ class HubRows:
 
 
 def _column_paths(rows: Any) -> dict[str, tuple[str, str]]:
-    """Returns a dict from each column name that a config can use to a column and a key.
+    """Returns a dict that maps each column name that a config can use to a pair (column, key).
 
-    The key selects an entry of the column's values; an empty key selects the whole value.
+    The pair tells where the value is: in the entry `key` of the column's value, or, if `key` is
+    empty, the whole value. For example, `translation.en` is mapped to `("translation", "en")`.
     """
     columns: dict[str, tuple[str, str]] = {}
     nested: dict[str, tuple[str, str]] = {}

@@ -19,7 +19,7 @@ from etude.errors import Checks, Problem, RequestError, nearest
 
 @dataclass(kw_only=True, eq=False)
 class SotuParties(ExampleData):
-    """Passages of a few hundred words, labelled with the party of the president who spoke them.
+    """Passages of about `words` words, labelled with the party of the president who spoke them.
 
     All speeches of a president are in one split. For each party, presidents are ordered by their
     first speech: the third, eighth, ... are for testing and the fifth, tenth, ... for validation.

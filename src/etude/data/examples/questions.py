@@ -145,15 +145,17 @@ class Questions(TableData):
 
 
 def _fields(piece: tokenizers.Encoding, answers: Sequence[Answer]) -> dict[str, list[int]]:
-    """Returns the fields of a window: a question with a piece of its context.
-
-    `begins` and `ends` are the range of each token's characters in the context, or -1 for tokens
-    outside the context. `span` is the first and the last token of the answer; [0, 0] means that the
-    window contains no answer.
+    """Returns the fields of a window, which contains a question and a part of its context.
 
     Args:
         piece: encoding of the window.
-        answers: the answer to the question; empty if there is none.
+        answers: a list with the answer to the question; empty if there is none.
+
+    Returns:
+        A dict with the window's `tokens`; `types` (which tokens belong to the context); `begins`
+        and `ends`, the range of each token's characters in the context, or -1 for tokens outside
+        the context; and `span`, the indices of the first and the last token of the answer, or
+        [0, 0] if the window does not contain the whole answer.
     """
     mask = [sequence == 1 for sequence in piece.sequence_ids]
     begins = [
@@ -192,6 +194,9 @@ class _AnswerInspection(Inspection):
 
 def parse_answers(row: Row, column: str, context: str) -> list[Answer]:
     """Returns the answers in a column of a row.
+
+    Args:
+        context: the text that contains the answers.
 
     Raises:
         RequestError: as for `Questions.read_answers`.

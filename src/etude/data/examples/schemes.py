@@ -33,7 +33,7 @@ Mark = tuple[str, str]  # prefix of a tag and type of its span
 
 
 def parse_tag(tag: str) -> Mark | None:
-    """Returns the prefix and the span type of a tag.
+    """Splits a tag such as `B-PER` into its prefix and the type of its span.
 
     Returns `OUTSIDE` for the tag `O`, and None for a tag without a span prefix such as `B-`.
     """
@@ -46,8 +46,8 @@ def parse_tag(tag: str) -> Mark | None:
 def can_follow(scheme: str, before: Mark, after: Mark) -> bool:
     """Returns whether the tag `after` may directly follow the tag `before` in a scheme.
 
-    Both tags are in the form that `parse_tag` returns. `OUTSIDE` also represents the start and the
-    end of a sentence.
+    Both tags have the form of the result of `parse_tag`. `OUTSIDE` also represents the start and
+    the end of a sentence.
     """
     if after[0] not in MARKS[scheme] + "O":
         return False

@@ -87,7 +87,7 @@ class ScoredFiles(TableData):
         return texts if texts[0] else []
 
     def numbers_of(self, row: Row) -> list[float]:
-        """Returns the numbers of a row.
+        """Returns the numbers in the score columns of a row, in the order of these columns.
 
         Raises:
             RequestError: a value is not a finite number.
@@ -160,7 +160,7 @@ def parse_number(where: str, value: Any, *, allow_text: bool = False) -> float:
     """Returns a value as a number within the range of single precision.
 
     Args:
-        where: position, for the error message.
+        where: position of the value in the data, for the error message.
         allow_text: whether the value may be text with a JSON number.
 
     Raises:

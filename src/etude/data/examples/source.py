@@ -24,7 +24,7 @@ class Row(NamedTuple):
 
     Attributes:
         where: position of the row, for messages, such as `train.csv, line 7`.
-        values: values by name; the source defines the names.
+        values: dict from names, which the source defines, to the row's values.
         typed: whether the file distinguishes numbers from text; CSV and TSV do not.
     """
 
@@ -77,7 +77,7 @@ class Encoded:
 class Kinds:
     """Types of the numbers in an example's fields.
 
-    A field that is not named in an attribute is a list of integers.
+    A field that is named neither in `floats` nor in `single` is a list of integers.
 
     Attributes:
         floats: names of fields with floating-point numbers, stored in single precision.
@@ -156,7 +156,7 @@ class ExampleSource(ABC):
     def encoded(
         self, rows: Sequence[Row], tokenizer: Tokenizer, labels: Sequence[str]
     ) -> list[Encoded]:
-        """Returns the examples of each row.
+        """Returns, for each row, the examples that are built from it.
 
         Args:
             rows: rows with text.
@@ -165,11 +165,11 @@ class ExampleSource(ABC):
         """
 
     def labels_of(self, row: Row) -> list[str]:
-        """Returns the labels in a row; an empty list for sources without labels."""
+        """Returns the names of the labels in a row; an empty list for sources without labels."""
         return []
 
     def inspection(self) -> Inspection:
-        """Returns a new object that checks all rows before they are encoded."""
+        """Returns a new `Inspection`, which checks all rows before they are encoded."""
         return Inspection()
 
     @property

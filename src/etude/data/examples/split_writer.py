@@ -34,14 +34,15 @@ COUNTERS = (
 
 @dataclass(frozen=True)
 class ExampleSplitMeta:
-    """Statistics of a split.
+    """Statistics of a prepared split, as saved in `meta.json`.
 
     Attributes:
         rows: number of rows with text, including dropped rows.
         examples: number of examples that were built from the rows.
         tokens: number of tokens in all text fields.
         longest: number of tokens of the longest example.
-        unknown: number of unknown tokens, and of characters without a token.
+        unknown: number of unknown tokens, plus the number of characters for which the tokenizer
+            has no token.
         empty: number of rows without text, which are skipped.
         truncated: number of truncated examples.
         truncated_tokens: number of tokens that were cut off.
@@ -166,9 +167,11 @@ def log_summary(meta: StoreMeta, duplicates: str, too_long: str) -> None:
 
 
 def _held_out_keys(source: ExampleSource, spool: Spool) -> set[bytes]:
-    """Returns the keys of all rows in validation and test; see `spool.text_key`.
+    """Returns the keys of all rows in validation and test.
 
-    Training rows with one of these keys are dropped. The set is empty if no rows are to be dropped.
+    A key is a hash of a row's texts; see `spool.text_key`. Training rows with one of the returned
+    keys are duplicates and are dropped. The set is empty if the config keeps such duplicates, or if
+    no training row would be left.
     """
     if source.duplicates != "drop":
         return set()
@@ -330,9 +333,10 @@ class _SplitWriter:
     def _encoded(
         self, spool: Spool
     ) -> Iterator[tuple[list[tuple[int, SpooledRow]], list[Encoded]]]:
-        """Yields groups of rows with their row numbers, and the encoded examples of each row.
+        """Yields pairs of lists: a group of rows, and the encoded examples of each of these rows.
 
-        The next group is encoded while the caller processes the current group.
+        Each item of the first list is a row number and its row. The next group is encoded while the
+        caller processes the current group.
         """
         rows = self._used_rows(spool)
         waiting = None
@@ -347,7 +351,10 @@ class _SplitWriter:
                 yield waiting[0], waiting[1].result()
 
     def _used_rows(self, spool: Spool) -> Iterator[tuple[int, SpooledRow]]:
-        """Yields the number of each row that has text and is not dropped, and the row."""
+        """Yields pairs (number in the split, row) for the rows that have text and are not dropped.
+
+        Empty, repeated and dropped rows are counted.
+        """
         current: set[bytes] = set()
         for number, spooled in enumerate(spool.rows(self.split)):
             row, texts, key = spooled
@@ -388,7 +395,12 @@ class _SplitWriter:
                 self.counts["unknown"] += lost.total()
 
     def _append(self, rows: Sequence[int], examples: Sequence[Mapping[str, list[Any]]]) -> None:
-        """Writes examples, each with its row number."""
+        """Appends examples to the columns.
+
+        Args:
+            rows: for each example, the number of its row in the split.
+            examples: for each example, a dict from field names to lists of numbers.
+        """
         sizes = np.zeros(len(examples), dtype=np.int64)
         unknown = self.tokenizer.unknown
         for name in self.source.fields:

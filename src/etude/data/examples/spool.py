@@ -72,9 +72,9 @@ class Spool:
 
 
 def text_key(texts: Sequence[str]) -> bytes:
-    """Returns the key of a row, by which duplicates are found.
+    """Returns a hash of a row's texts that ignores case and spacing.
 
-    The key is a hash of the row's texts that ignores case and spacing.
+    Rows with the same hash are duplicates.
     """
     normalized = "\0".join(" ".join(text.casefold().split()) for text in texts)
     return hashlib.blake2b(normalized.encode(errors="surrogatepass"), digest_size=16).digest()

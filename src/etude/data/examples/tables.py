@@ -56,7 +56,7 @@ class TableData(ExampleData):
             Face Hub.
         validation: fraction of the rows in `path` for validation, or separate files; if `path` is
             on the Hugging Face Hub, the name of another split.
-        test: rows for testing, set in the same way; None means no test split.
+        test: rows for testing, set in the same way as `validation`; None means no test split.
 
     v and t are the fractions for validation and testing. Row i (from 0) is for testing if
     floor((i + 1) t) > floor(i t). Row j (from 0) of the remaining rows is for validation if

@@ -201,7 +201,10 @@ class Tagged(TaggedData, TableData):
         return str(self.columns()["words"] or "words")
 
     def texts_in(self, file: Path) -> Iterator[Text] | None:
-        """Returns the words of each sentence of a CoNLL or CoNLL-U file; tags are not required."""
+        """Returns the words of each sentence in a CoNLL or CoNLL-U file; it need not have tags.
+
+        Returns None for other files.
+        """
         if not is_conll(file):
             return None
         layout = self._detect_layout(file, False)

@@ -45,7 +45,11 @@ class WordData(ExampleData):
         return [" ".join(words)] if words else []
 
     def word_targets(self, row: Row, labels: Sequence[str]) -> list[Any]:
-        """Returns the targets of a row's words, as numbers."""
+        """Returns a number for each word of a row: its target.
+
+        Args:
+            labels: names of all labels; the number of a label is its index in this list.
+        """
         raise NotImplementedError
 
     def encoded(
@@ -72,10 +76,13 @@ class WordData(ExampleData):
     def _encode_words(
         self, rows: Sequence[Row], tokenizer: Tokenizer
     ) -> list[list[tokenizers.Encoding]]:
-        """Returns the encoded pieces of each row.
+        """Returns, for each row, its encoded pieces: several if the row is too long.
 
         Words for which the tokenizer returns no tokens, such as a zero-width space, are replaced by
         `PLACEHOLDER`, so that every word has a target.
+
+        Raises:
+            RequestError: the tokenizer returns no tokens for `PLACEHOLDER`, either.
         """
         sentences = [prepend_spaces(row.values["words"], tokenizer) for row in rows]
         encodings = encode(sentences, tokenizer, self.sequence_length, words=True)
@@ -97,7 +104,7 @@ class WordData(ExampleData):
 
 
 def _unread_words(words: Sequence[str], pieces: Sequence[tokenizers.Encoding]) -> set[int]:
-    """Returns the indices of the words that are in none of the pieces."""
+    """Returns the indices of the words that have no token in any of the encoded pieces."""
     return set(range(len(words))) - {word for piece in pieces for word in piece.word_ids}
 
 
@@ -112,10 +119,13 @@ def prepend_spaces(words: Sequence[str], tokenizer: Tokenizer) -> list[str]:
 
 
 def split_words(texts: Sequence[str | list[str]], pair: str | None) -> list[list[str]]:
-    """Returns the words of texts; lists of words are returned unchanged.
+    """Splits each text into words; a text that is already a list of words is returned unchanged.
+
+    Args:
+        pair: a second text, which data of words can't have; must be None.
 
     Raises:
-        RequestError: a second text is given.
+        RequestError: `pair` is not None.
     """
     pair_values(None, pair)
     return [WORD.findall(text) if isinstance(text, str) else text for text in texts]

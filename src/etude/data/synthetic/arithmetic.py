@@ -15,9 +15,9 @@ from etude.errors import Checks, nearest
 
 
 def _divide(a: Numbers, b: Numbers, p: int) -> Numbers:
-    """Returns a / b modulo a prime p, for b from 1 to p - 1.
+    """Returns a / b modulo a prime p, elementwise, for b from 1 to p - 1.
 
-    The inverse of b is b**(p - 2) (Fermat).
+    The inverse of b modulo p is b**(p - 2), by Fermat's little theorem.
     """
     inverses = np.array([pow(number, p - 2, p) for number in range(p)], dtype=np.int64)
     return a * inverses[b] % p
@@ -132,9 +132,15 @@ class Adder(SyntheticData):
 
 
 def next_token_arrays(whole: Numbers, answers: int) -> Arrays:
-    """Splits token ids (n, T + 1) into the inputs (n, T) and the next tokens as labels (n, T).
+    """Returns the inputs and labels of n sequences of T + 1 token ids, for next-token prediction.
 
-    Only the last `answers` positions have a label; all other labels are `IGNORE`.
+    Args:
+        whole: token ids, of shape (n, T + 1).
+        answers: number of positions at the end that have a label. All other labels are `IGNORE`.
+
+    Returns:
+        A dict with `tokens`, all token ids except the last of each sequence, and `labels`, all
+        except the first; both have the shape (n, T).
     """
     tokens, labels = whole[:, :-1].copy(), whole[:, 1:].copy()
     labels[:, : labels.shape[1] - answers] = IGNORE
@@ -142,7 +148,10 @@ def next_token_arrays(whole: Numbers, answers: int) -> Arrays:
 
 
 def _last_digits(numbers: Numbers, count: int) -> Numbers:
-    """Returns the last `count` decimal digits of each number, the last digit first, (n, count)."""
+    """Returns the last `count` decimal digits of each of the n numbers, last digit first.
+
+    The result has the shape (n, count).
+    """
     return numbers[:, None] // 10 ** np.arange(count, dtype=np.int64) % 10
 
 

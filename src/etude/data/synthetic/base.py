@@ -51,7 +51,10 @@ MAX_POSITIONS = 2**31
 
 @dataclass(frozen=True)
 class RuleSplitMeta:
-    """Number of examples and positions of a split; both None if the split is unlimited."""
+    """Size of a split: its number of examples and of positions.
+
+    Both are None if the split is unlimited, because new examples are generated at every step.
+    """
 
     examples: int | None
     tokens: int | None
@@ -150,13 +153,13 @@ class SyntheticData(DataModule):
         self.validation_size, self.training_size = validation_size, training_size
 
     def _count(self, checks: Checks, key: str, stated: int | float) -> int:
-        """Returns the number of examples that the config sets, as a number or a fraction of `size`.
+        """Returns the number of examples of a split, given its value in the config.
 
         Adds a problem to `checks` if the value is invalid.
 
         Args:
-            key: config key of the value.
-            stated: the value.
+            key: config key of the value: `training` or `validation`.
+            stated: the value: a number of examples, or a fraction of `size`.
         """
         expected = "a number of examples"
         whole = isinstance(stated, int) or (stated.is_integer() and stated >= 1)
@@ -191,21 +194,25 @@ class SyntheticData(DataModule):
         """
 
     def numbered(self, numbers: Numbers) -> Arrays:
-        """Returns the examples with the given numbers, each from 0 to `size` - 1.
+        """Returns the arrays of the examples with the given numbers, from 0 to `size` - 1.
 
         Only rules with a `size` define this method.
         """
         raise NotImplementedError
 
     def drawn(self, draws: Draws, count: int) -> Arrays:
-        """Returns `count` examples built from the random numbers that `draws` generates.
+        """Returns the arrays of `count` examples, built from random numbers that `draws` generates.
 
         Only rules without a `size` define this method.
         """
         raise NotImplementedError
 
     def asked(self, arrays: Arrays) -> TargetMask:
-        """Returns a mask (n, T), true at each position that has a target."""
+        """Returns a mask of shape (n, T), true at each position that has a target.
+
+        Args:
+            arrays: the arrays of n examples.
+        """
         return arrays["labels"] != IGNORE
 
     # -- interface of data modules ------------------------------------------------------------
@@ -274,7 +281,7 @@ class SyntheticData(DataModule):
         return (self.training_size or self.validation_size) / self.examples_per_step
 
     def evaluated_tokens(self, split: str) -> int:
-        """Returns the number of positions of a split that are evaluated."""
+        """Returns the number of positions in the examples with which a split is evaluated."""
         return self._evaluation_size("val" if split == "val" else "train") * self.sequence_length
 
     def assembly(self, share: Share) -> RuleSteps:
@@ -283,7 +290,8 @@ class SyntheticData(DataModule):
     def val_dataloader(self) -> DataLoader[Any]:
         """Returns a loader of the whole validation split, the same on every rank.
 
-        With `validate_training`, the loader then reads the training split.
+        With `validate_training`, the loader also yields training examples, after the validation
+        split.
         """
         splits: tuple[Split, ...] = ("val", "train") if self.validate_training else ("val",)
         return loader(_EvaluationBatches(self, splits))
@@ -294,18 +302,28 @@ class SyntheticData(DataModule):
     def evaluation_batches(self, split: Split) -> DataLoader[Any]:
         """Returns a loader of a whole split.
 
-        An unlimited training split yields as many examples as validation has.
+        For training, the loader yields at most as many examples as validation has.
         """
         return loader(_EvaluationBatches(self, (split,)))
 
     # -- examples -----------------------------------------------------------------------------
 
     def step(self, number: int, seed: int) -> Arrays:
-        """Returns the arrays of all examples of optimizer step `number`, for the seed of a run."""
+        """Returns the arrays of all examples of an optimizer step, over all ranks.
+
+        Args:
+            number: number of the step, from 0.
+            seed: seed of the run.
+        """
         return self.examples("train", self.example_numbers(number, seed), seed)
 
     def example_numbers(self, number: int, seed: int) -> Numbers:
-        """Returns the numbers of the training examples in optimizer step `number`."""
+        """Returns which examples an optimizer step reads: their indices in the training split.
+
+        Args:
+            number: number of the step, from 0.
+            seed: seed of the run.
+        """
         batch = self.examples_per_step
         if self.training_size is None:
             return np.arange(number * batch, (number + 1) * batch)
@@ -324,7 +342,7 @@ class SyntheticData(DataModule):
         """Returns the arrays of examples of a split.
 
         Args:
-            indices: indices of the examples within the split, from 0, (n,).
+            indices: indices of the n examples within the split, from 0; an array of shape (n,).
             seed: seed of the run, used only if the training split is unlimited.
         """
         if self.size is not None:
@@ -365,9 +383,12 @@ class RuleSteps:
     def readings(
         self, places: Collection[DocumentSpan], steps: Iterable[int]
     ) -> Iterator[SpanRead]:
-        """Yields each use, in the optimizer steps `steps`, of an example given in `places`.
+        """Yields each use of certain examples in the optimizer steps `steps`.
 
-        The attribute `document` of a place is the number of an example.
+        Args:
+            places: the examples; the attribute `document` is the index of an example in the
+                training split.
+            steps: numbers of the optimizer steps, from 0.
         """
         wanted = {place.document: place for place in places}
         for number in steps:
@@ -378,10 +399,10 @@ class RuleSteps:
 
 
 class _EvaluationBatches(IterableDataset[dict[str, Any]]):
-    """Batches of whole splits.
+    """Batches of the examples with which one or several splits are evaluated, split after split.
 
-    The value of a batch's key `part` is `val` for the validation split and `seen` for the training
-    split.
+    In each batch, the value of the key `part` tells the split: `val` for validation, `seen` for
+    training.
     """
 
     def __init__(self, data: SyntheticData, splits: tuple[Split, ...]) -> None:

@@ -23,11 +23,11 @@ _MULTIPLIER_1, _MULTIPLIER_2 = _to_word(0xBF58476D1CE4E5B9), _to_word(0x94D049BB
 
 
 def stream_key(stream: int, seed: int) -> int:
-    """Returns an integer for the argument `key` of `Draws`; it depends on a seed and a stream.
+    """Returns the integer that `Draws` needs as its argument `key`, computed from a seed.
 
     Args:
-        stream: integer that identifies a purpose of random numbers, such as validation examples.
-            Different streams yield independent random numbers.
+        stream: integer that identifies what the random numbers are used for, such as validation
+            examples. Different streams yield independent random numbers.
         seed: seed of a run or of the data.
     """
     words = np.random.SeedSequence(seed, spawn_key=(stream,)).generate_state(1, np.uint64)
@@ -35,12 +35,14 @@ def stream_key(stream: int, seed: int) -> int:
 
 
 class Draws:
-    """Random numbers for a batch of examples. Each call returns new numbers, which depend only on
-    the key, the indices and the order of the calls.
+    """Random numbers for a batch of n examples.
+
+    Each call of a method returns new numbers. They depend only on the key, the indices and the
+    calls before. Each example has its own row in the result.
 
     Args:
         key: see `stream_key`.
-        indices: numbers of the examples, (n,), each from 0 to 2**63 - 1.
+        indices: index of each example, from 0 to 2**63 - 1, as an array of shape (n,).
     """
 
     def __init__(self, key: int, indices: Numbers) -> None:
@@ -48,35 +50,43 @@ class Draws:
         self._lane = 0
 
     def words(self, width: int) -> Words:
-        """Returns uniformly distributed 64-bit integers, (n, width)."""
+        """Returns uniformly distributed unsigned 64-bit integers, of shape (n, width)."""
         lanes = np.arange(self._lane + 1, self._lane + width + 1, dtype=np.uint64) * _LANE
         self._lane += width
         return _mix(self._rows + lanes)
 
     def uniform(self, width: int) -> NDArray[np.float64]:
-        """Returns uniform numbers in [0, 1), (n, width)."""
+        """Returns uniformly distributed numbers in [0, 1), of shape (n, width)."""
         return (self.words(width) >> _11).astype(np.float64) * 2.0**-53
 
     def below(self, limit: int, width: int) -> Numbers:
-        """Returns uniform integers from 0 to `limit` - 1, (n, width); the bias is below
-        limit / 2**64.
+        """Returns uniformly distributed integers from 0 to `limit` - 1, of shape (n, width).
+
+        The probability of an integer differs from 1 / limit by less than 2**-64.
         """
         return (self.words(width) % _to_word(limit)).astype(np.int64)
 
     def normal(self, width: int) -> NDArray[np.float64]:
-        """Returns standard normal numbers, (n, width), by Box and Muller (1958)."""
+        """Returns numbers with a standard normal distribution, of shape (n, width).
+
+        The method is that of Box and Muller (1958).
+        """
         radius = np.sqrt(-2 * np.log1p(-self.uniform(width)))
         return radius * np.cos(2 * np.pi * self.uniform(width))
 
     def order(self, size: int) -> Numbers:
-        """Returns uniform permutations of 0 to `size` - 1, (n, size)."""
+        """Returns, for each example, a random permutation of 0 to `size` - 1.
+
+        All permutations are equally probable. The result has the shape (n, size).
+        """
         return np.argsort(self.words(size), axis=1)
 
     def weighted_choice(self, weights: NDArray[np.float64], count: int) -> Numbers:
-        """Returns `count` indices of `weights` per example, (n, count).
+        """Returns, for each example, `count` different random indices of the array `weights`.
 
-        They are sampled without replacement, in proportion to the weights, as the indices with the
-        smallest exponential waiting times (Efraimidis and Spirakis 2006).
+        The indices are sampled without replacement, with probabilities in proportion to the
+        weights: they are those with the smallest exponential waiting times (Efraimidis and Spirakis
+        2006). The result has the shape (n, count).
         """
         waits = -np.log1p(-self.uniform(len(weights))) / weights
         return np.argsort(waits, axis=1)[:, :count]

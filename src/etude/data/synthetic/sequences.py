@@ -121,7 +121,7 @@ class Recall(SyntheticData):
 
     @cached_property
     def _weights(self) -> np.ndarray:
-        """The unnormalized probability of each possible query position."""
+        """The unnormalized probability of each position that can hold a query, in order."""
         positions = np.arange(1, (self.sequence_length - 2 * self.pairs) // 2 + 1)
         return self.power * positions ** (self.power - 1.0)
 
@@ -195,7 +195,7 @@ class Sort(SyntheticData):
 class Copy(SyntheticData):
     """Copying: random symbols, a separator, and the same symbols again, which are the labels.
 
-    Token ids: the symbols, then the separator.
+    Token ids: 0 to `vocabulary` - 1 are the symbols, `vocabulary` is the separator.
 
     Args:
         length: number of symbols to copy.
