@@ -253,14 +253,14 @@ class MixtureOrder:
         self._latest: list[tuple[int, NDArray[np.int64]]] = [_NOTHING] * len(sections)
 
     def starts(self, step: int) -> NDArray[np.int64]:
-        """Returns the position in the file of each window's first token, for one optimizer step.
+        """Returns the position in the file at which each window of an optimizer step begins.
 
         The shape is (number of windows in a step,).
         """
         return self.windows(step, step * self.batch, self.batch)
 
     def windows(self, step: int, first: int, count: int) -> NDArray[np.int64]:
-        """Returns the position in the file of each window's first token, for one optimizer step.
+        """Returns the position in the file at which each window of an optimizer step begins.
 
         The shape is (count,).
 

@@ -147,13 +147,13 @@ class ExampleObjective(Objective):
         return fields
 
     def targets(self, arrays: Arrays) -> float:
-        """Returns the number of an example's targets in the loss; their total weight if weighted."""
+        """Returns how many of an example's targets enter the loss, or the sum of their weights."""
         return float(enters_loss(arrays["labels"]).sum())
 
     def bound_to_rows(self, tokenizer: Any, sequence_length: int) -> Self:
-        """Returns a variant of the objective for rows of other files, which are only evaluated.
+        """Returns a variant of the objective for rows of files that are only evaluated.
 
-        In this variant, all classes have the same weight.
+        In this variant, all examples have the same weight.
 
         Args:
             tokenizer: the run's tokenizer.
@@ -192,10 +192,10 @@ class ExampleObjective(Objective):
     def packed(self, rows: Sequence[Sequence[Arrays]]) -> dict[str, Any]:
         """Returns one batch of sequences that contain several examples one after the other.
 
-        Each example is a document. The key `documents`, with the starts of the documents, replaces
-        the mask `keep`. Padding after a sequence's last example is a further document, without
-        targets. For one number per example, the batch contains an array of shape (N,), with one
-        number for each of its N documents.
+        Each example is a document. The starts of the documents replace the masks, under the same
+        keys with `documents` instead of `keep`. Padding after a sequence's last example is a
+        further document, without targets. A number per example becomes an array of shape (N,), with
+        one number for each of the N documents in the batch.
 
         Args:
             rows: the examples of each sequence, as results of `compose`.

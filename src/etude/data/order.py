@@ -39,7 +39,7 @@ class Order(Protocol):
     """Protocol of orders, which select the windows of each optimizer step."""
 
     def starts(self, step: int) -> NDArray[np.int64]:
-        """Returns the position in the split of each window's first token, for one optimizer step.
+        """Returns the position in the split at which each window of an optimizer step begins.
 
         The shape is (number of windows in a step,).
 
@@ -48,7 +48,7 @@ class Order(Protocol):
         """
 
     def windows(self, step: int, first: int, count: int) -> NDArray[np.int64]:
-        """Returns the position in the split of each window's first token, for one optimizer step.
+        """Returns the position in the split at which each window of an optimizer step begins.
 
         The shape is (count,). The number of windows may differ between steps.
 
@@ -79,11 +79,11 @@ class RandomWindows:
         _check(self.tokens, self.length, self.batch, self.seed)
 
     def starts(self, step: int) -> NDArray[np.int64]:
-        """Returns each window's first position in step `step`; see `Order.starts`."""
+        """Returns the positions in the split at which the windows of step `step` begin."""
         return self.windows(step, step * self.batch, self.batch)
 
     def windows(self, step: int, first: int, count: int) -> NDArray[np.int64]:
-        """Returns each window's first position in an optimizer step; see `Order.windows`.
+        """Returns the positions in the split at which `count` windows of a step begin.
 
         Args:
             step: number of the optimizer step, from 0, which determines the windows.
@@ -125,11 +125,11 @@ class EveryExampleOnce:
         return (self.tokens - 1) // self.length
 
     def starts(self, step: int) -> NDArray[np.int64]:
-        """Returns each window's first position in step `step`; see `Order.starts`."""
+        """Returns the positions in the split at which the windows of step `step` begin."""
         return self.windows(step, step * self.batch, self.batch)
 
     def windows(self, step: int, first: int, count: int) -> NDArray[np.int64]:
-        """Returns each window's first position in an optimizer step; see `Order.windows`.
+        """Returns the positions in the split at which `count` windows of a step begin.
 
         Args:
             step: not used.
