@@ -22,10 +22,10 @@ from etude.nn.documents import Documents
 class WindowBatch(TypedDict):
     """Batch of B windows of T tokens, with the token after each token as target.
 
-    `tokens` and `targets` have shape (B, T), int64. With an objective, the objective's arrays, such
-    as `labels`, replace them. In evaluation, all windows of a batch are from one source of a
-    mixture, and `section` is the source's number; it is 0 for other data. `documents` contains the
-    document boundaries of the tokens, if documents are separated.
+    `tokens` and `targets` have shape (B, T), int64. With an objective, a batch contains the
+    objective's arrays instead, such as `tokens` and `labels`. In evaluation, all windows of a batch
+    are from one source of a mixture, and `section` is the source's number; it is 0 for other data.
+    `documents` contains the document boundaries of the tokens, if documents are separated.
     """
 
     tokens: torch.Tensor

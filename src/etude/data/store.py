@@ -223,7 +223,7 @@ class Stored(DataModule):
         """Returns hashes of the source files that define the user's own data class.
 
         Files of its base classes are included, except Étude's. The result is `{"code": hashes}`,
-        where `hashes` maps a module's name to the sha256 (hex) of its file; `{}` without such files.
+        where `hashes` maps a module's name to the sha256 (hex) of its file; `{}` if there are none.
         """
         files = {}
         for kind in type(self).__mro__:
