@@ -155,7 +155,7 @@ class TextData(Stored):
         """Yields the documents of a split, in order."""
 
     def sourced(self, split: Split) -> Iterator[Document]:
-        """Yields the documents of a split in order, as pairs (where it comes from, text)."""
+        """Yields the documents of a split in order, as pairs (origin in words, text)."""
         for number, document in enumerate(self.documents(split)):
             yield f"document {number:,}", document
 
@@ -272,7 +272,7 @@ class TextData(Stored):
 
     @property
     def steps_per_epoch(self) -> float:
-        """Number of optimizer steps that read as many tokens as the training split contains."""
+        """Number of steps with as many windows as the training split has without overlap."""
         sections = _sections(self._split("train")).values()
         windows = sum((section.tokens - 1) // self.window for section in sections)
         return windows / self.examples_per_step

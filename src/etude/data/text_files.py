@@ -242,7 +242,7 @@ class TextFiles(TextData):
                 yield number, text
 
     def _all_documents(self, split: Split) -> Iterator[Document]:
-        """Yields all rows or lines of the files that contain a split, also of other splits."""
+        """Yields all rows or lines of the files that contain a split, and possibly another one."""
         if self._has_rows():
             for where, text in iterate_texts(self._values(split), tell=split == "val"):
                 yield where, newlines(text)
