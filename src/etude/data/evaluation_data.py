@@ -110,7 +110,7 @@ class Evaluated:
                 yield dict(zip(arrays, values, strict=True))
 
     def row(self, number: int) -> Row:
-        """Returns the row with the number `number` and its contents, read if necessary."""
+        """Returns a row by its number, with its contents, which are read if necessary."""
         return self.rows[number] if self.contents is None else self.contents()[number]
 
     @cached_property

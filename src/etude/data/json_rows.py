@@ -101,8 +101,7 @@ class _List:
     def _read_size(self, held: int) -> int:
         """Returns the number of characters to read next if the buffer holds a part of a row.
 
-        The number at least doubles the part that is held, but is never larger than needed to detect
-        that the row is too long.
+        The number at least doubles the part, up to the size at which the row is too long.
 
         Args:
             held: number of characters of the row that are already in the buffer.

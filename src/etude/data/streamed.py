@@ -219,7 +219,7 @@ class Streamed(TextData):
     # -- position ----------------------------------------------------------------------------
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Removes the stream's position from a batch, and stores it in `self.position`."""
+        """Removes the stream's position from a batch, and keeps it for checkpoints (`position`)."""
         for micro in batch if isinstance(batch, list) else ():
             self.position = StreamPosition(*micro.pop(POSITION, self.position))
         return batch

@@ -196,7 +196,7 @@ class Tokenizer:
         return len(text[: encoding.offsets[0][1]].encode())
 
     def unknown_pieces(self, text: str) -> Counter[str]:
-        """Returns how often each unknown character or word (without a token) is in `text`."""
+        """Returns a counter of the characters or words in `text` that become the unknown token."""
         if self.unknown is None:
             return Counter()
         encoding = self._encoding(text)
@@ -225,7 +225,7 @@ class Tokenizer:
         return not ("ByteLevel" in steps and set(byte_letters()) <= self._model_vocabulary.keys())
 
     def lost_pieces(self, text: str) -> Counter[str]:
-        """Returns how often each character without a token is in the normalized `text`.
+        """Returns a counter of the characters in the normalized `text` that have no token.
 
         This method is for a tokenizer that drops such characters (see `loses`). Their positions are
         not returned, since the library's offsets skip them.
@@ -353,7 +353,7 @@ class Recipe(ABC):
         return {"recipe": f"{type(self).__module__}.{type(self).__qualname__}", **vars(self)}
 
     def fingerprint(self) -> str | None:
-        """Returns the tokenizer's fingerprint, a sha256; None if it depends on the training text.
+        """Returns the tokenizer's fingerprint, a sha256; None if it is unknown before training.
 
         Raises:
             RequestError: if the tokenizer's files are missing or damaged.

@@ -9,7 +9,8 @@ component are checked here, and unsupported types and fields are rejected by nam
 Cost of an accepted tokenizer: the normalizer and the pre-tokenizer together lengthen a text at most
 by a factor of `GROWTH`; the same limit holds for the decoders. A `Precompiled` table may lengthen
 the text once more by this factor; for rare characters, Unicode normalization may do so, too. A
-template adds at most 64 tokens. Regular expressions match in linear time (see `etude.data.expressions`).
+template adds at most 64 tokens. Regular expressions match in linear time (see
+`etude.data.expressions`).
 """
 
 from __future__ import annotations
@@ -331,9 +332,9 @@ def _problems(spec: Any) -> Iterator[Problem]:
 
 
 def _iterate_parts(slot: str, part: Any, where: str, depth: int = 0) -> Iterator[tuple[str, Any]]:
-    """Yields a component and, if it is a sequence, the components in it; see below.
+    """Yields a component and, if it is a sequence, all components in it, as pairs.
 
-    Each is a pair (key path in the file, JSON value).
+    A pair is (key path in the file, JSON value).
 
     Args:
         slot: key of `tokenizer.json` that contains the component, such as `normalizer`.

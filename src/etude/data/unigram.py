@@ -239,10 +239,10 @@ class _Lattices:
         self._group_edges()
 
     def leave_out(self, pieces: NDArray[np.bool_]) -> None:
-        """Removes some pieces from all spellings.
+        """Removes the spellings that contain certain pieces.
 
         Args:
-            pieces: boolean array with one value for each piece: whether it is removed.
+            pieces: boolean array with one value per piece: whether spellings with it are removed.
         """
         remaining = ~pieces[self.piece]
         self.piece, self.string = self.piece[remaining], self.string[remaining]

@@ -24,9 +24,9 @@ class WordPiece(Recipe):
     The method is that of Devlin et al. 2019, section 3, and Wu et al. 2016, section 4.1. Text is
     cleaned, lowercased without accents if `lowercase` is set, and split at whitespace and
     around punctuation and Chinese characters. A word is then spelt from its start with the longest
-    matching pieces of the vocabulary; if no piece matches, the word becomes `[UNK]`. So the tokenizer is lossy: spaces, and
-    characters that the normalizer changes, are lost. A run with this tokenizer reports no bits per
-    byte, since that metric would ignore the lost text.
+    matching pieces of the vocabulary; if no piece matches, the word becomes `[UNK]`. So the
+    tokenizer is lossy: spaces, and characters that the normalizer changes, are lost. A run with
+    this tokenizer reports no bits per byte, since that metric would ignore the lost text.
 
     Ids are BERT's five special tokens, then single characters, then pieces in the order of
     training; `[SEP]` is the token between documents. Pieces are trained by byte-pair encoding of
