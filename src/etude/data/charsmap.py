@@ -55,11 +55,10 @@ def growth(content: bytes) -> float | None:
 
 
 def _leaves(units: _Units) -> tuple[_Units, _Units] | None:
-    """Returns two arrays with one number for each replacement in a trie.
+    """Returns two arrays, with one number for each replacement in a trie.
 
-    The first contains the byte at which the replacement text begins, counted from the first text.
-    The second contains the number of bytes that are replaced, at least. Returns None if a path in
-    the trie leads to a position outside the trie.
+    They contain the position of the replacement text, and the minimum number of replaced bytes.
+    Returns None if a path in the trie leads to a position outside the trie.
 
     Args:
         units: the units of the trie.

@@ -28,8 +28,8 @@ def loader(dataset: IterableDataset[Any], workers: int = 0) -> DataLoader[Any]:
     """Returns a data loader that yields the batches of a dataset, unchanged and in order.
 
     Args:
-        dataset: the dataset, which yields whole batches.
-        workers: number of processes that read the dataset; 0 for the current process.
+        dataset: yields whole batches.
+        workers: number of reading processes; 0 for the current process.
     """
     return DataLoader(
         dataset,

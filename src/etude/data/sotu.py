@@ -21,7 +21,6 @@ class Speech:
 
     Attributes:
         name: name of the file without its suffix.
-        year, date, president, party: as in the package's metadata.
         path: the file.
     """
 
