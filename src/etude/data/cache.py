@@ -1,8 +1,8 @@
 """Folders that are built once, atomically, by the first process that needs them.
 
-A folder is built under a temporary name, flushed to disk and renamed, under a lock file. So the
-final name never refers to an incomplete folder, even if the building process is killed, and a
-process that finds the folder needs no lock to use it.
+A process that holds a folder's lock file builds the folder under a temporary name, flushes it to
+disk and renames it. So the final name never refers to an incomplete folder, even if the process is
+killed. A process that finds the final name needs no lock to use the folder.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def build_once(cache_dir: Path, key: str, build: Callable[[Path], None]) -> Path
     Args:
         cache_dir: parent folder; created if missing.
         key: name of the folder; calls with the same key must build the same contents.
-        build: function that writes the contents into an empty folder. The function receives the
-            path of this folder, which is renamed to `cache_dir/key` afterwards.
+        build: function that writes the contents into an empty folder, whose path is the argument.
+            The empty folder has a temporary name, and is renamed to `cache_dir/key` afterwards.
 
     Raises:
         RequestError: if `cache_dir` can't be written, or the disk is full.
@@ -81,7 +81,10 @@ def build_once(cache_dir: Path, key: str, build: Callable[[Path], None]) -> Path
 
 
 def _remove_partial(cache_dir: Path) -> None:
-    """Removes incomplete folders of killed processes: those whose lock no process holds."""
+    """Removes the incomplete folders in `cache_dir` that no process is building any more.
+
+    An incomplete folder is called `KEY.partial`; a process that builds it locks `KEY.lock`.
+    """
     for partial in cache_dir.glob("*.partial"):
         try:
             with partial.with_suffix(".lock").open("a") as file:

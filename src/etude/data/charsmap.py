@@ -1,9 +1,9 @@
-"""Validation of the table of a `Precompiled` normalizer of the `tokenizers` library.
+"""Validation of the table in a `Precompiled` normalizer of the `tokenizers` library.
 
-The table contains replacements of characters, in SentencePiece's format: the length of a
-double-array trie in bytes, the trie (units of 4 bytes), and then the replacement texts, each
-followed by a zero byte. The library follows the trie without bounds checks, so this module checks
-the bounds.
+The table maps strings to replacement texts, in SentencePiece's format: the length in bytes of a
+double-array trie (a search tree in one array), the trie (units of 4 bytes), and the replacement
+texts, each followed by a zero byte. The library follows the trie without bounds checks, so this
+module checks the bounds.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _LABEL, _VALUE = 0x800000FF, 0x7FFFFFFF
 
 
 def growth(content: bytes) -> float | None:
-    """Returns the maximum factor by which a table's replacements lengthen a text in bytes.
+    """Returns the maximum factor by which the replacements of a table lengthen a text.
 
-    Returns None if the table is invalid.
+    Lengths are in bytes; the factor is at least 1. Returns None if the table is invalid.
 
     Args:
         content: the bytes of the table (for the format, see this module's docstring).
@@ -55,8 +55,9 @@ def growth(content: bytes) -> float | None:
 
 
 def _leaves(units: _Units) -> tuple[_Units, _Units] | None:
-    """Returns the positions of replacement texts, and how many bytes each text replaces at least.
+    """Returns two arrays, with one number for each replacement in a trie.
 
+    They contain the position of the replacement text, and the minimum number of replaced bytes.
     Returns None if a path in the trie leads to a position outside the trie.
 
     Args:
@@ -90,7 +91,9 @@ def _leaves(units: _Units) -> tuple[_Units, _Units] | None:
 
 
 def _follow(nodes: _Units, units: _Units) -> _Units:
-    """Returns the base of each node of the trie: its child for a byte is at base XOR byte.
+    """Returns a number for each of the given nodes of a trie: its base.
+
+    The child of a node for the next byte is at the position base XOR byte.
 
     Args:
         nodes: positions of the nodes in the trie.

@@ -24,9 +24,9 @@ INTEGERS, FLOATS = "<i4", "<f4"
 
 
 class Column:
-    """Lists of numbers, memory-mapped at the first access.
+    """Stored lists of numbers, whose files are memory-mapped at the first access.
 
-    A column may be pickled or forked: each process maps the files itself.
+    `column[i]` is list i. A column may be pickled or forked: each process maps the files itself.
 
     Args:
         path: path of the two files, without their suffixes `.values` and `.ends`.
@@ -39,7 +39,7 @@ class Column:
 
     @cached_property
     def ends(self) -> Numbers:
-        """End of each list, as a position in `values`, shape (lists,)."""
+        """Position in `values` after the last number of each list; shape (number of lists,)."""
         return _mapped(column_file(self.path, ".ends"), "<i8")
 
     @cached_property
@@ -49,7 +49,7 @@ class Column:
 
     @cached_property
     def lengths(self) -> Numbers:
-        """Length of each list, shape (lists,)."""
+        """Length of each list; shape (number of lists,)."""
         return np.diff(self.ends, prepend=0)
 
     def __len__(self) -> int:
@@ -62,7 +62,10 @@ class Column:
         return self.values[start : self.ends[index]].astype(np.float32 if floats else np.int64)
 
     def windows(self, width: int) -> NDArray[Any]:
-        """Returns all windows of `width` numbers of `values`: a view, shape (positions, width)."""
+        """Returns all windows of `width` consecutive numbers in `self.values`, as a view.
+
+        Window i begins at position i; the shape is (number of windows, width).
+        """
         if width not in self._windows:
             self._windows[width] = sliding_window_view(self.values, width)
         return self._windows[width]
@@ -109,14 +112,19 @@ class ColumnWriter:
         return lengths
 
     def close(self) -> str:
-        """Closes the files and returns the sha256 (hex) of all numbers and list ends."""
+        """Closes the two files, and returns the sha256 (hex) of all numbers and list ends."""
         self._values.close()
         self._ends.close()
         return self._digest.hexdigest()
 
 
 def column_file(path: Path, suffix: str) -> Path:
-    """Returns the path of a column's file: the numbers (`.values`) or the list ends (`.ends`)."""
+    """Returns the path of one of the two files of a column.
+
+    Args:
+        path: path of the column, without a suffix.
+        suffix: `.values` for the file of the numbers, `.ends` for the file of the list ends.
+    """
     return path.with_name(path.name + suffix)
 
 

@@ -37,7 +37,7 @@ class Curriculum:
     weights: dict[int, dict[str, float]] | None = None
 
     def points(self) -> Iterator[tuple[str, int]]:
-        """Yields, for each change, the schedule's name (such as `batch`) and the step."""
+        """Yields each change as a pair: the name of the schedule (such as `batch`) and the step."""
         for name in ("sequence_length", "batch", "weights"):
             for step in sorted(getattr(self, name) or {}):
                 yield name, step
@@ -96,7 +96,7 @@ class Curriculum:
 
 @dataclass(frozen=True)
 class Stages(Generic[Value]):
-    """Value that depends on the optimizer step and is constant between changes.
+    """A value for each optimizer step, which changes only at given steps.
 
     Args:
         usual: value before the first change.

@@ -52,9 +52,9 @@ class Decoding:
 
 
 def byte_letters() -> list[str]:
-    """Returns the 256 printable letters that represent bytes in byte-level tokenizers, by byte.
+    """Returns the 256 printable letters that represent bytes in byte-level tokenizers.
 
-    The table is that of GPT-2.
+    The letter at index b represents the byte b, as in GPT-2.
     """
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
@@ -66,8 +66,8 @@ def byte_letters() -> list[str]:
 def _without_broken(tokens: list[str]) -> Iterator[str]:
     """Yields `tokens`, with U+FFFD in place of bytes that belong to no complete character.
 
-    The bytes of complete characters remain tokens, which the library decodes in the `ByteFallback`
-    step of its decoder.
+    A byte is a token such as `<0xE4>`. The bytes of complete characters remain such tokens; the
+    library's `ByteFallback` decoder converts them to text later.
     """
     for are_bytes, run in groupby(tokens, lambda token: _BYTE.fullmatch(token) is not None):
         if not are_bytes:
@@ -82,7 +82,7 @@ def _without_broken(tokens: list[str]) -> Iterator[str]:
 
 
 def _kinds(decoder: Any) -> set[str]:
-    """Returns the types, such as `ByteLevel`, of a decoder or of the decoders in a sequence."""
+    """Returns the type of a decoder, such as `ByteLevel`, or the types of all in a sequence."""
     state = {} if decoder is None else json.loads(decoder.__getstate__())
     return {step.get("type", "") for step in state.get("decoders", [state])}
 

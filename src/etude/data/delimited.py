@@ -1,7 +1,7 @@
 """Reader of CSV and TSV files: rows of cells that are separated by commas or tabs.
 
 CSV follows RFC 4180: a cell may be enclosed in quotation marks, and only such a cell may contain a
-comma, a line end or a quotation mark, which is doubled. TSV follows IANA's
+comma, a line end or a (doubled) quotation mark. TSV follows IANA's
 text/tab-separated-values: no cell contains a tab or a line end, and a quotation mark is a regular
 character. Many programs write TSV with the quotation marks of CSV; `uses_csv_quoting` detects such
 files.
@@ -34,14 +34,14 @@ _once = ReadOnce()
 
 
 def header(file: Path, form: Format, quoting: Quoting | None = None) -> list[str]:
-    """Returns the column names from the first non-empty line; an empty list if there is none.
+    """Returns the column names from the first non-empty line; [] if there is no such line.
 
     The name of the first column may be empty, since pandas writes row numbers in such a column.
 
     Args:
         file: the file.
         form: format of the file.
-        quoting: value of `data.quoting`; None detects the quoting.
+        quoting: how quotation marks are read, as `data.quoting`; None detects this.
 
     Raises:
         RequestError: if a name is repeated, or a column other than the first has no name.
@@ -54,12 +54,12 @@ def header(file: Path, form: Format, quoting: Quoting | None = None) -> list[str
 def rows(
     file: Path, form: Format, quoting: Quoting | None = None
 ) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yields, for each row after the header, the line number and a dict from columns to cells.
+    """Yields each row after the header as a pair: line number, dict from column names to cells.
 
     Args:
         file: the file.
         form: format of the file.
-        quoting: value of `data.quoting`; None detects the quoting.
+        quoting: how quotation marks are read, as `data.quoting`; None detects this.
 
     Raises:
         RequestError: if a row has more or fewer cells than the header, or invalid quotation marks;
@@ -76,13 +76,14 @@ def rows(
 def uses_csv_quoting(file: Path, form: Format, quoting: Quoting | None = None) -> bool:
     """Returns whether quotation marks around a cell are read as in CSV.
 
-    Always true for CSV. A TSV file in which a cell begins with a quotation mark is parsed both
-    ways; the valid parse, in which all rows have as many cells as the header, is used.
+    If `quoting` is set, it decides. Otherwise the result is true for CSV, and false for TSV without
+    a cell that begins with a quotation mark. TSV with such a cell is parsed both ways; the parse in
+    which all rows have as many cells as the header is valid, and decides.
 
     Args:
         file: the file.
         form: format of the file.
-        quoting: value of `data.quoting`; None detects the quoting.
+        quoting: how quotation marks are read, as `data.quoting`; None detects this.
 
     Raises:
         RequestError: if both parses of a TSV file are valid.

@@ -19,9 +19,9 @@ class EvaluationRequest:
     """Selection of the examples to evaluate: a split of the run's data, or files.
 
     Attributes:
-        split: split of the run's own data.
-        files: files to evaluate instead of a split.
-        by: name of a column; the rows with each value of this column are also scored separately.
+        split: name of a split of the run's own data; unused if `files` is set.
+        files: files to evaluate instead of a split; None for the split.
+        by: name of a column; the rows are also scored in groups with the same value of this column.
         quoting: how quotation marks in CSV and TSV files are read (`csv` or `none`); None detects
             the quoting.
         tokenizer, labels: tokenizer and label names of the run.
@@ -35,7 +35,7 @@ class EvaluationRequest:
     labels: Sequence[str] = ()
 
     def without_rows(self, splits: Sequence[str], subject: str) -> str:
-        """Returns the name of the split to evaluate, for data without rows (such as running text).
+        """Checks the request for data without rows, such as running text; returns the split.
 
         Args:
             splits: names of the data's splits.
@@ -43,8 +43,8 @@ class EvaluationRequest:
                 text has`.
 
         Raises:
-            RequestError: if the data has no such split; or if `files`, `by` or `quoting` is set,
-                which need data with rows.
+            RequestError: if the data has no such split; or if `files`, `by` or `quoting` is set
+                (these three need data with rows).
         """
         problems = []
         if self.files is not None:
@@ -110,7 +110,7 @@ class Evaluated:
                 yield dict(zip(arrays, values, strict=True))
 
     def row(self, number: int) -> Row:
-        """Returns the row with this number, including its contents."""
+        """Returns a row by its number, with its contents, which are read if necessary."""
         return self.rows[number] if self.contents is None else self.contents()[number]
 
     @cached_property
@@ -120,11 +120,15 @@ class Evaluated:
 
     @property
     def text_bytes(self) -> int | None:
-        """Number of UTF-8 bytes of the text to predict; None for other data or if unknown."""
+        """Number of UTF-8 bytes of the text to predict; None if unknown, or if there is no text."""
         size: int | None = None if self.split is None else self.data.bytes_predicted(self.split)
         return size
 
     def text(self, row: int) -> str:
-        """Returns the first text of a row."""
+        """Returns the text of a row; the first one if a row has several texts.
+
+        Args:
+            row: number of the row in `rows`.
+        """
         text: str = self.data.texts(self.rows[row])[0]
         return text

@@ -7,10 +7,10 @@ checked:
 - An attempt takes at most `COST` steps, in addition to its unbounded repetitions (`*`, `+`,
   `{2,}`).
 - Text that an unbounded repetition has read is not read again. Usually, everything after the
-  repetition may be empty, so the text is part of the match. Otherwise, as in `\s*[\r\n]+`, the
-  repetition is of one character class, and a later alternative matches this class by itself, as
-  `\s+` does; alternatives between the two repeat the same class. So after a long failed attempt,
-  the search continues behind the text that was read.
+  repetition may be empty, so the attempt succeeds and the text is part of the match. Otherwise, as
+  in `\s*[\r\n]+`, the repetition must be of one character class, and a later alternative must match
+  any text of this class, as `\s+` does; all alternatives between the two repeat the same class. So
+  after a long failed attempt, the search continues behind the text that was read.
 
 The expressions of GPT-2, Llama, Qwen, DeepSeek, GPT-4o and others pass. The few alternatives of
 released tokenizers that don't pass are listed in `RELEASED`; their cost is quadratic in the number
@@ -89,9 +89,9 @@ _Alternative = tuple[_Item, ...]
 
 
 def find_problem(pattern: str) -> str | None:
-    """Returns None if a regular expression is accepted, otherwise a description of valid ones.
+    """Returns None if a regular expression is accepted, otherwise which expressions are accepted.
 
-    The description is a noun phrase that completes "expected ..." in a message.
+    This text is a noun phrase that completes "expected ..." in a message.
     """
     try:
         alternatives = _parse(pattern)
@@ -102,7 +102,7 @@ def find_problem(pattern: str) -> str | None:
 
 
 def shortest_match(pattern: str) -> int:
-    """Returns the minimum length of a match, in characters; 0 for an unsupported expression."""
+    """Returns the length in characters of the shortest match; 0 for an unsupported `pattern`."""
     try:
         return min(_shortest(each) for _, each in _parse(pattern))
     except _Rejected:
@@ -143,14 +143,15 @@ def _check(alternatives: Sequence[tuple[str, _Alternative]]) -> None:
 
 
 def _matches_all(text: str, items: _Alternative, loops: list[_Item], repeated: str) -> bool:
-    """Returns whether an alternative matches any string of characters of the class `repeated`.
+    """Returns whether an alternative matches every non-empty string of one character class.
 
-    The alternatives of a regular expression are its parts between `|`.
+    The alternatives of a regular expression are its parts between `|`. For whitespace,
+    `_ROW_OF_SPACES` counts as such an alternative.
 
     Args:
         text: source text of the alternative.
         items: elements of the alternative.
-        loops: unbounded repetitions in the alternative, as in `_Cost`.
+        loops: unbounded repetitions before an element that may fail, as in `_Cost`.
         repeated: source text of the character class, such as `[0-9]`.
     """
     if (text, repeated) == (_ROW_OF_SPACES, r"\s"):
@@ -228,7 +229,10 @@ def _has_unbounded(item: _Item) -> bool:
 
 
 def _parse(pattern: str) -> list[tuple[str, _Alternative]]:
-    """Returns the source text and the elements of each alternative of an expression."""
+    """Returns the alternatives of a regular expression, as pairs (source text, elements).
+
+    If the whole expression is one group, these are the group's alternatives, with empty texts.
+    """
     if not 0 < len(pattern) <= LONGEST:
         raise _Rejected(f"a regular expression of 1 to {LONGEST:,} characters")
     parser = _Parser(pattern)
@@ -249,7 +253,7 @@ class _Parser:
         self.pattern, self.at = pattern, 0
 
     def alternatives(self, depth: int) -> list[tuple[str, _Alternative]]:
-        """Returns the alternatives up to the end of the current group or of the expression.
+        """Parses alternatives until the current group or, outside of groups, the expression ends.
 
         Args:
             depth: number of groups around the current position.

@@ -56,7 +56,7 @@ class Format:
 
 
 def format_of(path: Path, *, without_suffix: bool = False) -> Format | None:
-    """Returns the format of `path`, or None if its suffix is unknown.
+    """Returns the format that a file's name indicates, or None if the suffix is unknown.
 
     Args:
         path: the file; only its name is read.
@@ -74,7 +74,7 @@ def format_of(path: Path, *, without_suffix: bool = False) -> Format | None:
 
 
 def endings(*, rows: bool = False) -> str:
-    """Returns the supported suffixes as text for a message, separated by commas.
+    """Returns a list of the supported suffixes, with those of compression, as text for messages.
 
     Args:
         rows: whether to list only the suffixes of tables.
@@ -100,7 +100,7 @@ def open_bytes(path: Path) -> IO[bytes]:
 
 
 def open_zstd(file: IO[bytes], mode: str = "rb") -> IO[bytes]:
-    """Returns a reader of the decompressed bytes of all frames of a zstd file.
+    """Returns a reader of the decompressed bytes of a zstd file, which may have several frames.
 
     Args:
         file: the compressed file.
@@ -121,13 +121,13 @@ def _buffered(file: IO[bytes], new: Callable[[], Any], padding: bytes = b"") -> 
 class _Streams(io.RawIOBase):
     """Raw reader that decompresses all compressed streams of a file, one after the other.
 
-    The libraries' own readers stop silently where other data follows a stream (bz2, xz), or where
-    the file ends within a stream (zstd).
+    It raises an exception where other data follows a stream, or where the file ends within a
+    stream. There, the libraries' own readers stop silently (bz2 and xz, or zstd).
 
     Args:
         file: the compressed bytes.
         new: function that creates the decompressor of one stream.
-        padding: the byte that may be repeated between streams; empty if no byte may.
+        padding: the only byte that may occur between streams; empty if none may.
     """
 
     def __init__(self, file: IO[bytes], new: Callable[[], Any], padding: bytes) -> None:

@@ -41,8 +41,9 @@ class Repository:
 
     Args:
         name: `owner/name`.
-        config: config of the dataset; None selects the only or the default config.
-        revision: a commit, a branch or a tag.
+        config: name of a config of the dataset (on the Hub: a subset); None selects the only or the
+            default config.
+        revision: a commit, a branch or a tag; None for the main branch.
         streaming: whether to read over the network, only as far as needed. False first downloads
             the dataset into `HF_HOME`, and reuses the download the next time. The rows are the
             same.
@@ -72,11 +73,14 @@ class Repository:
         return commit_of(self.name, self.revision or "main")
 
     def rows(self, split: str, key: str) -> Any:
-        """Returns the rows of a split, as an `IterableDataset` or a `Dataset`.
+        """Returns the rows of a split: an `IterableDataset` if streamed, else a `Dataset`.
 
         Args:
             split: name of the split.
             key: config key of the split, for messages.
+
+        Raises:
+            RequestError: if there is no such split.
         """
         rows = None if self.streaming else self._downloaded(split)
         if rows is not None:
@@ -92,7 +96,7 @@ class Repository:
 
     @contextmanager
     def explained(self) -> Iterator[None]:
-        """Context manager that converts exceptions of the libraries into a `RequestError`."""
+        """Context manager that converts exceptions about this dataset into a `RequestError`."""
         from datasets.exceptions import DatasetNotFoundError  # type: ignore[import-untyped]
 
         try:
@@ -133,7 +137,7 @@ class Repository:
 
     @cached_property
     def _streams(self) -> Any:
-        """Dict from the name of each split to its rows, an `IterableDataset` not read yet."""
+        """Dict from the name of each split to an `IterableDataset` that reads the rows."""
         if os.path.exists(self.name):  # the library would read the folder instead
             expected = "a repository on the Hugging Face Hub, not a local folder"
             hint = f"to read the folder, use {FILES} with data.path={self.name}"

@@ -142,6 +142,8 @@ class HubText(TextData):
     def _values(self, split: str, limit: int | None) -> Iterator[tuple[str, Any]]:
         """Yields each value of the text column in a split, as a pair (position, value).
 
+        The position is text for messages: dataset, split, row and column.
+
         Args:
             split: name of the split.
             limit: maximum number of rows to read; None reads all rows.
@@ -153,7 +155,7 @@ class HubText(TextData):
                 yield where, value
 
     def _rows(self, split: str) -> tuple[Any, str]:
-        """Returns the rows of a split (`IterableDataset` or `Dataset`) and the column to read."""
+        """Returns the rows of a split, as in `Repository.rows`, and the name of the text column."""
         key = "data.split" if split == self.split else "data.validation_split"
         rows = self.repository.rows(split, key)
         features = rows.features

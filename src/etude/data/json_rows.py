@@ -65,7 +65,7 @@ def _is_list(file: Path) -> bool:
 
 
 class _List:
-    """Iterable over the objects of a JSON file that is one list; reads a chunk at a time."""
+    """Iterable over the objects of a JSON file with one list, which is read in chunks."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -99,10 +99,9 @@ class _List:
         return bool(more)
 
     def _read_size(self, held: int) -> int:
-        """Returns the number of characters to read next for a row that is not complete.
+        """Returns the number of characters to read next if the buffer holds a part of a row.
 
-        Reading this number at least doubles the buffer, but reads no more than needed to detect a
-        row that is too long.
+        The number at least doubles the part, up to the size at which the row is too long.
 
         Args:
             held: number of characters of the row that are already in the buffer.
@@ -110,7 +109,7 @@ class _List:
         return min(max(CHUNK, held), LONGEST + CHUNK - held)
 
     def _next(self) -> str:
-        """Returns the next non-whitespace character without consuming it; empty at the end."""
+        """Skips whitespace and returns the next character without consuming it; "" at the end."""
         while True:
             while self.position < len(self.text):
                 if self.text[self.position] not in " \t\r\n":

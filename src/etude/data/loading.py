@@ -17,12 +17,20 @@ EVALUATION_LOGITS = 2**27
 
 
 def evaluation_positions(vocabulary: int) -> int:
-    """Returns the number of positions in an evaluation batch for a vocabulary size."""
+    """Returns the number of positions in an evaluation batch, given the vocabulary size.
+
+    For a large vocabulary, the number is smaller, so that the logits need less memory.
+    """
     return max(1, min(EVALUATION_POSITIONS, EVALUATION_LOGITS // vocabulary))
 
 
 def loader(dataset: IterableDataset[Any], workers: int = 0) -> DataLoader[Any]:
-    """Returns a data loader that yields the batches of a dataset, unchanged and in order."""
+    """Returns a data loader that yields the batches of a dataset, unchanged and in order.
+
+    Args:
+        dataset: yields whole batches.
+        workers: number of reading processes; 0 for the current process.
+    """
     return DataLoader(
         dataset,
         batch_size=None,

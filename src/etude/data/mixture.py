@@ -69,7 +69,7 @@ class Mixture(TextData):
         corpora: the created sources, by name.
 
     Raises:
-        RequestError: contains the errors of all sources.
+        RequestError: if the config of a source is invalid; contains the errors of all sources.
     """
 
     sources: dict[str, Callable[..., TextData]]
@@ -159,7 +159,7 @@ class Mixture(TextData):
 
 @dataclass(frozen=True)
 class Shares:
-    """Assignment of examples to sources that keeps each source's count close to its fraction.
+    """Assignment of examples to sources, in which each source gets its fraction of the examples.
 
     Example j, from 0, of a source with weight w (all weights sum to one) is due at time
     (j + 1/2) / w, and the examples are in the order of these times; equal times are in the order of
@@ -176,7 +176,7 @@ class Shares:
 
     @cached_property
     def units(self) -> tuple[int, ...]:
-        """Weights as whole numbers in the same proportions, for exact comparisons of times."""
+        """The weights as whole numbers in the same proportions, so that times compare exactly."""
         exact = [Fraction(repr(float(weight))) for weight in self.weights]
         scale = math.lcm(*(weight.denominator for weight in exact))
         units = [int(weight * scale) for weight in exact]
@@ -220,9 +220,10 @@ class MixtureOrder:
     on each rank. Within each source, the windows are in the order `within`.
 
     Args:
-        sections: position and number of each source's tokens in the file, by the source's name.
-        stages: the stages of the run, which differ in their weights; each is a pair of the number
-            of examples before the stage and a dict from the sources' names to their weights.
+        sections: dict from each source's name to the position of its tokens in the file, and their
+            number.
+        stages: periods of the run with different weights. Each is a pair: the number of examples
+            before the stage, and a dict from the sources' names to their weights.
         length: number of targets in a window.
         batch: number of windows in an optimizer step.
         seed: the run's seed, not negative.
@@ -252,11 +253,16 @@ class MixtureOrder:
         self._latest: list[tuple[int, NDArray[np.int64]]] = [_NOTHING] * len(sections)
 
     def starts(self, step: int) -> NDArray[np.int64]:
-        """Returns the position of each window's first token in step `step`, shape (batch,)."""
+        """Returns the position in the file at which each window of an optimizer step begins.
+
+        The shape is (number of windows in a step,).
+        """
         return self.windows(step, step * self.batch, self.batch)
 
     def windows(self, step: int, first: int, count: int) -> NDArray[np.int64]:
-        """Returns the position of each window's first token in step `step`, shape (count,).
+        """Returns the position in the file at which each window of an optimizer step begins.
+
+        The shape is (count,).
 
         Args:
             step: number of the optimizer step, from 0.
@@ -280,12 +286,12 @@ class MixtureOrder:
         return starts
 
     def _source_starts(self, source: int, first: int, number: int) -> NDArray[np.int64]:
-        """Returns the position in a source's text of the first token of each of its next examples.
+        """Returns where the next examples of a source begin, as positions in the source's tokens.
 
         Args:
             source: index of the source.
             first: number of examples that the source has provided before.
-            number: number of examples.
+            number: number of next examples.
         """
         last = first + max(number, 1) - 1
         chunks = [self._chunk(source, c) for c in range(first // CHUNK, last // CHUNK + 1)]

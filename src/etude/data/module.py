@@ -42,14 +42,14 @@ class DataAttributes(pl.LightningDataModule, ABC):
     This class is not a dataclass, so its attributes don't become fields of `DataModule`.
 
     Attributes:
-        reads: kind of this data (`windows` of text, `examples` with fields, or `made`, synthetic
-            examples); an objective must read the same kind.
+        reads: kind of this data: `windows` (of text), `examples` (with fields) or `made` (synthetic
+            examples). The objective, which converts data for the task, must read the same kind.
         fields: names of the fields of an example.
         section_names: sources of a mixture, in the order in which they are stored; empty for a
             single source.
         labels: names of labels or tags, by id, available after `prepare`.
-        has_splits: for data without rows, subject and verb for messages about its splits, such as
-            `running text has`.
+        has_splits: beginning of messages about the splits of data without rows: a subject and
+            "has", such as `running text has`.
         shares_exactly: whether the number of examples of a step must be a multiple of the number
             of ranks.
         pack: whether one sequence may contain several examples, so an example may begin at any
@@ -106,7 +106,11 @@ class DataModule(DataAttributes):
         self._attached: Steps | None = None
 
     def validate(self, checks: Checks) -> None:
-        """Checks the arguments; a subclass adds checks of its own arguments."""
+        """Checks the arguments; a subclass adds checks of its own arguments.
+
+        Args:
+            checks: collects the problems.
+        """
         checks.that(self.workers >= 0, "workers", self.workers, "a non-negative number")
 
     # -- defined by a subclass ----------------------------------------------------------------
@@ -188,7 +192,7 @@ class DataModule(DataAttributes):
 
     @abstractmethod
     def places_of(self, text: str) -> Iterator[DocumentSpan]:
-        """Yields the document spans of the training split in which a text occurs.
+        """Yields each place in the training split at which `text` occurs, as a span of a document.
 
         Raises:
             RequestError: if the data contains no text.
@@ -214,7 +218,7 @@ class DataModule(DataAttributes):
 
     @abstractmethod
     def evaluated_tokens(self, split: Any) -> int:
-        """Returns the number of positions that an evaluation of a split computes."""
+        """Returns the number of positions that the model computes to evaluate a whole split."""
 
     @abstractmethod
     def described(self, examples: int) -> Iterator[str]:
@@ -227,7 +231,10 @@ class DataModule(DataAttributes):
     # -- shared by all data -------------------------------------------------------------------
 
     def for_task(self, objective: Objective | None) -> None:
-        """Sets the objective that converts the data; None for next-token prediction on text.
+        """Sets the objective, which converts the data to the task's inputs and targets.
+
+        Args:
+            objective: the task's objective; None for next-token prediction on text.
 
         Raises:
             RequestError: if the objective reads another kind of data, or fields that the examples
@@ -246,7 +253,7 @@ class DataModule(DataAttributes):
         self.objective = objective
 
     def meant_for(self, reads: Reads) -> str | None:
-        """Returns a hint with a task that fits the data, for messages about a task that doesn't.
+        """Returns a hint that names a task for this data, if the run's task needs other data.
 
         Returns None if there is no hint.
 
@@ -311,7 +318,7 @@ class DataModule(DataAttributes):
         return result
 
     def bytes_predicted(self, split: Any) -> int | None:
-        """Returns the number of UTF-8 bytes that a split's targets represent.
+        """Returns the number of UTF-8 bytes of the text that is predicted in a split.
 
         Returns None if the targets are not text.
         """
@@ -360,11 +367,11 @@ class DataModule(DataAttributes):
             yield Problem("data.batch", expected, self.examples_per_step)
 
     def changes(self) -> Iterator[tuple[str, int]]:
-        """Yields, for each change of a setting during a run, its config key and the step."""
+        """Yields each change of a setting during a run as a pair: config key, optimizer step."""
         return iter(())
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Returns a loader of the run's optimizer steps from `start_step` on.
+        """Returns a loader of the run's optimizer steps, from the `start_step` of `attach` on.
 
         The length of the loader is the number of steps of the whole run.
         """
@@ -377,11 +384,11 @@ class DataModule(DataAttributes):
         return self.evaluation_batches("val")
 
     def evaluated(self, split: Any) -> Evaluated:
-        """Returns the examples of a split for evaluation."""
+        """Returns the examples of a split for evaluation, without the contents of rows."""
         return Evaluated(self, split, lambda: self.evaluation_batches(split))
 
     def evaluated_with_rows(self, asked: EvaluationRequest) -> Evaluated:
-        """Returns the selected examples for evaluation, with the contents of rows if there are any.
+        """Returns the requested examples for evaluation, with the contents of rows if any.
 
         Args:
             asked: selection of a split of the data, or of other files.
@@ -397,5 +404,5 @@ class DataModule(DataAttributes):
         return ("val", "train")
 
     def padding(self, micro: Mapping[str, Any]) -> float | None:
-        """Returns the fraction of padding in a micro-batch; None if the data is not packed."""
+        """Returns the fraction of padding in the micro-batch `micro`; None if not packed."""
         return None

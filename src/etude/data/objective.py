@@ -39,7 +39,7 @@ class Objective(ABC):
 
     Attributes:
         reads: kind of data that the objective reads.
-        such_as: example of a config of such data, for messages.
+        such_as: config that selects data of this kind, as an example in messages.
         fields: names of the fields that examples must have.
         packs: whether one sequence may contain several texts that don't attend to each other.
     """
@@ -50,9 +50,9 @@ class Objective(ABC):
     packs: ClassVar[bool] = False
 
     def special_tokens(self, known: Mapping[str, int]) -> list[str]:
-        """Returns the names of required special tokens that the tokenizer lacks.
+        """Returns the names of special tokens that the objective needs and the tokenizer lacks.
 
-        The tokens are added to the tokenizer, with ids after all others.
+        The caller adds these tokens to the tokenizer, with ids after all others.
 
         Args:
             known: ids of the tokenizer's special tokens, by name.
@@ -60,7 +60,7 @@ class Objective(ABC):
         return []
 
     def bound(self, tokenizer: Any, meta: Any) -> Self:
-        """Returns the objective for prepared data, for example with the ids of special tokens.
+        """Returns the objective with values from the prepared data, such as special token ids.
 
         Args:
             tokenizer: an `etude.data.tokenizer.Tokenizer`.
@@ -85,22 +85,26 @@ class WindowObjective(Objective):
     shortest: ClassVar[int] = 1
 
     def raw(self, length: int) -> int:
-        """Returns the number of tokens of text that a window of `length` positions needs."""
+        """Returns the number of text tokens from which a window of `length` positions is made."""
         return length
 
     @abstractmethod
     def __call__(self, windows: Numbers, random: np.random.Generator) -> Arrays:
         """Returns the inputs and targets of n windows, as a dict of arrays with n rows each.
 
-        Targets that don't enter the loss are `IGNORE`.
+        The targets are under the key `labels`; those that don't enter the loss are `IGNORE`.
 
         Args:
-            windows: token ids, (n, number of tokens given by `raw`).
+            windows: token ids; shape (n, m) with the number m of tokens that `raw` returns.
             random: random number generator of the step.
         """
 
     def targets(self, arrays: Arrays) -> int:
-        """Returns the number of targets that enter the loss."""
+        """Returns the number of targets that enter the loss.
+
+        Args:
+            arrays: inputs and targets of windows, as the objective returns them.
+        """
         return int((arrays["labels"] != IGNORE).sum())
 
 
@@ -108,8 +112,8 @@ class ExampleObjective(Objective):
     """Objective that converts the fields of an example to inputs and targets.
 
     Attributes:
-        padded: dict from the name of each array whose padding must be hidden from the model to the
-            name of the array's mask, which is true at positions without padding.
+        padded: names of masks, by the name of the array whose padding the mask hides from the
+            model. A mask is true at positions without padding.
     """
 
     reads = "examples"
@@ -118,33 +122,38 @@ class ExampleObjective(Objective):
 
     @abstractmethod
     def lengths(self, lengths: Mapping[str, Numbers]) -> Numbers:
-        """Returns the number of positions of each example.
+        """Returns the number of positions that each example occupies.
 
         Args:
-            lengths: dict from the name of each field to its length in each example.
+            lengths: lengths of each field, one per example, by the field's name.
         """
 
     def cut(self, lengths: Mapping[str, Numbers]) -> int:
         """Returns the number of examples that `compose` truncates; 0 if it truncates none.
 
         Args:
-            lengths: dict from the name of each field to its length in each example.
+            lengths: lengths of each field, one per example, by the field's name.
         """
         return 0
 
     def compose(self, fields: Arrays) -> Arrays:
-        """Returns the inputs and targets of an example, created from its fields.
+        """Returns the inputs and targets of one example, as arrays by name.
 
         Each array is one-dimensional, or a single number.
+
+        Args:
+            fields: the example's fields, by name.
         """
         return fields
 
     def targets(self, arrays: Arrays) -> float:
-        """Returns the number of the example's targets in the loss, or their total weight."""
+        """Returns how many of an example's targets enter the loss, or the sum of their weights."""
         return float(enters_loss(arrays["labels"]).sum())
 
     def bound_to_rows(self, tokenizer: Any, sequence_length: int) -> Self:
-        """Returns the objective for rows that are only evaluated, each with the same weight.
+        """Returns a variant of the objective for rows of files that are only evaluated.
+
+        In this variant, all examples have the same weight.
 
         Args:
             tokenizer: the run's tokenizer.
@@ -153,16 +162,20 @@ class ExampleObjective(Objective):
         return self
 
     def without_targets(self, arrays: Arrays) -> Arrays:
-        """Returns the example with all targets ignored."""
+        """Returns an example (from `compose`) with targets that don't enter the loss."""
         labels = arrays["labels"]
         return arrays | {"labels": np.full_like(labels, _fill("labels", labels))}
 
     def positions(self, arrays: Arrays) -> int:
-        """Returns the number of positions that a model computes for the example without padding."""
+        """Returns how many positions a model computes for one example (from `compose`)."""
         return sum(len(arrays[name]) for name in self.padded)
 
     def collated(self, examples: Sequence[Arrays]) -> dict[str, torch.Tensor]:
-        """Returns one batch of several examples: tensors padded at the end, and their masks."""
+        """Returns one batch of several examples: tensors, and masks where lengths differ.
+
+        Args:
+            examples: results of `compose`, which are padded at the end to equal lengths.
+        """
         batch: dict[str, torch.Tensor] = {}
         for name, first in examples[0].items():
             arrays = [example[name] for example in examples]
@@ -177,12 +190,15 @@ class ExampleObjective(Objective):
         return batch
 
     def packed(self, rows: Sequence[Sequence[Arrays]]) -> dict[str, Any]:
-        """Returns one batch of several sequences, each of several examples one after the other.
+        """Returns one batch of sequences that contain several examples one after the other.
 
-        Each example is a document. `documents`, which contains the starts of the documents,
-        replaces the mask that `padded` names. The padding after a sequence's last example is a
-        further document, without targets. An array with one number per example becomes an array
-        with one number for each of the N documents of the batch, (N,).
+        Each example is a document. The starts of the documents replace the masks, under the same
+        keys with `documents` instead of `keep`. Padding after a sequence's last example is a
+        further document, without targets. A number per example becomes an array of shape (N,), with
+        one number for each of the N documents in the batch.
+
+        Args:
+            rows: the examples of each sequence, as results of `compose`.
         """
         documents = {}
         for name, keep in self.padded.items():
@@ -232,7 +248,7 @@ def enters_loss(labels: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def _fill(name: str, like: NDArray[Any]) -> float:
-    """Returns the padding value of an array: a label that does not enter the loss, otherwise 0.
+    """Returns the value that pads an array: 0, but for labels one that doesn't enter the loss.
 
     Args:
         name: name of the array.
@@ -252,6 +268,11 @@ def _rows(arrays: Sequence[NDArray[Any]], fill: float) -> torch.Tensor:
 
 
 def generator(seed: int, step: int) -> np.random.Generator:
-    """Returns an objective's random number generator for an optimizer step of a run."""
+    """Returns the random number generator with which an objective converts an optimizer step.
+
+    Args:
+        seed: the run's seed.
+        step: number of the step, or of the batch in evaluation.
+    """
     entropy = np.random.SeedSequence(seed, spawn_key=(CORRUPTION_STREAM, step))
     return np.random.Generator(np.random.Philox(entropy))

@@ -39,16 +39,18 @@ class Order(Protocol):
     """Protocol of orders, which select the windows of each optimizer step."""
 
     def starts(self, step: int) -> NDArray[np.int64]:
-        """Returns the position of each window's first token in step `step`, shape (batch,).
+        """Returns the position in the split at which each window of an optimizer step begins.
+
+        The shape is (number of windows in a step,).
 
         Args:
             step: number of the optimizer step, from 0.
         """
 
     def windows(self, step: int, first: int, count: int) -> NDArray[np.int64]:
-        """Returns the position of each window's first token in step `step`, shape (count,).
+        """Returns the position in the split at which each window of an optimizer step begins.
 
-        This method is for runs whose steps differ in their number of windows.
+        The shape is (count,). The number of windows may differ between steps.
 
         Args:
             step: number of the optimizer step, from 0.
@@ -77,11 +79,11 @@ class RandomWindows:
         _check(self.tokens, self.length, self.batch, self.seed)
 
     def starts(self, step: int) -> NDArray[np.int64]:
-        """Returns the position of each window's first token in step `step`, shape (batch,)."""
+        """Returns the positions in the split at which the windows of step `step` begin."""
         return self.windows(step, step * self.batch, self.batch)
 
     def windows(self, step: int, first: int, count: int) -> NDArray[np.int64]:
-        """Returns the position in the split of each window's first token, for `count` windows.
+        """Returns the positions in the split at which `count` windows of a step begin.
 
         Args:
             step: number of the optimizer step, from 0, which determines the windows.
@@ -123,11 +125,11 @@ class EveryExampleOnce:
         return (self.tokens - 1) // self.length
 
     def starts(self, step: int) -> NDArray[np.int64]:
-        """Returns the position of each window's first token in step `step`, shape (batch,)."""
+        """Returns the positions in the split at which the windows of step `step` begin."""
         return self.windows(step, step * self.batch, self.batch)
 
     def windows(self, step: int, first: int, count: int) -> NDArray[np.int64]:
-        """Returns the position in the split of each window's first token, for `count` windows.
+        """Returns the positions in the split at which `count` windows of a step begin.
 
         Args:
             step: not used.
@@ -149,7 +151,7 @@ class EveryExampleOnce:
 
 
 def permute(index: Words, size: int, keys: Words) -> Words:
-    """Evaluates a keyed permutation of {0, ..., size - 1} at `index`.
+    """Returns the values of a keyed permutation of {0, ..., size - 1} at the positions `index`.
 
     This is the generalised Feistel cipher with cycle walking of Black and Rogaway, "Ciphers with
     arbitrary finite domains" (2002), method 3: x = (left, right) in Z_a x Z_b with a =
@@ -181,7 +183,7 @@ def _encipher(index: Words, a: Words, b: Words, keys: Words) -> Words:
 
 
 def _hash(x: Words) -> Words:
-    """Returns 33 well-mixed bits of each 64-bit word.
+    """Returns a hash of 33 bits for each 64-bit word.
 
     With only 33 bits, the additions in `_encipher` can't overflow. The shifts and multipliers are
     those of SplitMix64 (Steele, Lea and Flood 2014).
@@ -193,7 +195,7 @@ def _hash(x: Words) -> Words:
 
 @lru_cache(maxsize=64)
 def round_keys(stream: int, seed: int, index: int) -> Words:
-    """Returns random keys for a permutation by `permute`.
+    """Returns the `ROUNDS` random 64-bit keys for a permutation by `permute`.
 
     Args:
         stream: constant that separates these random numbers from others of the same seed.

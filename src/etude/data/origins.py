@@ -1,4 +1,4 @@
-"""Origins of training examples: spans of documents, rows, or numbers of synthetic examples."""
+"""Origins of training examples: document spans, rows, or numbers of synthetic examples."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class DocumentSpan:
     """A document, or a span of a document, that an example contains.
 
     Attributes:
-        document: number in the training split, from 0, of a document, a row, or a synthetic
-            example.
-        first, end: the span, as token positions in the document; None if the data is not running
-            text.
+        document: number of the document in the training split, from 0. A row or a synthetic example
+            counts as a document.
+        first, end: token positions in the document: the span's first token, and the token after its
+            last; None if the data is not running text.
         example: for a row, the number of one of its examples, counted over the whole split; None
             means any of its examples.
     """
@@ -49,11 +49,12 @@ class SpanRead:
 
 
 def find_document_spans(ends: NDArray[np.int64], first: int, end: int) -> list[DocumentSpan]:
-    """Returns the document spans that a span of a split's tokens covers.
+    """Divides a span of a split's tokens at the document ends, and returns its document spans.
 
     Args:
         ends: end of each document, as a token position in the split.
-        first, end: the span, as token positions in the split.
+        first, end: token positions in the split: the span's first token, and the token after its
+            last.
     """
     places = []
     document = int(np.searchsorted(ends, first, side="right"))
@@ -69,7 +70,7 @@ def find_document_spans(ends: NDArray[np.int64], first: int, end: int) -> list[D
 def find_occurrences(
     document: str, text: str, tokenizer: Tokenizer
 ) -> tuple[list[tuple[int, int]], int]:
-    """Returns the token spans at which `text` occurs in a document, and the document's length.
+    """Returns the token spans in which `text` occurs in a document, and the document's length.
 
     Args:
         document: text of the document.

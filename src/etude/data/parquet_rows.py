@@ -37,14 +37,14 @@ def columns(file: Path) -> dict[str, bool]:
 
 
 def rows(file: Path, wanted: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yields the number of each row, from 1, and a dict from columns to the row's values.
+    """Yields each row as a pair: its number, from 1, and a dict from column names to values.
 
     Args:
         file: the file.
         wanted: names of the columns to read.
 
     Raises:
-        RequestError: if a text is longer than `LONGEST`; the message contains the row.
+        RequestError: if a text is longer than `LONGEST`; the message contains the row number.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -72,7 +72,9 @@ def rows(file: Path, wanted: Sequence[str]) -> Iterator[tuple[int, dict[str, Any
 
 
 def _check_sizes(file: Path, table: Any, wanted: Sequence[str]) -> None:
-    """Checks, before any data is read, that the mean length of a row group's texts is bounded.
+    """Checks, before any data is read, that texts are not too long on average.
+
+    The average is taken over each row group, a block of rows that Parquet stores together.
 
     Args:
         file: the file, for messages.
@@ -80,7 +82,8 @@ def _check_sizes(file: Path, table: Any, wanted: Sequence[str]) -> None:
         wanted: names of the columns to check.
 
     Raises:
-        RequestError: if a column has more bytes than texts of `LONGEST` characters can have.
+        RequestError: if a column of a row group has more bytes than it could have if every text had
+            `LONGEST` characters.
     """
     first = 1
     for number in range(table.metadata.num_row_groups):

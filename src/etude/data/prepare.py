@@ -37,7 +37,7 @@ def write_text(
         parts: functions that yield the text: a single one with an empty name, or one for each
             source of a mixture, by name. Sources are stored one after the other. Each function is
             called twice for "train": for training the tokenizer, and for writing.
-        names: names of the splits.
+        names: names of the splits to write.
         recipe: recipe of the tokenizer.
         identity: everything that determines the content of the files; saved in `meta.json`.
     """
@@ -53,7 +53,11 @@ def write_text(
 
 
 def _texts(parts: Mapping[str, Part]) -> Iterator[str]:
-    """Yields the texts for training the tokenizer, and logs the progress."""
+    """Yields the texts of the training split, for training the tokenizer, and logs the progress.
+
+    Args:
+        parts: as in `write_text`.
+    """
     read, next_log = 0, time.monotonic() + LOG_INTERVAL
     for part in parts.values():
         for _, text in part("train"):

@@ -49,17 +49,17 @@ class Pretrained(Recipe):
     `vocab.txt`. Settings in a file for truncation, padding, dropout and special tokens around a
     text are ignored.
 
-    A run's signature contains `path` as typed. When the run is used again, the content of the files
-    is compared with the content during training, as for a corpus. The run folder contains the
-    tokenizer as `tokenizer.json`.
+    A run's signature (the hash that identifies its settings) contains `path` as typed. When the run
+    is used again, the content of the files is compared with the content during training, as for a
+    corpus. The run folder contains the tokenizer as `tokenizer.json`.
 
     Args:
         path: a file, a folder with such files, or a repository on the Hugging Face Hub (`gpt2`,
             `org/name`).
-        end_of_text: the special token between documents. None selects the token with which the
-            template in the file ends a text, or else the first of `<|endoftext|>`, `</s>`, `[SEP]`,
-            `<eos>`, ... that is a special token of the file. If there is none, documents are
-            concatenated without a separator.
+        end_of_text: the special token between documents. None selects the token that the file's
+            template adds at the end of a text; without it, the first of `<|endoftext|>`, `</s>`,
+            `[SEP]`, `<eos>`, ... that is a special token of the file. If there is none, documents
+            are concatenated without a separator.
         revision: a branch, tag or commit of the repository on the Hub.
     """
 
@@ -176,7 +176,7 @@ def _tokenizer_config(vocabulary: Path) -> list[Path]:
 
 @lru_cache(maxsize=4)
 def _load(stamps: tuple[tuple[Path, int, int], ...], end_of_text: str | None) -> Tokenizer:
-    """Reads the files of a pretrained tokenizer; the result is cached until a file changes.
+    """Returns the tokenizer in the given files; the result is cached until a file changes.
 
     Args:
         stamps: path, size and modification time of each file.
@@ -232,6 +232,9 @@ def _check_ids(tokenizer: Tokenizer, file: Path) -> None:
     """Checks that token ids are unique and have few gaps.
 
     The model's embedding has a row for each id from 0 to the largest, so each gap wastes memory.
+
+    Raises:
+        InvalidArguments: if an id occurs twice, or the largest id is too large.
     """
     ids = list(tokenizer.backend.get_vocab().values())
     largest, most = max(ids, default=0), 2 * len(ids) + 1000
@@ -285,10 +288,11 @@ def _load_bert(vocabulary: Path, config: Path | None = None) -> Tokenizer:
 
 
 def _from_hub(name: str, revision: str | None) -> Path:
-    """Returns the folder with a repository's tokenizer files, which is named by the commit hash.
+    """Downloads the tokenizer files of a repository if necessary, and returns their folder.
 
-    A downloaded commit is used without a network request. If the Hub can't be reached, the most
-    recently downloaded files are used.
+    The folder's name is the commit hash. If `revision` is a full commit hash that was downloaded
+    before, no request is sent. If the Hub can't be reached, the most recently downloaded files are
+    used.
 
     Args:
         name: name of the repository on the Hugging Face Hub.

@@ -75,7 +75,7 @@ def iterate_values(
 def iterate_rows(
     file: Path, form: Format, columns: Sequence[str], quoting: Quoting | None = None
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields all rows in order, each as a pair of its position and a dict from columns to values.
+    """Yields all rows in order, each as a pair (position, dict from column names to values).
 
     The position is text for messages, such as `a.csv, line 3`.
 
@@ -101,7 +101,7 @@ def iterate_rows(
 
 
 def row_values(rows: Any, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Yields each row of a dataset as a dict from the given columns to the row's values.
+    """Yields each row of a dataset as a dict from the names in `columns` to the row's values.
 
     Args:
         rows: a streamed or downloaded dataset of the `datasets` library.
@@ -209,11 +209,11 @@ def infer_text_columns(rows: Iterable[Mapping[str, Any]]) -> dict[str, bool]:
 def split_rows(
     documents: Iterable[Document], *, held_out: bool, validation: float
 ) -> Iterator[Document]:
-    """Yields the documents of one split; the validation split contains every n-th document.
+    """Yields the documents that belong to the validation split, or those of the training split.
 
-    Document i (from 0) is held out if floor((i + 1) v) > floor(i v); with v = 0.1 that is every
-    tenth. The split depends on i alone, so documents appended at the end don't move earlier ones to
-    the other split.
+    Document i (from 0) is held out for validation if floor((i + 1) v) > floor(i v); with v = 0.1
+    that is every tenth document. The split depends on i alone, so documents appended at the end
+    don't move earlier ones to the other split.
 
     Args:
         documents: all documents, in order.
@@ -239,7 +239,7 @@ def split_rows(
 def quiet_datasets() -> Any:
     """Returns the `datasets` library, with its log messages and download counts switched off.
 
-    Its reader of zstd files is replaced by a reader that detects truncated files.
+    The library's reader of zstd files is replaced by one that detects truncated files.
     """
     import datasets  # type: ignore[import-untyped]
     import huggingface_hub
@@ -258,7 +258,7 @@ def quiet_datasets() -> Any:
 
 @contextmanager
 def _convert_errors(file: Path, form: Format) -> Iterator[None]:
-    """Context manager that converts a library's exceptions into a `RequestError` with the file."""
+    """Context manager that converts exceptions into a `RequestError` that names the file."""
     try:
         with convert_read_errors(file):
             yield
@@ -276,7 +276,7 @@ def _convert_errors(file: Path, form: Format) -> Iterator[None]:
 
 
 def check_surrogates(where: str, text: str) -> None:
-    """Checks that `text` has no lone surrogate, which JSON can express and UTF-8 can't.
+    """Checks that `text` has no lone surrogate (half of a character, which UTF-8 can't encode).
 
     Args:
         where: position of the text, for messages.
@@ -295,7 +295,7 @@ def check_surrogates(where: str, text: str) -> None:
 
 
 def find_unused_quoting(quoting: Quoting | None, files: Sequence[Path]) -> list[Problem]:
-    """Returns a problem if `data.quoting` is set and no file is CSV or TSV."""
+    """Returns a list with a problem if `data.quoting` is set and no file is CSV or TSV; else []."""
     forms = [format_of(file) for file in files]
     if quoting is None or any(form is not None and form.kind == "csv" for form in forms):
         return []

@@ -17,7 +17,12 @@ from etude.errors import Checks, Problem, RequestError, nearest
 
 @dataclass(frozen=True)
 class Speech:
-    """A speech: its metadata and the path of its text."""
+    """Metadata of a speech, and the path of the file that contains its text.
+
+    Attributes:
+        name: name of the file without its suffix.
+        path: the file.
+    """
 
     name: str
     year: int
@@ -36,8 +41,8 @@ class Sotu(TextData):
 
     Args:
         first_year: first year to include.
-        held_out_from: first year of the validation split; the default holds out about 6 % of the
-            text.
+        held_out_from: first year of the validation split; earlier years are for training. With the
+            default, about 6 % of the text is for validation.
         last_year: last year to include; None for no limit.
         without: names of presidents, as in the package's metadata, whose speeches are excluded; for
             example to pretrain without the test data of a later task.

@@ -31,12 +31,13 @@ NAMED_FROM = 100  # number of passages from which unknown words are recorded
 def write_split(
     path: Path, parts: Mapping[str, Part], tokenizer: Tokenizer, dtype: str, name: Split
 ) -> TextSplitMeta:
-    """Writes the token ids of a split to a column, as one list per document.
+    """Writes the token ids of a split to a column (two files), as one list per document.
 
     Args:
         path: path of the column, without suffixes.
-        parts: functions that yield the passages of a split: a single one with an empty name, or one
-            for each source of a mixture, by name. Their texts are written one after the other.
+        parts: functions that yield the passages (pieces of documents) of a split: a single one with
+            an empty name, or one for each source of a mixture, by name. Their texts are written one
+            after the other.
         tokenizer: the tokenizer.
         dtype: NumPy type of the ids.
         name: name of the split.
@@ -55,7 +56,13 @@ def write_split(
 
 
 class _Writer:
-    """Writer of the token ids of a split, which also counts documents, characters and ids."""
+    """Writer of the token ids of a split, which also counts documents, characters and ids.
+
+    Args:
+        file: receives the ids.
+        ends: receives the end of each document's ids.
+        tokenizer, dtype, name: as in `write_split`.
+    """
 
     def __init__(
         self, file: BinaryIO, ends: BinaryIO, tokenizer: Tokenizer, dtype: str, name: str
@@ -75,10 +82,12 @@ class _Writer:
         self._warned_of_cuts = False
 
     def section(self, part: str, passages: Iterable[Passage]) -> None:
-        """Appends documents to the split, with the end-of-text id between documents.
+        """Appends the documents of a section, with the end-of-text id between documents.
+
+        A section is the text of one source of a mixture, or the whole split of other data.
 
         Args:
-            part: name of the mixture's source from which the documents are; empty for other data.
+            part: name of the source; empty for data that is not a mixture.
             passages: the documents, cut into passages.
         """
         start, size, first_token_bytes = self._written, 0, 0
@@ -112,7 +121,11 @@ class _Writer:
         self.sections[part] = SectionMeta(start, tokens, size, first_token_bytes)
 
     def finish(self) -> TextSplitMeta:
-        """Returns the metadata of the split, and logs a summary."""
+        """Returns the metadata of the split, and logs a summary.
+
+        Raises:
+            RequestError: if the tokenizer drops more than half of the characters.
+        """
         tokens = self._written
         log.info("%s: %s tokens, %s documents", self.name, f"{tokens:,}", self.documents)
         if problem := lost_text_problem(self._lost, self.characters, self.name):
@@ -144,7 +157,9 @@ class _Writer:
         )
 
     def _count_unknown(self, text: str, ids: list[int], before: str) -> None:
-        """Counts unknown and lost characters, and warns if a cut may have changed tokens.
+        """Counts a passage's unknown and lost text, and warns if a cut may have changed tokens.
+
+        Unknown text is encoded as the unknown token, lost text as no token.
 
         Args:
             text: text of a passage.
@@ -198,7 +213,7 @@ class _Writer:
 def encoded_passages(
     passages: Iterable[Passage], tokenizer: Tokenizer
 ) -> Iterator[tuple[list[Passage], list[list[int]]]]:
-    """Yields batches of passages, each with the token ids of its passages.
+    """Yields batches, as pairs: a list of passages, and a list with the token ids of each passage.
 
     The next batch is encoded in the background.
     """

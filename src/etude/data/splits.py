@@ -22,7 +22,7 @@ Part = Callable[[Split], Iterator[Passage]]
 
 @dataclass(frozen=True)
 class SectionMeta:
-    """Metadata of the section of a split's file that contains the text of one mixture source.
+    """Metadata of a section: the part of a split's file with the text of one mixture source.
 
     Attributes:
         start: position of the section's first id in the file.
@@ -52,8 +52,8 @@ class TextSplitMeta:
             token occurs; a text of a few megabytes has no more passages than that.
         sha256: hash of the file.
         lossless: whether the ids decode to the text, except for unknown characters.
-        sections: the section of each source of a mixture, by the source's name; empty for other
-            data.
+        sections: for a mixture, the part of the file with each source's text, by the source's name;
+            empty for other data.
     """
 
     tokens: int

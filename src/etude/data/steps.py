@@ -22,9 +22,10 @@ from etude.nn.documents import Documents
 class WindowBatch(TypedDict):
     """Batch of B windows of T tokens, with the token after each token as target.
 
-    `tokens` and `targets` have shape (B, T), int64. In evaluation, `section` is the number of the
-    mixture's source that contains all windows of the batch; 0 for a single source. `documents`
-    contains the document boundaries of the tokens, if documents are separated.
+    `tokens` and `targets` have shape (B, T), int64. With an objective, a batch contains the
+    objective's arrays instead, such as `tokens` and `labels`. In evaluation, all windows of a batch
+    are from one source of a mixture, and `section` is the source's number; it is 0 for other data.
+    `documents` contains the document boundaries of the tokens, if documents are separated.
     """
 
     tokens: torch.Tensor
@@ -65,11 +66,11 @@ class Share:
     def micro_batches(
         self, arrays: Mapping[str, torch.Tensor], step_values: Mapping[str, Any], parts: int = 1
     ) -> list[Any]:
-        """Splits the arrays of this process's examples into micro-batches.
+        """Splits the arrays of this process's examples into micro-batches, and returns these dicts.
 
         Args:
             arrays: the arrays, by name, with `parts` rows per example.
-            step_values: values of the step as a whole, which are added to each micro-batch.
+            step_values: values of the whole step, by name, which each micro-batch also contains.
             parts: number of rows into which each example was cut.
         """
         count = len(next(iter(arrays.values())))
@@ -85,15 +86,23 @@ class StepAssembler(Protocol):
     """Protocol of objects that assemble optimizer steps, each from its number alone."""
 
     def step(self, number: int, /) -> list[Any]:
-        """Returns a process's part of an optimizer step, counted from 0, as micro-batches."""
+        """Returns this process's part of an optimizer step, as micro-batches.
+
+        Args:
+            number: number of the step, from 0.
+        """
 
     def places(self, number: int, /) -> list[list[DocumentSpan]]:
-        """Returns, for each example of a step over all processes, its document spans in order."""
+        """Returns the document spans that each example of a step contains, in order.
+
+        Args:
+            number: number of the step, from 0; the examples are those of all processes.
+        """
 
     def readings(
         self, places: Collection[DocumentSpan], steps: Iterable[int], /
     ) -> Iterator[SpanRead]:
-        """Yields the uses of document spans: each example that overlaps a span, and the span.
+        """Yields a `SpanRead` for each example that contains a document span or a part of it.
 
         Args:
             places: the document spans to search for.
@@ -135,8 +144,8 @@ class Steps(IterableDataset[list[Any]]):
 class WindowSteps:
     """Optimizer steps of windows of running text; see `StepAssembler`.
 
-    A window may be cut into shorter sequences, in order; tokens that an objective doesn't need are
-    not read.
+    If `lengths` is shorter than `length`, each window is cut into several sequences, in order.
+    Tokens that an objective doesn't need are not read.
 
     Args:
         ids: token ids of the split.
@@ -146,7 +155,7 @@ class WindowSteps:
         sizes: number of windows in each step, over all ranks.
         lengths: number of targets in the sequences of each step, divisors of `length`.
         separator: id of the token before each document; None if documents are not separated.
-        objective: converts windows to inputs and targets; None for next tokens.
+        objective: converts windows to inputs and targets; None for next-token prediction.
     """
 
     ids: Column
@@ -185,18 +194,18 @@ class WindowSteps:
         return micro_batches
 
     def starts(self, number: int) -> Numbers:
-        """Returns the position of the first token of each window of a step, over all ranks."""
+        """Returns the position in the split at which each window of a step (all ranks) begins."""
         return self.order.windows(number, self.sizes.before(number), self.sizes.at(number))
 
     def rows(self, number: int, length: int, windows: slice) -> NDArray[Any]:
-        """Returns the token ids of windows of a step, cut into n sequences.
+        """Returns the token ids of some windows of a step, which are cut into n sequences.
 
         The shape is (n, `width(length)`).
 
         Args:
             number: number of the step.
             length: number of targets in a sequence.
-            windows: slice of the step's windows.
+            windows: slice that selects windows of the step.
         """
         starts = self.sequences(self.starts(number)[windows], length)
         return self.ids.windows(self.width(length))[starts]
@@ -237,19 +246,19 @@ class WindowSteps:
                         yield SpanRead(number, example, sorted_places[index], bool(whole))
 
     def _extents(self, number: int) -> tuple[Numbers, int]:
-        """Returns the positions of the first tokens of a step's sequences, over all ranks.
+        """Returns the position at which each sequence of a step begins, and the sequences' size.
 
-        The second result is the number of token ids of each sequence.
+        The sequences are those of all ranks. The size is the number of token ids in a sequence.
         """
         length = self.lengths.at(number)
         starts = self.sequences(self.starts(number), length)
         return starts, self.width(length)
 
     def sequences(self, starts: Numbers, length: int) -> Numbers:
-        """Returns the position of the first token of each sequence into which windows are cut.
+        """Cuts windows into sequences, and returns the position at which each sequence begins.
 
         Args:
-            starts: position of the first token of each window.
+            starts: position at which each window begins.
             length: number of targets in a sequence.
         """
         if length == self.length:
@@ -272,7 +281,8 @@ class EvaluationBatches(IterableDataset[WindowBatch]):
         ids: token ids of the split.
         length: number of targets in a window.
         examples: maximum number of windows in a batch.
-        places: position of the first token, and number of tokens, of each text; None for one text.
+        places: pairs (position of the first token, number of tokens), one for each text; None for
+            one text.
         separator: id of the token before each document; None if documents are not separated.
         objective: as for `WindowSteps`; its random numbers are seeded with the batch's number.
     """
@@ -328,10 +338,10 @@ class EvaluationBatches(IterableDataset[WindowBatch]):
                 yield batch
 
     def _shapes(self, tokens: int) -> Iterator[tuple[int, int, int]]:
-        """Yields the shape of each batch of a text.
+        """Yields the batches of a text, as triples of numbers.
 
-        A shape is a triple: position of the batch's first token in the text, number of windows, and
-        number of input tokens in a window.
+        These are the position of the batch's first token in the text, the number of windows, and
+        the number of input tokens in a window.
 
         Args:
             tokens: number of tokens of the text.

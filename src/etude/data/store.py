@@ -51,7 +51,7 @@ class StoreMeta:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Settings that, in addition to the content and the tokenizer, determine the files."""
+        """The settings that determine the files (the content and the tokenizer do, too)."""
         settings: dict[str, Any] = self.identity["settings"]
         return settings
 
@@ -144,9 +144,9 @@ class Stored(DataModule):
 
     @abstractmethod
     def decided_by(self) -> dict[str, Any]:
-        """Returns, as JSON values, the settings that determine the prepared files.
+        """Returns the settings that determine the prepared files: a dict of JSON values.
 
-        The content and the tokenizer, which determine them too, are not included.
+        The content and the tokenizer determine the files, too, but are not included.
         """
 
     @abstractmethod
@@ -162,7 +162,7 @@ class Stored(DataModule):
         """
 
     def opened(self, store: Store) -> None:
-        """Checks the prepared data against the arguments, and logs notes for the user.
+        """Checks that the prepared data fits the arguments, and logs notes for the user.
 
         Raises:
             RequestError: if the data does not fit the arguments.
@@ -171,7 +171,7 @@ class Stored(DataModule):
     # -- shared by all stored data ------------------------------------------------------------
 
     def fingerprint(self) -> str:
-        """Returns the sha256 (hex) of the content and of a tokenizer that is read from files.
+        """Returns the sha256 (hex) of the content and, if it is read from files, of the tokenizer.
 
         A tokenizer that is trained on the content is not included.
 
@@ -188,7 +188,7 @@ class Stored(DataModule):
         return None if content is None or tokenizer is None else content + tokenizer
 
     def prepare(self, cache_dir: Path) -> Store:
-        """Prepares the data in `cache_dir`, or opens it if it is already prepared there.
+        """Prepares the data in `cache_dir`, unless that was done before, and returns it opened.
 
         Raises:
             RequestError: if the data can't be used; contains the reason.
@@ -220,10 +220,10 @@ class Stored(DataModule):
         return self.recipe.stated_size
 
     def _code(self) -> dict[str, Any]:
-        """Returns hashes of the source files of your own data class and of its base classes.
+        """Returns hashes of the source files that define the user's own data class.
 
-        The result is `{"code": hashes}`, where `hashes` maps a module's name to the sha256 (hex) of
-        its file; empty if all classes are Étude's.
+        Files of its base classes are included, except Étude's. The result is `{"code": hashes}`,
+        where `hashes` maps a module's name to the sha256 (hex) of its file; `{}` if there are none.
         """
         files = {}
         for kind in type(self).__mro__:
@@ -249,5 +249,5 @@ class Stored(DataModule):
 
     @property
     def meta(self) -> StoreMeta:
-        """Metadata of the splits."""
+        """Metadata of the prepared data and its splits."""
         return self.store.meta

@@ -35,7 +35,7 @@ class StreamPosition(NamedTuple):
     """Position in the stream, given by the next token to read.
 
     Attributes:
-        block: number of the block of windows that begins at this position.
+        block: number of the block (group of consecutive windows) that begins at this position.
         epoch: number of complete passes over all documents before this position.
         document: number of the document in the epoch.
         token: position of the token in the document; the separator before the document, if there
@@ -55,9 +55,9 @@ class Streamed(TextData):
     Training text is not stored. The validation split is prepared and stored as for other corpora.
 
     The stream is cut into consecutive windows: each token is a target once per epoch. `shuffle`
-    windows form a block, whose order is a function of (seed, block), so a step is a function of
-    (seed, step) as with all data. A checkpoint contains the position of the stream's current block;
-    a resumed run reads from there.
+    consecutive windows form a block, and are shuffled in it. Their order depends only on (seed,
+    block), so a step depends only on (seed, step) as with all data. A checkpoint contains the
+    position of the stream's current block; a resumed run reads from there.
 
     Args:
         source: config of the corpus with `_partial_: true`, as for a mixture's sources.
@@ -179,13 +179,13 @@ class Streamed(TextData):
         )
 
     def stream(self, start: StreamPosition) -> Iterator[tuple[StreamPosition, list[int]]]:
-        """Yields the token ids of the training documents from a position on, as pairs.
+        """Yields the token ids of the training documents, in pieces, from a position on.
 
-        Each pair is a position and the ids from there on. The stream is endless: it repeats the
-        documents epoch after epoch.
+        A piece is a pair: the position of its first id, and the ids. The stream is endless: it
+        repeats the documents epoch after epoch.
 
         Args:
-            start: the first position.
+            start: position of the first id to yield.
 
         Raises:
             RequestError: if an epoch has no token.
@@ -219,13 +219,13 @@ class Streamed(TextData):
     # -- position ----------------------------------------------------------------------------
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Moves the stream's position from a batch to `position`, which checkpoints contain."""
+        """Removes the stream's position from a batch, and keeps it for checkpoints (`position`)."""
         for micro in batch if isinstance(batch, list) else ():
             self.position = StreamPosition(*micro.pop(POSITION, self.position))
         return batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the position of the stream's current block."""
+        """Returns the position of the stream's current block as a dict, for a checkpoint."""
         return self.position._asdict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -236,8 +236,8 @@ class Streamed(TextData):
 class StreamSteps(WindowSteps):
     """Optimizer steps of a stream; see `WindowSteps`.
 
-    Steps are assembled in order. To assemble an earlier step than the last one, the stream is read
-    again, from its starting position or from its beginning.
+    Steps are assembled in order. If a step is earlier than the last assembled one, the stream is
+    read again: from the starting position, or from the beginning if the step is before that.
 
     Args:
         data: the data module, which contains the stream and its starting position.
@@ -278,10 +278,10 @@ class StreamSteps(WindowSteps):
                             yield SpanRead(number, example, place, whole)
 
     def _windows(self, number: int) -> list[tuple[StreamBlock, int]]:
-        """Returns the windows of a step, each as a block and the number of a row in the block.
+        """Returns the windows of a step, as pairs (block, row of the window in the block's `ids`).
 
-        The windows of the latest step are cached, since the step may end in a later block than it
-        begins, and earlier blocks are no longer available.
+        A block contains consecutive windows of the stream. The windows of the latest step are
+        cached, since a step may extend over several blocks, and only the last one is kept.
         """
         if self._latest[0] == number:
             return self._latest[1]
@@ -294,7 +294,7 @@ class StreamSteps(WindowSteps):
         return windows
 
     def _block_of(self, index: int) -> StreamBlock:
-        """Returns the block that contains a window.
+        """Returns the block (consecutive windows, shuffled together) that contains a window.
 
         Args:
             index: number of the window in the run, from 0.
@@ -310,7 +310,7 @@ class StreamSteps(WindowSteps):
         return self._block
 
     def _blocks(self, start: StreamPosition) -> Iterator[StreamBlock]:
-        """Yields blocks endlessly, beginning with the block at the position `start`."""
+        """Yields the blocks of consecutive windows from the position `start` on, endlessly."""
         width = self.width(self.length)
         stride = width - (self.objective is None)  # the last target is the next window's first
         size = self.data.shuffle
@@ -334,14 +334,14 @@ class StreamSteps(WindowSteps):
 
 @dataclass
 class StreamBlock:
-    """Block of consecutive windows of the stream.
+    """Block of consecutive windows of the stream, which are read in shuffled order.
 
     Attributes:
         position: the position of the first window in the stream.
-        ids: token ids, (windows, width).
-        order: the order in which windows are read, as numbers of rows of `ids`.
+        ids: token ids of the windows, in the stream's order; shape (number of windows, `width`).
+        order: numbers of the rows of `ids`, in the order in which the windows are read.
         pieces: the token ids from which the windows were cut, as pairs (position, ids).
-        stride: number of ids from one window to the next.
+        stride: number of ids from the start of a window to the start of the next.
         width: number of ids of a window.
     """
 
@@ -353,7 +353,7 @@ class StreamBlock:
     width: int
 
     def places(self, row: int) -> list[DocumentSpan]:
-        """Returns the document spans that a window contains.
+        """Returns the document spans that a window contains, in order.
 
         Args:
             row: number of the window's row in `ids`.
@@ -371,7 +371,7 @@ class StreamBlock:
 def _drop_first(
     pieces: list[tuple[StreamPosition, NDArray[np.int64]]], count: int
 ) -> list[tuple[StreamPosition, NDArray[np.int64]]]:
-    """Returns the pieces without their first `count` ids.
+    """Returns the pieces without the first `count` ids of all pieces together.
 
     Args:
         pieces: pairs of a position and the token ids from there on.
@@ -388,10 +388,10 @@ def _drop_first(
 def _encoded_passages(
     corpus: TextData, tokenizer: Tokenizer, first: int
 ) -> Iterator[tuple[int, list[int]]]:
-    """Yields document numbers and token ids of the training documents from number `first` on.
+    """Yields the training documents from number `first` on, as pairs (document number, token ids).
 
-    A long document is yielded in several pieces. Documents without text are not counted. Documents
-    before number `first` are not encoded.
+    A long document gives several pairs. Documents without text have no number. Earlier documents
+    are not encoded.
     """
     for batch, encoded in encoded_passages(_passages_from(corpus, first), tokenizer):
         for (document, _), ids in zip(batch, encoded, strict=True):
@@ -399,7 +399,7 @@ def _encoded_passages(
 
 
 def _passages_from(corpus: TextData, first: int) -> Iterator[tuple[int, str]]:
-    """Yields document numbers and passages of the training documents from number `first` on."""
+    """Yields pairs (document number, piece of its text), from training document `first` on."""
     number, current = -1, None
     for document, text in corpus.passages("train"):
         if not text:

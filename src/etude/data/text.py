@@ -72,7 +72,11 @@ class TextData(Stored):
     split_meta = TextSplitMeta
 
     def validate(self, checks: Checks) -> None:
-        """Checks the arguments; a subclass adds checks of its own arguments."""
+        """Checks the arguments; a subclass adds checks of its own arguments.
+
+        Args:
+            checks: collects the problems.
+        """
         checks.positive(sequence_length=self.sequence_length)
         known = self.order in ("windows", "epochs")
         checks.that(known, "order", self.order, "windows or epochs")
@@ -92,11 +96,14 @@ class TextData(Stored):
         return {}
 
     def for_task(self, objective: Any) -> None:
-        """Sets the objective that converts windows; None for next-token prediction.
+        """Sets the objective, which converts windows to the task's inputs and targets.
+
+        Args:
+            objective: the task's objective; None for next-token prediction.
 
         Raises:
-            RequestError: if the objective reads another kind of data; or if documents are to be
-                separated, and the objective does not support that.
+            RequestError: if the objective reads another kind of data; or if `separate_documents` is
+                set, and the objective does not support that.
         """
         super().for_task(objective)
         if objective is None:
@@ -117,7 +124,7 @@ class TextData(Stored):
         return store
 
     def _length_problems(self, step: int, length: int) -> Iterator[Problem]:
-        """Yields a problem if the objective can't use the sequence length of a curriculum.
+        """Yields a problem if the objective can't use a sequence length that a curriculum sets.
 
         Args:
             step: optimizer step from which the curriculum sets the length.
@@ -148,7 +155,7 @@ class TextData(Stored):
         """Yields the documents of a split, in order."""
 
     def sourced(self, split: Split) -> Iterator[Document]:
-        """Yields the documents of a split, as pairs (description of the origin, text)."""
+        """Yields the documents of a split in order, as pairs (origin in words, text)."""
         for number, document in enumerate(self.documents(split)):
             yield f"document {number:,}", document
 
@@ -163,7 +170,7 @@ class TextData(Stored):
 
     @abstractmethod
     def split_settings(self) -> dict[str, object]:
-        """Returns, as JSON values, the settings that determine the splits of the content."""
+        """Returns the settings that, with the content, determine the splits, as JSON values."""
 
     def passages(self, split: Split) -> Iterator[Passage]:
         """Yields the documents of a split, cut into passages: pairs (document number, text).
@@ -181,7 +188,7 @@ class TextData(Stored):
                 yield number, text
 
     def parts(self) -> dict[str, Part]:
-        """Returns a dict of functions that yield the passages of a split.
+        """Returns a dict of functions that yield the passages (pieces of documents) of a split.
 
         A mixture has one function for each source, with the source's name as key; other data has
         one function, with an empty key.
@@ -206,7 +213,7 @@ class TextData(Stored):
             raise RequestError(problems)
 
     def separator_problems(self, store: Store) -> Iterator[Problem]:
-        """Yields a problem if documents are to be separated and there is no end-of-text token."""
+        """Yields a problem if `separate_documents` is set and there is no end-of-text token."""
         if self.separate_documents and store.tokenizer.end_of_text is None:
             expected = "a tokenizer with an end-of-text token, which separates documents"
             name = type(self.recipe).__name__
@@ -215,7 +222,7 @@ class TextData(Stored):
             yield Problem("data.separate_documents", expected, True, hint)
 
     def size_problems(self, store: Store) -> Iterator[Problem]:
-        """Yields a problem for each evaluation split that has no target."""
+        """Yields a problem for each evaluation split with fewer than 2 tokens (no target)."""
         for split in self.splits[1:]:
             for name, section in _sections(store.meta.splits[split]).items():
                 if section.tokens < 2:
@@ -265,7 +272,7 @@ class TextData(Stored):
 
     @property
     def steps_per_epoch(self) -> float:
-        """Number of optimizer steps that read as many windows as the split has without overlap."""
+        """Number of steps with as many windows as the training split has without overlap."""
         sections = _sections(self._split("train")).values()
         windows = sum((section.tokens - 1) // self.window for section in sections)
         return windows / self.examples_per_step
@@ -275,16 +282,16 @@ class TextData(Stored):
         return max(0, self._split(split).tokens - 1)
 
     def bytes_predicted(self, split: Split) -> int | None:
-        """Returns the number of UTF-8 bytes of a split's targets: all but those of the first token.
+        """Returns the number of UTF-8 bytes of a split's text, except those of the first token.
 
-        Returns None if the tokens don't decode to the text, since lost text would count as
-        predicted.
+        The first token is not a target. Returns None if the tokens don't decode to the text, since
+        lost text would count as predicted.
         """
         meta = self._split(split)
         return meta.bytes - meta.first_token_bytes if meta.lossless else None
 
     def bytes_metrics(self, split: Split, metrics: dict[str, float]) -> dict[str, float]:
-        """Returns a dict with the metric `bits_per_byte` of a split.
+        """Returns a dict with the metric `bits_per_byte` of a split as its only key.
 
         The dict is empty if the tokens don't decode to the text.
 
@@ -329,11 +336,11 @@ class TextData(Stored):
                     yield DocumentSpan(number, separator + first, separator + end)
 
     def _documents(self) -> Iterator[tuple[int, Document]]:
-        """Yields the training documents that have text, numbered as they are stored."""
+        """Yields pairs (number, document) of the training documents that have text."""
         return enumerate(each for each in self.sourced("train") if each[1])
 
     def order_of(self, seed: int) -> Order:
-        """Returns the order of windows of the prepared text, for a run with this seed."""
+        """Returns the object that selects the windows of each step, for a run with this seed."""
         kind = ORDERS[self.order]
         return kind(self._split("train").tokens, self.window, self.examples_per_step, seed)
 
@@ -373,9 +380,10 @@ class TextData(Stored):
 
 
 def _sections(meta: TextSplitMeta) -> dict[str, SectionMeta]:
-    """Returns a dict from each source of a mixture to its section of a split's file.
+    """Returns which section of a split's file contains the text of each source of a mixture.
 
-    For data that is not a mixture, the dict has an empty key for the whole split.
+    The result is a dict from the sources' names to sections. For data that is not a mixture, it has
+    an empty key for the whole split.
 
     Args:
         meta: metadata of the split.
@@ -385,7 +393,7 @@ def _sections(meta: TextSplitMeta) -> dict[str, SectionMeta]:
 
 
 def _check_batch(checks: Checks, batch: Batch, sequence_length: int) -> int | None:
-    """Checks a batch size, and returns its number of tokens or examples; None if it is invalid."""
+    """Checks a batch size, and returns the number that it sets; None if the size is invalid."""
     tokens, examples = batch.tokens, batch.examples
     if (tokens is None) == (examples is None):
         hint = (
@@ -412,11 +420,11 @@ def _check_batch(checks: Checks, batch: Batch, sequence_length: int) -> int | No
 
 
 def of_source(where: str, problem: Problem) -> Problem:
-    """Returns a corpus's problem, with `data` in its key replaced by the key of the source.
+    """Returns a problem of a source's config, with `data` in its key replaced by `where`.
 
     Args:
         where: the key of the source, such as `data.sources.early`.
-        problem: the problem of the corpus.
+        problem: the problem, reported as if the source were the run's only data.
     """
     if problem.where != "data" and not problem.where.startswith("data."):
         return problem  # its position is a file

@@ -133,12 +133,12 @@ class TextFiles(TextData):
         return files
 
     def _own(self, split: Split) -> list[Path]:
-        """Returns the files that the config names for a split."""
+        """Returns the files that the config names for a split; [] if it names none."""
         paths = {"train": self.paths, "val": self.validation_paths, "test": self.test_paths}[split]
         return find_files(paths, KEYS[split]) if paths else []
 
     def _files_of(self, split: Split) -> list[Path]:
-        """Returns the files that the config names for a split, or else the training files."""
+        """Returns the files that contain a split: its own, or else the training files."""
         return self._own(split) or self._own("train")
 
     def check(self) -> None:
@@ -242,7 +242,7 @@ class TextFiles(TextData):
                 yield number, text
 
     def _all_documents(self, split: Split) -> Iterator[Document]:
-        """Yields all documents of a split's files; only for documents that are rows or lines."""
+        """Yields all rows or lines of the files that contain a split, and possibly another one."""
         if self._has_rows():
             for where, text in iterate_texts(self._values(split), tell=split == "val"):
                 yield where, newlines(text)
@@ -252,7 +252,7 @@ class TextFiles(TextData):
                 yield f"{file}, line {number}", line
 
     def _documents_in(self, split: Split) -> Iterator[Document]:
-        """Yields the documents that belong to a split."""
+        """Yields the rows or lines that belong to a split, as documents."""
         documents = self._all_documents(split)
         if split == "test" or self.fraction is None:
             yield from documents
@@ -266,7 +266,7 @@ class TextFiles(TextData):
 
     @cached_property
     def _largest_held_out(self) -> int:
-        """The largest hash of a held-out document."""
+        """The largest hash of a document that `split=keyed` holds out for validation."""
         assert self.fraction is not None
         if self._has_rows() or self.lines:
             keys = array(
@@ -316,7 +316,10 @@ class TextFiles(TextData):
                 yield f"{where}, column {column}", value
 
     def _spans(self, split: Split) -> Iterator[tuple[Path, int, int]]:
-        """Yields each file with characters in the split, and their range [first, last)."""
+        """Yields the text of a split as triples (file, first character, character after the last).
+
+        Files without text in the split are left out.
+        """
         files = self._files_of(split)
         counts = [self._scan(file).characters for file in files]
         if split == "test" or self.fraction is None:
@@ -338,13 +341,13 @@ class TextFiles(TextData):
             start += count
 
     def _scan(self, file: Path) -> Scan:
-        """Scans a file once for the checks, the fingerprint and the boundary of the splits."""
+        """Returns the hash and the length of a file, which is read again only if it changes."""
         result: Scan = self._once(scan, file)
         return result
 
 
 def _parse_validation(validation: float | str | list[str]) -> tuple[float | None, list[str]]:
-    """Returns the held-out fraction, or the paths of the validation files."""
+    """Returns (held-out fraction, []) or (None, paths of the validation files)."""
     if isinstance(validation, str):
         return None, [validation]
     if isinstance(validation, Sequence):
@@ -353,12 +356,12 @@ def _parse_validation(validation: float | str | list[str]) -> tuple[float | None
 
 
 def hash_text(content: bytes) -> int:
-    """Returns the hash of a document's text, by which the document is assigned to a split."""
+    """Returns a 64-bit hash of a document's UTF-8 text, which assigns the document to a split."""
     return int.from_bytes(hashlib.blake2b(content, digest_size=8, person=b"split").digest(), "big")
 
 
 def hash_file(file: Path) -> int:
-    """Returns the hash of a plain text file's text, with line ends as newlines."""
+    """Returns the 64-bit hash that assigns a plain text file to a split; line ends as newlines."""
     digest = hashlib.blake2b(digest_size=8, person=b"split")
     for text in characters_of(file, 0, sys.maxsize):
         digest.update(text.encode())
@@ -366,7 +369,7 @@ def hash_file(file: Path) -> int:
 
 
 def find_largest_held_out(keys: Sequence[int], fraction: float) -> int:
-    """Returns the largest hash of a held-out document.
+    """Returns the largest hash of a document that is held out for validation.
 
     The documents with the smallest hashes are held out: the given fraction of all, at least one.
 
@@ -406,7 +409,7 @@ def find_files(paths: Sequence[str], where: str = "data.path", *, rows: bool = F
     Args:
         paths: files, folders, globs.
         where: the config key of the paths.
-        rows: whether the files must be tables; changes the messages only.
+        rows: whether messages ask for files with rows; the selected files are the same.
 
     Raises:
         RequestError: for every path that can't be used.
@@ -428,7 +431,7 @@ _FILES = {False: f"text files: {endings()}", True: f"files with rows: {endings(r
 
 
 def list_searched_paths(paths: Sequence[str], files: Sequence[Path]) -> list[Path]:
-    """Returns `files`, and each folder that was searched for them.
+    """Returns `files`, followed by each folder that was searched for them.
 
     Args:
         paths: the files, folders and globs of the config.

@@ -29,7 +29,7 @@ class Scan:
 
 
 def scan(file: Path) -> Scan:
-    """Returns the hash and the length of a text file, and checks its encoding.
+    """Returns the hash and the length of a text file, and checks that the text is UTF-8.
 
     The file is read a chunk at a time.
 
@@ -69,7 +69,7 @@ def scan(file: Path) -> Scan:
 
 
 class ReadOnce:
-    """Cache of what functions return for a file.
+    """Cache of the results of functions that read a file.
 
     Calling the cache with `read`, `file` and `more` returns `read(file, *more)`. A result is reused
     until the file's size or modification time changes; `more` must be the same in all calls for a
@@ -88,7 +88,7 @@ class ReadOnce:
 
 
 def sha256(file: Path) -> str:
-    """Returns the sha256 (hex) of the bytes of a file as stored.
+    """Returns the sha256 (hex) of a file's bytes, without decompression.
 
     Raises:
         RequestError: if the file can't be read.
@@ -113,7 +113,7 @@ def convert_read_errors(file: Path) -> Iterator[None]:
 
 
 def characters_of(file: Path, first: int, last: int) -> Iterator[str]:
-    """Yields the characters from position `first` to `last` - 1 of a text file, in chunks."""
+    """Yields the characters at positions `first` to `last` - 1 of a text file, in chunks."""
     with io.TextIOWrapper(open_bytes(file), encoding="utf-8-sig") as stream:
         while first > 0:
             skipped = len(stream.read(min(first, CHUNK)))
@@ -149,7 +149,7 @@ def lines_of(file: Path) -> Iterator[str]:
 
 
 def too_long_problem(where: str) -> Problem:
-    """Returns the problem of a line or row that is too long to be held in memory.
+    """Returns the problem to report for a line or row of more than `LONGEST` characters.
 
     Args:
         where: file and position of the line or row.

@@ -85,9 +85,9 @@ class Tokenizer:
         return 1 + max(self.backend.get_vocab(with_added_tokens=True).values(), default=-1)
 
     def for_text(self) -> tokenizers.Tokenizer:
-        """Returns a copy of the backend, without truncation, which the caller may set.
+        """Returns a copy of the library's tokenizer, for which the caller may set truncation.
 
-        All calls return the same copy.
+        All calls return the same copy, and reset it to no truncation.
         """
         self._copy.no_truncation()
         return self._copy
@@ -100,7 +100,7 @@ class Tokenizer:
 
     @cached_property
     def rewrites(self) -> bool:
-        """Whether the decoded text may differ from the original, in case, spaces or unknown words.
+        """Whether decoding may give another text: other case, other spaces or unknown words.
 
         False for byte-level tokenizers, and for character tokenizers.
         """
@@ -112,7 +112,7 @@ class Tokenizer:
 
     @cached_property
     def cuts(self) -> Literal["anywhere", "at_spaces", "unknown"]:
-        """Where a text may be cut so that its pieces give the tokens of the whole.
+        """Where a text may be cut so that its pieces together give the tokens of the whole text.
 
         `at_spaces` means the positions of `etude.data.passages`, which are valid for the
         pre-tokenizers of GPT-2 and BERT; `unknown` means that no position is known to be valid.
@@ -128,7 +128,7 @@ class Tokenizer:
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 (hex) of the tokenizer's JSON, independent of the order of keys and of layout."""
+        """sha256 (hex) of the tokenizer's JSON; the order of keys and the layout don't matter."""
         return hashlib.sha256(_canonical(self.backend.to_str()).encode()).hexdigest()
 
     def encode(self, text: str) -> list[int]:
@@ -162,14 +162,14 @@ class Tokenizer:
         return Problem("text", expected, unknown[0] if unknown else None, hint)
 
     def encode_special(self, text: str) -> list[int]:
-        """Returns the ids of `text`, in which names of special tokens become special tokens."""
+        """Returns the token ids of `text`; a special token's name in it becomes this token's id."""
         backend = tokenizers.Tokenizer.from_str(self.backend.to_str())
         backend.encode_special_tokens = False
         with no_panic(self.file):
             return list(backend.encode(text, add_special_tokens=False).ids)
 
     def framed(self, texts: Sequence[str]) -> list[list[int]]:
-        """Returns the ids of each text, with the special tokens that the file's template adds."""
+        """Returns the token ids of each text, with special tokens as in the file's template."""
         with no_panic(self.file):
             encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=True)
         return [encoding.ids for encoding in encodings]
@@ -196,7 +196,7 @@ class Tokenizer:
         return len(text[: encoding.offsets[0][1]].encode())
 
     def unknown_pieces(self, text: str) -> Counter[str]:
-        """Returns the counts of characters or words of `text` that become the unknown token."""
+        """Returns a counter of the characters or words in `text` that become the unknown token."""
         if self.unknown is None:
             return Counter()
         encoding = self._encoding(text)
@@ -225,10 +225,10 @@ class Tokenizer:
         return not ("ByteLevel" in steps and set(byte_letters()) <= self._model_vocabulary.keys())
 
     def lost_pieces(self, text: str) -> Counter[str]:
-        """Returns the counts of characters of the normalized `text` that have no token.
+        """Returns a counter of the characters in the normalized `text` that have no token.
 
-        This method is for a tokenizer whose `loses` is true. The positions of the characters are
-        unknown, since the library's offsets skip them.
+        This method is for a tokenizer that drops such characters (see `loses`). Their positions are
+        not returned, since the library's offsets skip them.
         """
         model, normalizer, splitting = (
             self.backend.model, self.backend.normalizer, self.backend.pre_tokenizer,
@@ -252,7 +252,7 @@ class Tokenizer:
 
     @cached_property
     def _model_vocabulary(self) -> dict[str, int]:
-        """Ids of the model's tokens, by token, without added tokens."""
+        """Dict from each token of the model to its id; added tokens are not included."""
         return self.backend.get_vocab(with_added_tokens=False)
 
     @cached_property
@@ -264,7 +264,7 @@ class Tokenizer:
             return self.backend.encode(text, add_special_tokens=False)
 
     def save(self, path: Path | str) -> None:
-        """Writes `tokenizer.json` atomically."""
+        """Writes the tokenizer to the file `path` atomically, in the format `tokenizer.json`."""
         write_text(Path(path), self.backend.to_str(pretty=True), TOKENIZER)
 
     @classmethod
@@ -293,7 +293,10 @@ class Tokenizer:
             raise RequestError(Problem(str(path), expected, hint=str(error))) from error
 
     def closed_by(self, name: str) -> Tokenizer:
-        """Returns a copy whose end-of-text token is the special token `name`, also after `save`."""
+        """Returns a copy whose end-of-text token is the special token `name`.
+
+        The choice is saved in the file's template, so it remains after `save` and `load`.
+        """
         copy = tokenizers.Tokenizer.from_str(self.backend.to_str())
         number = copy.token_to_id(name)
         copy.post_processor = processors.TemplateProcessing(
@@ -322,7 +325,7 @@ class Tokenizer:
         return Tokenizer(copy, self.file)
 
     def with_special(self, names: Sequence[str]) -> Tokenizer:
-        """Returns a copy with additional special tokens, whose ids follow all other ids."""
+        """Returns a copy with the special tokens `names` added; their ids follow all other ids."""
         if not names:
             return self
         copy = tokenizers.Tokenizer.from_str(self.backend.to_str())
@@ -346,11 +349,11 @@ class Recipe(ABC):
         """
 
     def settings(self) -> dict[str, object]:
-        """Returns, as JSON values, the settings that determine the tokenizer for a given text."""
+        """Returns the settings that, with the text, determine the tokenizer, as JSON values."""
         return {"recipe": f"{type(self).__module__}.{type(self).__qualname__}", **vars(self)}
 
     def fingerprint(self) -> str | None:
-        """Returns the tokenizer's fingerprint if it is known before any text is read; else None.
+        """Returns the tokenizer's fingerprint, a sha256; None if it is unknown before training.
 
         Raises:
             RequestError: if the tokenizer's files are missing or damaged.
@@ -358,7 +361,7 @@ class Recipe(ABC):
         return None
 
     def files_read(self) -> list[Path] | None:
-        """Returns the files that the fingerprint covers.
+        """Returns the files that determine the fingerprint.
 
         Returns None if the fingerprint depends on more than files.
         """
@@ -371,7 +374,7 @@ class Recipe(ABC):
 
 
 class NeedsSpecialTokens(Protocol):
-    """Protocol of tasks that require special tokens."""
+    """Protocol of objects, such as a task's objective, that require special tokens."""
 
     def special_tokens(self, known: Mapping[str, int]) -> list[str]:
         """Returns the names of special tokens that must be added to a tokenizer.
@@ -496,7 +499,7 @@ def lost_text_problem(lost: Counter[str], characters: int, split: str) -> Proble
     """Returns a problem if a tokenizer drops more than half of a split's characters; else None.
 
     Args:
-        lost: counts from `Tokenizer.lost_pieces`.
+        lost: how often each character was dropped (from `Tokenizer.lost_pieces`).
         characters: number of characters of the split.
         split: name of the split.
     """
@@ -512,7 +515,7 @@ def lost_text_problem(lost: Counter[str], characters: int, split: str) -> Proble
 
 
 def _closing_token(backend: tokenizers.Tokenizer) -> str | None:
-    """Returns the name of the special token that the template of `backend` adds after a text.
+    """Returns the name of the special token that a tokenizer's template adds after a text.
 
     Returns None if there is no such token.
     """
@@ -524,7 +527,7 @@ def _closing_token(backend: tokenizers.Tokenizer) -> str | None:
 
 
 def _state(part: Any) -> dict[str, Any]:
-    """Returns the `tokenizer.json` entry of a component of a tokenizer; empty for None."""
+    """Returns a tokenizer component as the dict in `tokenizer.json`; empty if `part` is None."""
     return {} if part is None else json.loads(part.__getstate__())
 
 

@@ -7,9 +7,10 @@ component are checked here, and unsupported types and fields are rejected by nam
 `tokenizers` library reads them.
 
 Cost of an accepted tokenizer: the normalizer and the pre-tokenizer together lengthen a text at most
-by a factor of `GROWTH`, and so do the decoders; a `Precompiled` table may lengthen it once more by
-this factor, and so may Unicode normalization for rare characters. A template adds at most 64
-tokens. Regular expressions match in linear time (see `etude.data.expressions`).
+by a factor of `GROWTH`; the same limit holds for the decoders. A `Precompiled` table may lengthen
+the text once more by this factor; for rare characters, Unicode normalization may do so, too. A
+template adds at most 64 tokens. Regular expressions match in linear time (see
+`etude.data.expressions`).
 """
 
 from __future__ import annotations
@@ -331,7 +332,9 @@ def _problems(spec: Any) -> Iterator[Problem]:
 
 
 def _iterate_parts(slot: str, part: Any, where: str, depth: int = 0) -> Iterator[tuple[str, Any]]:
-    """Yields a component and, if it is a sequence, the components in it, each after its key path.
+    """Yields a component and, if it is a sequence, all components in it, as pairs.
+
+    A pair is (key path in the file, JSON value).
 
     Args:
         slot: key of `tokenizer.json` that contains the component, such as `normalizer`.
@@ -397,7 +400,11 @@ def _repeated_problems(slot: str, kinds: list[str]) -> Iterator[Problem]:
 
 
 def _growth_problems(spec: Mapping[str, Any]) -> Iterator[Problem]:
-    """Yields a problem if the components together may lengthen a text too much."""
+    """Yields a problem if components together may lengthen a text by more than `GROWTH`.
+
+    Args:
+        spec: content of `tokenizer.json`.
+    """
     for slots in (("normalizer", "pre_tokenizer"), ("decoder",)):
         parts = [part for slot in slots for _, part in _iterate_parts(slot, spec.get(slot), slot)]
         if len(parts) > 2 * _PARTS:
@@ -443,7 +450,7 @@ def _growth(part: Mapping[str, Any], table: bool) -> int:
 
 
 def _size(content: Any, table: bool) -> int:
-    """Returns the maximum length of a replacement text after later components changed it.
+    """Returns the maximum length that a replacement text has after all later components.
 
     Args:
         content: the replacement text.
@@ -462,7 +469,10 @@ def _size(content: Any, table: bool) -> int:
 def _prefix_problems(model: Mapping[str, Any]) -> Iterator[Problem]:
     """Yields a problem if the second token of a merge lacks `continuing_subword_prefix`.
 
-    The library removes the prefix without checking that it is there.
+    The library removes this prefix without checking that the token begins with it.
+
+    Args:
+        model: the model in `tokenizer.json`.
     """
     prefix, merges = model.get("continuing_subword_prefix"), model.get("merges")
     if not isinstance(prefix, str) or not prefix or not isinstance(merges, list):

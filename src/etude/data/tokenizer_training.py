@@ -22,13 +22,13 @@ log = logging.getLogger("etude.data")
 
 
 def learnable(texts: Iterable[str]) -> Iterator[str]:
-    """Yields `texts` without most of their long stretches, so that the cost of training is bounded.
+    """Yields `texts` with long stretches cut or skipped, so that the cost of training is bounded.
 
-    Training processes each distinct word repeatedly, which is slow for words of thousands of
-    characters and for millions of words that occur once. So a stretch of at least `LONG_STRETCH`
-    characters without a space or another position to cut (base64, a line of one letter) is cut into
-    pieces of that length. After `MAX_LONG_STRETCHES` characters of such stretches, further
-    stretches are skipped.
+    A long stretch is at least `LONG_STRETCH` characters without a space or another position to cut
+    (base64, a line of one letter). It is cut into pieces of `LONG_STRETCH` characters. After
+    `MAX_LONG_STRETCHES` characters of such stretches, further ones are skipped. The reason is that
+    training processes each distinct word repeatedly, which is slow for words of thousands of
+    characters and for millions of words that occur once.
     (SentencePiece skips every line of more than 4192 bytes.) A text without long stretches is
     unchanged.
     """
@@ -131,10 +131,10 @@ def check_vocabulary(size: int, least: int, needed: str) -> None:
     Args:
         size: the vocabulary size.
         least: the minimum size.
-        needed: the tokens that determine the minimum, for the message.
+        needed: the tokens that are always in the vocabulary, for the message.
 
     Raises:
-        InvalidArguments: contains the bounds.
+        InvalidArguments: if the size is out of bounds; contains the bounds.
     """
     checks = Checks()
     expected = f"at least {least} ({needed}) and at most {LARGEST_VOCABULARY}"
@@ -143,7 +143,7 @@ def check_vocabulary(size: int, least: int, needed: str) -> None:
 
 
 def warn_if_smaller(size: int, requested: int) -> None:
-    """Logs a warning if the vocabulary after training is smaller than requested."""
+    """Logs a warning if `size`, that of the trained vocabulary, is smaller than `requested`."""
     if size < requested:
         log.warning(
             "the trained vocabulary has %d tokens, fewer than data.tokenizer.vocab_size=%d "

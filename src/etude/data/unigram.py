@@ -82,9 +82,10 @@ class Unigram(Recipe):
 
 
 def count_words(texts: Iterable[str]) -> dict[bytes, int]:
-    """Returns a dict from each of the `WORDS` most frequent words of `texts` to its count.
+    """Returns a dict from each of the `WORDS` most frequent words in `texts` to its count.
 
-    Long words are split into parts. Words with the same count are in byte order.
+    A word is in UTF-8. The parts of a long word count as words. The most frequent words are first;
+    words with the same count are in byte order.
     """
     words: Counter[str] = Counter()
     for text in learnable(texts):
@@ -97,7 +98,7 @@ def count_words(texts: Iterable[str]) -> dict[bytes, int]:
 
 
 def learn_pieces(words: dict[bytes, int], size: int) -> list[tuple[bytes, float]]:
-    """Returns pieces and their log-probabilities: all bytes, and the best pieces of `words`.
+    """Returns pairs (piece, log-probability) for all bytes and the best pieces of `words`.
 
     The function alternates expectation maximisation with pruning the pieces whose removal changes
     the likelihood least (Kudo 2018, section 3.2).
@@ -144,7 +145,7 @@ def learn_pieces(words: dict[bytes, int], size: int) -> list[tuple[bytes, float]
 
 
 def _normalise(expected: Floats, alive: NDArray[np.bool_]) -> Floats:
-    """Returns the probabilities of pieces: 0 for pruned pieces, and positive for every byte.
+    """Returns the probability of each piece: 0 for a pruned piece, positive for every byte.
 
     Args:
         expected: expected count of each piece.
@@ -166,11 +167,14 @@ def _parts(word: str) -> Iterator[bytes]:
 
 
 def _seeds(words: dict[bytes, int], limit: int) -> dict[bytes, int]:
-    """Returns the initial pieces and their counts: repeated strings that cover the most bytes.
+    """Returns the initial pieces, as a dict from each piece to its count in the words.
+
+    They are the strings of whole characters that occur more than once and have the largest product
+    of count and length.
 
     Args:
         words: dict from words to their counts.
-        limit: maximum number of pieces, each of which consists of whole characters.
+        limit: maximum number of pieces.
     """
     counts: Counter[bytes] = Counter()
     for word, count in words.items():
@@ -182,7 +186,10 @@ def _seeds(words: dict[bytes, int], limit: int) -> dict[bytes, int]:
 
 
 def _spans(word: bytes) -> Iterator[tuple[int, int]]:
-    """Yields the spans of strings of whole characters in `word`, of 2 to `LONGEST_PIECE` bytes."""
+    """Yields (start, end) of each part of `word` with whole characters, 2 to `LONGEST_PIECE` bytes.
+
+    A part may be the whole word; parts overlap.
+    """
     boundaries = [index for index, byte in enumerate(word) if byte & 0xC0 != 0x80] + [len(word)]
     for number, start in enumerate(boundaries):
         for end in boundaries[number + 1 :]:
@@ -193,11 +200,11 @@ def _spans(word: bytes) -> Iterator[tuple[int, int]]:
 
 
 class _Lattices:
-    """All ways to spell each of many strings with pieces, as edges between positions.
+    """Graphs of all ways to spell strings as sequences of pieces, one graph for each string.
 
-    A string of n bytes has n + 1 nodes. All strings are processed together, one offset (distance in
-    bytes from the start of a string) at a time: the edges that end at this offset are summed by
-    their end node.
+    A string of n bytes has n + 1 nodes, the positions between its bytes. An edge is a piece, from
+    its start to its end. All strings are processed together, one offset (distance in bytes from the
+    start of a string) at a time: the edges that end at this offset are summed by their end node.
 
     Args:
         strings: the strings to spell.
@@ -232,10 +239,10 @@ class _Lattices:
         self._group_edges()
 
     def leave_out(self, pieces: NDArray[np.bool_]) -> None:
-        """Removes the edges of some pieces.
+        """Removes the spellings that contain certain pieces.
 
         Args:
-            pieces: boolean array that is true at the numbers of these pieces.
+            pieces: boolean array with one value per piece: whether spellings with it are removed.
         """
         remaining = ~pieces[self.piece]
         self.piece, self.string = self.piece[remaining], self.string[remaining]
@@ -243,7 +250,7 @@ class _Lattices:
         self._group_edges()
 
     def best(self, probability: Floats) -> Floats:
-        """Returns the probability of each string's best spelling; 0 if a string can't be spelt.
+        """Returns, for each string, the probability of its most probable spelling; 0 if none.
 
         Args:
             probability: probability of each piece.
@@ -251,7 +258,7 @@ class _Lattices:
         return self._forward(probability, np.maximum)[self.last]
 
     def expected(self, probability: Floats, counts: Floats) -> Floats:
-        """Returns the expected count of each piece, over all spellings of all strings.
+        """Returns the expected count of each piece in random spellings of all strings.
 
         Args:
             probability: probability of each piece.
@@ -282,15 +289,15 @@ class _Lattices:
 
 
 def _group_by_offset(offset: Integers, node: Integers) -> list[tuple[Integers, Integers, Integers]]:
-    """Groups edges by their offset.
+    """Groups the edges of a graph by their offset, in increasing order.
 
     Args:
-        offset: offset of each edge, in bytes; the groups are sorted by offset.
-        node: node at which each edge is summed.
+        offset: offset of each edge: its distance in bytes from one end of its string.
+        node: node of each edge to whose sum the edge contributes.
 
     Returns:
-        For each offset a triple: the indices of its edges, sorted by node; the position in this
-        list of each node's first edge; and the nodes.
+        A triple for each offset: the indices of its edges, sorted by node; the position of each
+        node's first edge in these indices; and the nodes.
     """
     order = np.lexsort((node, offset))
     result = []

@@ -16,10 +16,10 @@ WIDE = 110  # maximum characters of a line
 
 
 def describe_rows(data: Any, examples: int) -> Iterator[str]:
-    """Yields the lines that describe an `ExampleData`.
+    """Yields the lines that describe data whose examples have fields.
 
     Args:
-        data: the data.
+        data: the prepared data, an `ExampleData`.
         examples: number of examples to show.
     """
     yield from _splits(data)
@@ -101,7 +101,7 @@ def _examples(data: Any, count: int) -> Iterator[str]:
 
 
 def describe_text(data: Any) -> Iterator[str]:
-    """Yields the lines that describe a `TextData`."""
+    """Yields the lines that describe `data`, a prepared corpus (`TextData`)."""
     rows = []
     for name, meta in data.meta.splits.items():
         characters_per_token = f"{meta.characters / max(1, meta.tokens):.2f}"
@@ -120,7 +120,7 @@ def describe_text(data: Any) -> Iterator[str]:
 
 
 def describe_synthetic(data: Any) -> Iterator[str]:
-    """Yields the lines that describe a `SyntheticData`."""
+    """Yields the lines that describe `data`, prepared synthetic data (`SyntheticData`)."""
     for split, meta in data.meta.splits.items():
         count, when = ("new", " at every step")
         if meta.examples is not None:
@@ -135,7 +135,7 @@ def describe_synthetic(data: Any) -> Iterator[str]:
 
 
 def truncate(text: str) -> str:
-    """Returns the text on one line, truncated to the width of a terminal."""
+    """Returns the text on one line (⏎ for a newline), truncated to `WIDE` characters."""
     line = text.replace("\n", "⏎")
     return line if len(line) <= WIDE else line[: WIDE - 1] + "…"
 

@@ -23,10 +23,10 @@ class WordPiece(Recipe):
 
     The method is that of Devlin et al. 2019, section 3, and Wu et al. 2016, section 4.1. Text is
     cleaned, lowercased without accents if `lowercase` is set, and split at whitespace and
-    around punctuation and Chinese characters. A word is then spelt greedily by the longest matching
-    pieces of the vocabulary, and is `[UNK]` if that fails. So the tokenizer is lossy: spaces, and
-    characters that the normalizer changes, are lost. A run with this tokenizer reports no bits per
-    byte, since that metric would ignore the lost text.
+    around punctuation and Chinese characters. A word is then spelt from its start with the longest
+    matching pieces of the vocabulary; if no piece matches, the word becomes `[UNK]`. So the
+    tokenizer is lossy: spaces, and characters that the normalizer changes, are lost. A run with
+    this tokenizer reports no bits per byte, since that metric would ignore the lost text.
 
     Ids are BERT's five special tokens, then single characters, then pieces in the order of
     training; `[SEP]` is the token between documents. Pieces are trained by byte-pair encoding of
@@ -102,8 +102,10 @@ def bert_tokenizer(vocabulary: list[str], lowercase: bool) -> Tokenizer:
 def bert_normalizer(lowercase: bool) -> normalizers.BertNormalizer:
     """Returns BERT's normalizer.
 
-    It removes control characters, separates Chinese characters, and optionally lowercases and
-    strips accents.
+    It removes control characters and puts spaces around Chinese characters.
+
+    Args:
+        lowercase: whether it also lowercases text and strips accents.
     """
     return normalizers.BertNormalizer(
         clean_text=True, handle_chinese_chars=True, strip_accents=None, lowercase=lowercase
