@@ -90,10 +90,11 @@ class CachingLoader(ConfigLoaderImpl):
         return super().load_configuration(config_name, overrides, RunMode.RUN, from_shell=False)
 
     def _split(self, overrides: Sequence[str]) -> tuple[list[str], list[Override]] | None:
-        """Splits overrides into those that choose files and those that set values.
+        """Splits overrides into those that choose config files and those that set values.
 
         Returns:
-            Both lists, or None if an override sweeps or changes Hydra's search path.
+            The list of overrides that choose files, and the list of overrides that set values. None
+            if an override contains a sweep or changes Hydra's search path.
         """
         parsed = [self._parse(item) for item in overrides]
         changes_path = any(each.get_key_element() == "hydra.searchpath" for each in parsed)
@@ -111,7 +112,8 @@ class CachingLoader(ConfigLoaderImpl):
         return self._parsed[item]
 
     def _is_value(self, override: Override) -> bool:
-        """Returns whether an override sets a value of the run's config."""
+        """Returns whether an override sets a value of the run's config, and does not choose a file.
+        """
         if override.is_hydra_override():
             return False
         key = override.key_or_group
@@ -174,11 +176,11 @@ class _CachedConfig:
 
 @dataclass(frozen=True)
 class _Snapshot:
-    """A config in which some overrides are set, to be copied.
+    """A config in which the first overrides of a job are set already.
 
     Attributes:
-        lines: the overrides that are set.
-        copy: returns a new copy of the config.
+        lines: the overrides that are set, as text.
+        copy: function that returns a new copy of the config.
     """
 
     lines: tuple[str, ...]

@@ -21,7 +21,9 @@ from etude.errors import InvalidArguments, Problem, RequestError
 
 
 def pin(config: DictConfig, nodes: Iterable[Node]) -> DictConfig:
-    """Replaces mutable references in the arguments of nodes, and returns a config with the commits.
+    """Replaces mutable references in the arguments of nodes by commits.
+
+    Returns a config that contains the commits; if there are none, the unchanged config.
 
     Args:
         config: the config; it is not changed.

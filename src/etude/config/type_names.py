@@ -56,6 +56,9 @@ def is_union(hint: Any) -> bool:
 
 
 def takes_bool(hint: Any) -> bool:
-    """Returns whether an annotation accepts booleans as such, not as numbers."""
+    """Returns whether `bool` is one of the types that an annotation accepts.
+
+    An annotation such as `int` does not count, although a boolean is an `int` in Python.
+    """
     options = typing.get_args(hint) if is_union(hint) else (hint,)
     return any(option in (bool, Any, object) for option in options)

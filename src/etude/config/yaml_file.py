@@ -140,7 +140,7 @@ def _ambiguous(position: str, expected: str, value: str) -> Problem:
 
 
 class _File(file_config_source.FileConfigSource):
-    """Config source for the files of a folder."""
+    """Source of Hydra configs in a folder; files are read with `parse_yaml`."""
 
     def load_config(self, config_path: str) -> ConfigResult:
         path = Path(self.path, self._normalize_file_name(config_path)).resolve()
@@ -151,7 +151,7 @@ class _File(file_config_source.FileConfigSource):
 
 
 class _Package(importlib_resources_config_source.ImportlibResourcesConfigSource):
-    """Config source for the files of an importable package."""
+    """Source of Hydra configs in an importable package; files are read with `parse_yaml`."""
 
     def _read_config(self, res: Any) -> ConfigResult:
         text = res.read_text(encoding="utf-8")

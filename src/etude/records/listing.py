@@ -59,10 +59,11 @@ class Query:
 
 @dataclass
 class Selection:
-    """The runs that `select_runs` selected, and the errors of runs that could not be read.
+    """Result of `select_runs`.
 
     Attributes:
-        rows: the value that `take` returned for each selected run, in order.
+        rows: for each selected run, in order, the value that the argument `take` of `select_runs`
+            returned.
         damaged: errors of the runs that could not be read.
     """
 
@@ -77,7 +78,8 @@ def select_runs(query: Query, take: Callable[[Record], Any], keys: Sequence[str]
 
     Args:
         query: runs to select.
-        take: function that is called with each selected run.
+        take: function that is called with each selected run; its results are the `rows` of the
+            selection.
         keys: keys that must exist in at least one run, in addition to the keys of `query`.
 
     Raises:
@@ -209,9 +211,10 @@ def _records(query: Query, damaged: list[RequestError]) -> Iterator[Record]:
 
 
 def _sorted(rows: list[tuple[Any, Any]], *, descending: bool) -> list[tuple[Any, Any]]:
-    """Returns rows sorted by their first item; numbers and strings form two groups.
+    """Returns rows sorted by their first item.
 
-    Rows whose first item is missing are last in either order.
+    If `descending` is false, numbers come before all other values, which are compared as strings.
+    If it is true, the order is reversed. Rows whose first item is missing are last in either order.
     """
 
     def has_value(value: Any) -> bool:
@@ -249,7 +252,11 @@ def _as_json(record: Record, columns: Sequence[str]) -> dict[str, Any]:
 
 
 def _sections(record: Record) -> dict[str, list[tuple[str, Any]]]:
-    """Returns what `etude runs show` prints: for each section's title, its fields and values."""
+    """Returns the fields of a run that `etude runs show` prints.
+
+    The result is a dictionary from the title of each section to pairs of a field's name and its
+    value.
+    """
     info = record.info
     best = best_validation(record)
     start = info["starts"][-1]

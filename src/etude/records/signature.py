@@ -16,14 +16,17 @@ DIGITS = 12
 
 
 def canonical_json(value: Any) -> str:
-    """Returns the canonical JSON of a value, independent of key order."""
+    """Returns a value as JSON in a canonical form: equal values give equal texts.
+
+    Keys are sorted, and there are no spaces.
+    """
     return json.dumps(
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     )
 
 
 def sha256_of(value: Any) -> str:
-    """Returns the sha256 of the canonical JSON, 64 hex digits."""
+    """Returns the sha256 of the canonical JSON of a value, as 64 hexadecimal digits."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
