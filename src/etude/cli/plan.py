@@ -158,8 +158,8 @@ def _totals(jobs: Sequence[PlannedJob]) -> Iterator[str]:
 
 
 def _notes(jobs: Sequence[PlannedJob]) -> Iterator[str]:
-    """Yields the lines below the table: how the speeds are known, notes on jobs, and the meaning of
-    `~`.
+    """Yields the lines below the table: where the speeds come from, notes on jobs, and the meaning
+    of `~`.
     """
     sizes = [job.size for job in jobs if job.size is not None]
     sources = dict.fromkeys(size.speed.source for size in sizes if size.speed is not None)

@@ -112,8 +112,7 @@ class CachingLoader(ConfigLoaderImpl):
         return self._parsed[item]
 
     def _is_value(self, override: Override) -> bool:
-        """Returns whether an override sets a value of the run's config, and does not choose a file.
-        """
+        """Returns whether an override sets a value of the run's config, and does not choose a file."""
         if override.is_hydra_override():
             return False
         key = override.key_or_group

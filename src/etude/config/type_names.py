@@ -56,7 +56,7 @@ def is_union(hint: Any) -> bool:
 
 
 def takes_bool(hint: Any) -> bool:
-    """Returns whether `bool` is one of the types that an annotation accepts.
+    """Returns whether `bool`, `Any` or `object` is one of the types in an annotation.
 
     An annotation such as `int` does not count, although a boolean is an `int` in Python.
     """
