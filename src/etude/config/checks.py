@@ -403,15 +403,15 @@ def check_name(name: Any) -> Iterator[Problem]:
 
 
 def _environment_in_identity(written: Any, marked: Any) -> Iterator[Problem]:
-    """Yields a problem for each value in the signature that uses `${oc.env:...}`.
+    """Yields a problem for each value that is hashed into the signature and uses `${oc.env:...}`.
 
-    With such a value, the signature would depend on the machine.
+    With such a value, the signature would depend on the environment of the machine.
 
     Args:
         written: the config as plain data with unresolved interpolations.
         marked: the resolved config with a mark instead of each value from the environment. Values
-            that come through another key are marked too
-            (`vars.a=${oc.env:HOME} data.path=${vars.a}`).
+            that come through another key are marked too (`vars.a=${oc.env:HOME}
+            data.path=${vars.a}`).
     """
     for path, value in _leaves(marked):
         if (
@@ -425,7 +425,8 @@ def _environment_in_identity(written: Any, marked: Any) -> Iterator[Problem]:
 
 
 def _secrets_in_identity(written: Any, config: DictConfig) -> Iterator[Problem]:
-    """Yields a problem for each key or value in the signature that contains a secret.
+    """Yields a problem for each key or value that is hashed into the signature and contains a
+    secret.
 
     A secret is the value of a secret environment variable. It would be saved in the run's folder,
     and the signature would depend on it.

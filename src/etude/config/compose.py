@@ -280,10 +280,9 @@ def find_invalid(overrides: Sequence[str], error: Exception) -> tuple[list[Probl
 
 
 def _check_composed(good: Sequence[str]) -> list[Problem]:
-    """Returns the problems that the check of a config finds; Hydra has composed it without an
-    error.
+    """Returns the problems that `etude.config.checks.check` finds in a config.
 
-    `good` are the overrides of the config.
+    `good` are the overrides of the config; Hydra composes it without an error.
     """
     from etude.config.checks import check  # heavy: it imports what the config names
 

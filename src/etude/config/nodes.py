@@ -241,9 +241,9 @@ def _apply_contract(
     """Returns the description and the arguments of a user's class, as changed by its contract.
 
     Étude passes the contract's arguments when the object is built. In the returned description, a
-    config must therefore not set them. Exceptions are the contract's open arguments, which a config
-    may set. If a config omits an open argument or sets it to null, Étude passes it, and it is
-    removed from the results.
+    config must therefore not set them. The contract's open arguments are exceptions: a config may
+    set them. If a config omits an open argument or sets it to null, Étude passes this argument, and
+    it is removed from the results.
 
     Args:
         contract: the interface that the config key requires.

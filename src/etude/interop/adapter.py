@@ -63,8 +63,8 @@ class LowRankChange:
         return self.parts["b"] @ self.parts["a"]
 
     def shapes(self, known: _AdaptableTensor, rank: int, dora: bool) -> dict[str, tuple[int, ...]]:
-        """Returns the shapes that the tensors in `parts` must have, as a dict with the keys of
-        `parts`.
+        """Returns the shapes that the tensors in `parts` must have, as a dict with the same keys,
+        such as `a`.
 
         Args:
             known: the released tensor that is updated.
@@ -243,10 +243,10 @@ def _is_declared(config: AdapterConfig, name: str) -> bool:
 def _is_copy(
     loaded: LoadedModel, name: str, tensor: Tensor, names: Mapping[str, str], tensors: SafeTensors
 ) -> bool:
-    """Returns whether a tensor of an adapter repeats a tensor that the head already shares.
+    """Returns whether a tensor of an adapter is only a copy of another tensor.
 
-    This is the weight of the output projection if it equals the embedding, or its bias if it equals
-    the head's other bias. Such a tensor changes nothing and can be ignored.
+    A copy is the weight of the output projection if it equals the embedding, or the bias of the
+    output projection if it equals the head's bias. A copy changes nothing and can be ignored.
 
     Args:
         name: the tensor's name in `transformers`.

@@ -24,8 +24,8 @@ class TensorSlice:
         name: the parameter's name in Étude.
         parameter: the parameter.
         piece: the checkpoint tensor and its view of the parameter.
-        rows: for each row of the checkpoint tensor (output of the module), the index of the
-            corresponding row of the parameter.
+        rows: for each output of the checkpoint's module, the index of the corresponding row of the
+            parameter.
     """
 
     name: str

@@ -55,8 +55,8 @@ def write_text(path: Path, text: str, kind: Kind | None = None) -> None:
     Args:
         path: path of the file.
         text: new content of the file.
-        kind: the `Kind` of a file in a run's folder, where links are not followed; None for a file
-            that is not in a run's folder.
+        kind: the `Kind` (path and size limit) of a file in a run's folder, where links are not
+            followed; None for a file that is not in a run's folder.
     """
     write_bytes(path, mask_variables(text).encode(), kind)
 
@@ -64,7 +64,8 @@ def write_text(path: Path, text: str, kind: Kind | None = None) -> None:
 def write_bytes(path: Path, content: bytes, kind: Kind | None = None) -> None:
     """Writes bytes to a file atomically.
 
-    `kind` is the `Kind` of a file in a run's folder, or None for any other file.
+    `kind` is the `Kind` (path and size limit) of a file in a run's folder, or None for any other
+    file.
     """
     write_parts(path, [content], kind)
 
@@ -73,7 +74,7 @@ def write_parts(path: Path, parts: Iterable[bytes], kind: Kind | None = None) ->
     """Writes blocks of bytes to a file atomically.
 
     The blocks are written one by one, so the whole content need not fit into memory. `kind` is the
-    `Kind` of a file in a run's folder, or None for any other file.
+    `Kind` (path and size limit) of a file in a run's folder, or None for any other file.
     """
     temporary_name = _temporary_name(path.name)
     with naming_errors(path), open_parent(path, 0 if kind is None else kind.depth) as folder:
@@ -115,7 +116,8 @@ def _new_file(name: str, folder: int) -> int:
 def write_json(path: Path, value: Any, kind: Kind | None = None) -> None:
     """Writes a value to a file atomically as indented JSON.
 
-    `kind` is the `Kind` of a file in a run's folder, or None for any other file.
+    `kind` is the `Kind` (path and size limit) of a file in a run's folder, or None for any other
+    file.
     """
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n", kind)
 
@@ -125,7 +127,7 @@ def read_json(path: Path | str, kind: Kind | None = None) -> Any:
 
     Args:
         path: path of the file.
-        kind: the `Kind` of a file in a run's folder; None for any other file.
+        kind: the `Kind` (path and size limit) of a file in a run's folder; None for any other file.
 
     Raises:
         RequestError: the file is missing, is not JSON, or is rejected by `open_file`.

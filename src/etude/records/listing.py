@@ -214,7 +214,8 @@ def _sorted(rows: list[tuple[Any, Any]], *, descending: bool) -> list[tuple[Any,
     """Returns rows sorted by their first item.
 
     If `descending` is false, numbers come before all other values, which are compared as strings.
-    If it is true, the order is reversed. Rows whose first item is missing are last in either order.
+    If `descending` is true, the order is reversed. Rows whose first item is missing are last in
+    either order.
     """
 
     def has_value(value: Any) -> bool:

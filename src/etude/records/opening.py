@@ -90,8 +90,8 @@ def open_file(path: Path | str, kind: Kind | None, *, links: bool = False) -> Bu
 
     Args:
         path: path of the file.
-        kind: the `Kind` of a file in a run's folder. None for any other file: it may be a link and
-            has no size limit, but must be a regular file.
+        kind: the `Kind` (path and size limit) of a file in a run's folder. None for any other file:
+            it may be a link and has no size limit, but must be a regular file.
         links: whether to follow links, as for a path from the user. The size limit of `kind` still
             applies.
 
@@ -132,7 +132,7 @@ def open_for_append(path: Path | str, kind: Kind, *, readable: bool = False) -> 
 
     Args:
         path: path of the file.
-        kind: the `Kind` of the file.
+        kind: the `Kind` of the file (path and size limit).
         readable: whether the file is also opened for reading.
 
     Raises:

@@ -99,8 +99,8 @@ def diff_checkout(checkout: Checkout, folders: Sequence[Path]) -> bytes:
 
     The patch is empty if there is no difference. It contains changes of tracked files in the whole
     checkout and, as additions, untracked Python and YAML files in `folders` and in `conf/`. If the
-    patch is larger than 5 MiB, only changes in `folders` are included. If it is still too large, or
-    if git fails, the result is one line with the reason.
+    patch is larger than 5 MiB, only changes in `folders` are included. If this smaller patch is
+    still too large, or if git fails, the result is one line with the reason.
     """
     inside = [os.path.relpath(folder.resolve(), checkout.top.resolve()) for folder in folders]
     try:
@@ -173,8 +173,8 @@ def _git(
 ) -> bytes:
     """Returns the output of a git command.
 
-    The output is cut one byte after the maximum size of a patch, so the caller can notice that it
-    is too large.
+    The output is cut one byte after the maximum size of a patch, so the caller can notice that the
+    output is too large.
 
     Args:
         folder: folder in which git runs.

@@ -83,7 +83,8 @@ def write_source_patches(record: Path, modules: Sequence[str], mask: Mask) -> li
         mask: object that masks secrets in the patches.
 
     Returns:
-        The list that `write_patches` returns, which is saved in the field `starts` of `run.json`.
+        A dictionary for each patch, as returned by `write_patches`, for the field `starts` of
+        `run.json`.
     """
     sources = [("etude", PACKAGE_FOLDER)]
     for name in modules:

@@ -222,8 +222,8 @@ class Record:
     def status(self) -> str:
         """The run's status, such as `finished`, from `run.json`.
 
-        If the status in the file is `running`, but no process holds the lock of the run, it is
-        `interrupted`.
+        If the status in the file is `running`, but no process holds the lock of the run, the status
+        is `interrupted`.
         """
         status = str(self.info.get("status", "interrupted"))
         return "interrupted" if status == "running" and not is_held(self.path) else status

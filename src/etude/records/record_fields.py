@@ -19,8 +19,8 @@ MISSING: Any = object()
 class ClassName(str):
     """Name of the class of a component of the config, such as `Rotary`.
 
-    It is a component's value if the component's config file is not known. In filters and
-    comparisons, it equals the name of a config file in lower case, such as `rotary`.
+    A class name is the value of a component whose config file is not known. In filters and
+    comparisons, a class name equals the name of a config file in lower case, such as `rotary`.
     """
 
     __slots__ = ()
