@@ -301,9 +301,9 @@ def _null_characters(values: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _add_current_folder_to_path() -> None:
-    """Makes modules in the working folder importable, as with `python -m`.
+    """Adds the working folder to `sys.path`, so that its modules can be imported.
 
-    Python does not add the working folder to the path of a console script.
+    Python does this for `python -m`, but not for a console script such as `etude`.
     """
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())

@@ -451,7 +451,7 @@ def _first_line(error: Exception) -> str:
 
 
 def plain_yaml(config: DictConfig) -> str:
-    """Formats a config as YAML with unresolved interpolations, without secrets.
+    """Returns a config as YAML text without secrets; interpolations are not resolved.
 
     Values from the environment stay references, and passwords in URLs are masked.
     """

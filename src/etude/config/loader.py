@@ -74,7 +74,10 @@ class CachingLoader(ConfigLoaderImpl):
     def run_config(
         self, config_name: str, overrides: list[str]
     ) -> tuple[DictConfig, dict[str, Any]]:
-        """Returns a run's config without the key `hydra`, and the chosen file of each group."""
+        """Returns a run's config, without the key `hydra`, and a dictionary of the chosen files.
+
+        The keys of the dictionary are config groups, and the values are names of files.
+        """
         split = self._split(overrides)
         if split is None:
             return _without_hydra(self._load_files(config_name, overrides))
@@ -112,7 +115,10 @@ class CachingLoader(ConfigLoaderImpl):
         return self._parsed[item]
 
     def _is_value(self, override: Override) -> bool:
-        """Returns whether an override sets a value of the run's config, and does not choose a file."""
+        """Returns whether an override sets a value of the run's config.
+
+        Other overrides choose a file or set one of Hydra's own keys.
+        """
         if override.is_hydra_override():
             return False
         key = override.key_or_group
@@ -122,7 +128,7 @@ class CachingLoader(ConfigLoaderImpl):
 
     @staticmethod
     def _set_overrides(config: DictConfig, task: list[Override]) -> None:
-        """Sets the overrides of a job, `task`, under the config's key `hydra`."""
+        """Stores the overrides of a job, `task`, in the config's key `hydra`, as Hydra does."""
         config.hydra.overrides.task = [override.input_line for override in task]
         options = config.hydra.job.config.override_dirname
         config.hydra.job.override_dirname = get_overrides_dirname(

@@ -94,7 +94,9 @@ class Node:
         return factory if self.partial else factory()
 
     def canonical(self) -> dict[str, Any]:
-        """Returns the target and arguments as plain data, for the signature."""
+        """Returns the node's `_target_` and arguments as plain data, which is hashed into the
+        signature.
+        """
         head: dict[str, Any] = {"_target_": self.target} if self.target else {}
         return head | {key: _canonical(value) for key, value in self.arguments.items()}
 
@@ -160,7 +162,9 @@ class Factory:
         return frozenset(_describe(self.constructor).parameters.keys() - self.arguments.keys())
 
     def _is_ours(self) -> bool:
-        """Returns whether the class is one of Étude's, which check their arguments themselves."""
+        """Returns whether the class is part of Étude; such classes check their arguments
+        themselves.
+        """
         return str(self.constructor.__module__).startswith("etude.")
 
     def _refused(self, error: BaseException) -> BaseException:

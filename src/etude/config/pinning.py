@@ -53,7 +53,10 @@ def pin(config: DictConfig, nodes: Iterable[Node]) -> DictConfig:
 
 
 def _walk(value: Any) -> Iterator[Node]:
-    """Yields the nodes in a value, each before the nodes in its arguments."""
+    """Yields all nodes in a value, which can be nested in lists, dictionaries and other nodes.
+
+    A node is yielded before the nodes in its arguments.
+    """
     if isinstance(value, Node):
         yield value
         value = value.arguments

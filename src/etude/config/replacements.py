@@ -34,7 +34,7 @@ class Replacement:
 
     Attributes:
         choice: the override, such as `model=gpt2`.
-        file: the file that replaces them, such as `experiment/debug.yaml`.
+        file: the file that replaces the values, such as `experiment/debug.yaml`.
         changes: descriptions, one per key, such as `model.layers=2 instead of 12`.
     """
 
@@ -202,7 +202,7 @@ class _Files:
         return None
 
     def _values(self, each: ResultDefault) -> dict[str, Any]:
-        """Returns a dictionary from the full key paths of a file's values to the values."""
+        """Returns a dictionary from full key paths to the values that a config file sets."""
         read = self._repository.load_config(str(each.config_path))
         if read is None or each.config_path == "schema":
             return {}

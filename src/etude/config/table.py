@@ -80,7 +80,7 @@ class Table:
         return next((name for name, location in self.moved.items() if location == path), path)
 
     def everything(self) -> frozenset[str]:
-        """Returns the identifiers of the classes of all slots."""
+        """Returns the identifiers of all shipped classes that a config may name at any key."""
         return frozenset().union(*self.slots.values())
 
 

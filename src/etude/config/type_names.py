@@ -51,7 +51,7 @@ def _is_builtin(kind: type) -> bool:
 
 
 def is_union(hint: Any) -> bool:
-    """Returns whether an annotation is `A | B`."""
+    """Returns whether an annotation is a union of types, such as `int | None`."""
     return isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
 
 

@@ -40,11 +40,11 @@ _OCTAL = re.compile(r"[-+]?0o[0-7_]+")
 
 
 def read_yaml(path: Path) -> Any:
-    """Returns the content of a config file.
+    """Returns the content of a config file as dictionaries, lists and scalars.
 
     Raises:
-        RequestError: the file is not YAML, or has ambiguous values or tags; with the line and key
-            path of each problem.
+        RequestError: the file is not YAML, or has ambiguous values or tags; the message has the
+            line and key path of each problem.
         OSError, UnicodeDecodeError: the file cannot be read.
     """
     return parse_yaml(path.read_text(encoding="utf-8"), str(path))
@@ -79,10 +79,10 @@ def parse_yaml(text: str, where: str) -> Any:
 def _problems(node: yaml.Node, where: str, key: str, seen: set[int]) -> Iterator[Problem]:
     """Yields a problem for each ambiguous or unsupported value below a YAML node.
 
-    Numbers such as `12:30` become strings.
+    Values such as `12:30`, which YAML 1.1 reads as numbers, are changed to strings.
 
     Args:
-        node: the YAML node; the tags of such numbers are changed in place.
+        node: the YAML node; the tags of values such as `12:30` are changed in place.
         where: name of the file, for messages.
         key: key path of the node.
         seen: ids of the nodes that were visited already.

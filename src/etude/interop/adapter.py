@@ -57,7 +57,7 @@ class LowRankChange:
         return "embedding_a" in self.parts
 
     def product(self) -> Tensor:
-        """Returns the update as a matrix of shape (out, in), before the adapter's scale is applied."""
+        """Returns the update as a matrix of shape (out, in), not yet multiplied by the scale."""
         if self.embedding:
             return (self.parts["embedding_b"] @ self.parts["embedding_a"]).mT
         return self.parts["b"] @ self.parts["a"]
@@ -386,7 +386,10 @@ def _needs_untying(loaded: LoadedModel, names: Mapping[str, str], tensors: SafeT
 
 
 def _untied_projection(module: Any) -> nn.Linear:
-    """Returns a new output projection for `module`; its weight is a copy of the embedding's weight."""
+    """Returns a new output projection whose weight is a copy of the weight of the embedding.
+
+    `module` is the model with the embedding.
+    """
     weight = module.embedding.weight
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
     layer.weight = nn.Parameter(weight.detach().clone(), requires_grad=weight.requires_grad)

@@ -193,7 +193,10 @@ class AdapterConfig:
         return bool(self.values.get("use_dora"))
 
     def rank(self, module: str) -> int:
-        """Returns the rank of a module's update; `module` is the module's name in `transformers`."""
+        """Returns the rank of a module's low-rank update.
+
+        `module` is the module's name in `transformers`.
+        """
         return int(self._pattern_value(module, "rank_pattern", self.values["r"]))
 
     def scale(self, module: str) -> float:
@@ -251,7 +254,7 @@ class AdapterConfig:
 def is_simple(pattern: str) -> bool:
     """Returns whether a regular expression is simple enough to match any text quickly.
 
-    The expressions come from untrusted files. Simple ones are short and have at most three
+    The expressions come from untrusted files. A simple expression is short and has at most three
     quantifiers, none of which is nested.
     """
     quantifiers = re.findall(r"[*+?{]", pattern.replace("(?:", "("))

@@ -39,7 +39,7 @@ log = logging.getLogger("etude.interop")
 
 
 class LogitMismatch(EtudeError):
-    """Raised when the exported model's logits differ from those of the source."""
+    """Raised when the logits of an exported model differ too much from those of the source."""
 
 
 @dataclass(frozen=True)
@@ -158,8 +158,9 @@ def check_destination(destination: Path, *, force: bool) -> None:
     """Checks that a model can be exported to `destination`.
 
     Raises:
-        RequestError: the parent folder is missing; the destination is in a run folder; it exists
-            and `force` is false; or it exists and is neither an empty folder nor a model's folder.
+        RequestError: the parent folder is missing; the destination is in a run folder; the
+            destination exists and `force` is false; or the destination exists and is neither an
+            empty folder nor a model's folder.
     """
     if not destination.parent.is_dir():
         expected = "a path in an existing folder"

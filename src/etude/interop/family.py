@@ -63,7 +63,8 @@ class Family:
     output: ClassVar[str]
 
     def arguments(self, config: HFConfig, architecture: str) -> dict[str, Any]:
-        """Returns the constructor arguments of the Étude model for a config.
+        """Returns the constructor arguments with which the Étude model for a `config.json` is
+        built.
 
         Problems are added to `config.problems`.
 

@@ -103,7 +103,7 @@ class GGUF:
         self._check_quantisations()
 
     def get(self, key: str, default: Any = None) -> Any:
-        """Returns a value of the metadata; `default` if the key is missing."""
+        """Returns the value of a metadata key of the file; `default` if the key is missing."""
         field = self._reader.get_field(key)
         return default if field is None else field.contents()
 
@@ -151,7 +151,7 @@ class GGUF:
         """Converts the metadata to the fields of a `config.json`.
 
         Raises:
-            RequestError: the metadata lacks a size, or has unsupported keys or values.
+            RequestError: the metadata lacks a size of the model, or has unsupported keys or values.
         """
         problems = unknown_keys(self.keys(), self.get, self.architecture, str(self.where))
         fields: dict[str, Any] = {"model_type": self.architecture, "hidden_act": "silu"}

@@ -142,7 +142,7 @@ def logits_of_transformers(
 
 
 def logits_read_again(folder: Path, architecture: str, pad: int | None = None) -> Tensor:
-    """Loads the model in a folder with Étude, and computes its logits as `logits_of` does."""
+    """Loads the model in a folder with Étude, and returns its logits, computed by `logits_of`."""
     module = load_weights(folder, architecture=architecture).module
     return logits_of(module, architecture, pad)
 

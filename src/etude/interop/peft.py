@@ -158,7 +158,7 @@ def _head_tensors(module: Any, family: Family, known: dict[str, TensorSlice]) ->
 
 
 def _outermost(modules: Iterable[str]) -> list[str]:
-    """Returns the names of those modules in a list that are not inside another module of the list."""
+    """Returns those of the module names `modules` that are not inside another of these modules."""
     names = set(modules)
     return sorted(
         name for name in names if not any(name.startswith(f"{other}.") for other in names)

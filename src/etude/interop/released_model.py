@@ -42,7 +42,7 @@ class ReleasedModel:
 
     @property
     def folder(self) -> Path | None:
-        """The released folder; None for a GGUF file, which contains all data itself."""
+        """The folder of the released model; None for a GGUF file, which contains all its data."""
         path = self.place.path
         if path.suffix == SUFFIX:
             return None

@@ -71,7 +71,7 @@ class RowVector(Same):
 class Stacked:
     """Rule for queries, keys and values that a checkpoint stores as three tensors.
 
-    Étude's parameter is their concatenation.
+    In Étude, the three tensors are concatenated to one parameter.
 
     Args:
         queries, keys, values: the names of the three modules in the checkpoint.

@@ -189,7 +189,7 @@ class PickledTensors(_FileTensors):
 
 
 def open_tensors(source: Path) -> Tensors:
-    """Opens the tensors of a folder or of one file.
+    """Returns a reader of the tensors in a folder or in one file.
 
     In a folder, safetensors take precedence over `torch.save` files, and one file over shards.
 

@@ -39,8 +39,8 @@ def contradictions(
 
     Args:
         folder: the folder with both files.
-        config: the fields of `tokenizer_config.json`; `added_tokens` is the content of
-            `added_tokens.json` if there is no `tokenizer.json`.
+        config: the fields of `tokenizer_config.json`. If there is no `tokenizer.json`, the key
+            `added_tokens` has the content of `added_tokens.json`.
         backend: the tokenizer, read from `tokenizer.json` or from vocabulary files.
     """
     has_tokenizer_json = (folder / "tokenizer.json").is_file()

@@ -140,7 +140,7 @@ def _required_files(name: str, names: set[str], file: str | None) -> list[str]:
 
     Args:
         name: the repository's id.
-        names: the names of its files.
+        names: the names of the repository's files.
         file: the only file to download, a GGUF file; None for a model folder.
 
     Raises:

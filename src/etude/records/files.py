@@ -141,7 +141,9 @@ def read_json(path: Path | str, kind: Kind | None = None) -> Any:
 
 
 def parse_integer(digits: str) -> int:
-    """Converts a string of digits to an integer; for the argument `parse_int` of `json.loads`.
+    """Converts a string of digits to an integer.
+
+    It is passed to `json.loads` as the argument `parse_int`.
 
     Raises:
         ValueError: there are more than 308 digits, which exceeds the range of floats.
@@ -169,11 +171,11 @@ def unique_keys_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 @contextmanager
 def atomic_folder(destination: Path) -> Iterator[Path]:
-    """Context manager that writes a folder atomically.
+    """Context manager that writes the folder `destination` atomically.
 
-    Yields a temporary folder next to `destination`. If the block ends without an exception, the
-    files are flushed to disk, an existing destination is removed, and the temporary folder is
-    renamed to `destination`.
+    Yields a temporary folder next to `destination`. The caller writes the files there. If the
+    `with` block ends without an exception, the files are flushed to disk, an existing destination
+    is removed, and the temporary folder is renamed to `destination`.
     """
     partial = temporary_path(destination)
     shutil.rmtree(partial, ignore_errors=True)
@@ -231,7 +233,7 @@ def remove_temporaries(folder: Path, *, of: str | None = None, age: float = 0.0)
 
 
 def create_folder(path: Path) -> None:
-    """Creates a folder and its missing parents, and flushes their names to disk."""
+    """Creates a folder and its missing parents, and flushes the names of the new folders to disk."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
     for folder in missing:
@@ -248,7 +250,7 @@ def fsync_file(path: Path) -> None:
 
 
 def fsync_folder(path: Path) -> None:
-    """Flushes a folder's entries to disk, so that a rename in it survives a power failure."""
+    """Flushes the entries of a folder to disk, so that a rename survives a power failure."""
     fsync_file(path)
 
 

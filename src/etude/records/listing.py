@@ -136,7 +136,10 @@ def print_list(query: Query, columns: Sequence[str] = COLUMNS, *, as_json: bool 
 
 
 def full_summary(record: Record) -> dict[str, Any]:
-    """Returns all fields of `run.json`, with the run's name, path, current status and step."""
+    """Returns a dictionary of all fields of a run's `run.json`.
+
+    The run's name, its path, and its current status and step are added.
+    """
     return {
         "run": field_value(record, "run"),
         "path": str(record.path),
@@ -183,7 +186,10 @@ def _print_fields(fields: Sequence[tuple[str, str]]) -> None:
 
 
 def _metric_lines(record: Record) -> Iterator[str]:
-    """Yields lines with a run's latest metrics, and with its `positive_class_note`, if any."""
+    """Yields lines of text with a run's latest metrics.
+
+    The last line names the positive class, if the metrics refer to one.
+    """
     metrics = record.info.get("final") or latest_metrics(record)
     if not metrics:
         return

@@ -100,7 +100,10 @@ class RunLock:
         return None
 
     def release(self) -> None:
-        """Releases the lock. The lock file stays, as another process may be about to lock it."""
+        """Releases the lock.
+
+        The lock file is not deleted, as another process may be about to lock it.
+        """
         if self._file is not None:
             self._file.truncate(0)
             self._file.close()
@@ -108,7 +111,7 @@ class RunLock:
 
 
 def is_held(folder: Path) -> bool:
-    """Returns whether a live process holds the run in `folder`.
+    """Returns whether a live process holds the lock of the run in `folder`.
 
     Processes on other hosts are assumed to be alive. A run whose lock file is not a regular file
     counts as not held.

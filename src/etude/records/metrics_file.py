@@ -200,7 +200,7 @@ def _lines_and_rows(file: IO[bytes]) -> Iterator[tuple[bytes, dict[str, Any]]]:
 
 
 def _step(row: Mapping[str, Any]) -> float:
-    """Returns a row's step; infinity if the step is not an integer, as for a damaged row."""
+    """Returns the step of a row; infinity if it is not an integer, for example in a damaged row."""
     step = row.get("step", 0)
     return step if isinstance(step, int) else math.inf
 
@@ -273,13 +273,14 @@ LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte", "error")
 def is_higher_better(
     metric: str, more: Collection[str] = (), less: Collection[str] = ()
 ) -> bool | None:
-    """Returns whether higher is better for a metric such as `val/loss` or `val/f1_macro`; None if
-    unknown.
+    """Returns whether higher values of a metric are better.
+
+    Returns None if this is unknown. Étude knows its own metrics, such as `val/loss`.
 
     Args:
         metric: name of the metric.
-        more: further metric names, without `val/`, where higher is better.
-        less: further metric names, without `val/`, where lower is better.
+        more: names of additional metrics, without `val/`, whose higher values are better.
+        less: names of additional metrics, without `val/`, whose lower values are better.
     """
     names = set(metric.split("/"))
     if names & set(more):

@@ -259,7 +259,10 @@ def check_file_type(stat_result: os.stat_result, path: Path | str, expected: str
 
 
 def size_error(path: Path | str, kind: Kind, size: int) -> RequestError:
-    """Returns the error for a file that is larger than the limit of its `Kind`; `size` is in bytes."""
+    """Returns the error for a file that is larger than the size limit in `kind`.
+
+    `size` is the file's size in bytes.
+    """
     expected = f"a file of at most {kind.largest:,} bytes"
     return RequestError(Problem(str(path), expected, hint=f"it has {size:,} bytes"))
 

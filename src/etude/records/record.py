@@ -201,7 +201,7 @@ class Record:
         return changed
 
     def write_config(self, config_yaml: str, overrides: Sequence[str]) -> None:
-        """Writes the config and the overrides to `config.yaml` and `overrides.yaml`.
+        """Writes the config to `config.yaml`, and the overrides to `overrides.yaml`.
 
         Raises:
             RequestError: the config is too large to be read again; no file is written.
@@ -234,7 +234,7 @@ class Record:
         return MetricsFile(self.path / "metrics.jsonl")
 
     def rows(self) -> list[dict[str, Any]]:
-        """Returns the rows of `metrics.jsonl`."""
+        """Returns the rows of the run's `metrics.jsonl`, one dictionary for each row."""
         return read_rows(self.path / "metrics.jsonl")
 
     @property
@@ -301,7 +301,7 @@ class Record:
         return str(self.info.get("label", ""))
 
     def checkpoints(self) -> list[tuple[int, Path]]:
-        """Returns the step and the folder of each complete checkpoint, earliest first.
+        """Returns a pair of the step and the folder for each complete checkpoint, earliest first.
 
         Raises:
             RequestError: the checkpoint folder is a link or cannot be read.

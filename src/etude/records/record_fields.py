@@ -112,7 +112,8 @@ def positive_class_note(config: Mapping[str, Any], metrics: Iterable[str]) -> st
         metrics: names of the metrics that are shown.
 
     Returns:
-        None if the task has no positive class, or none of its metrics is shown.
+        The sentence; None if the task has no positive class, or if no metric that refers to this
+        class is shown.
     """
     positive = config.get("task.positive")
     names = {name.removeprefix("val/") for name in metrics}

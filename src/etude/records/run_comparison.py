@@ -63,8 +63,9 @@ def results(records: Sequence[Record]) -> dict[str, list[Any]]:
 def short_run_names(records: Sequence[Record], *, without_seed: bool = False) -> list[str]:
     """Returns a short, unique name for each run.
 
-    A name consists of the overrides in the run's label that not all runs share. If these names are
-    not unique, each name is the whole label, with the run's name and signature if necessary.
+    A name consists of those overrides in the run's label that some of the other runs do not have.
+    If these names are not unique, each name is the whole label, with the run's name and signature
+    if necessary.
 
     Args:
         records: the runs.

@@ -31,7 +31,7 @@ def sha256_of(value: Any) -> str:
 
 
 def signature(identity: Mapping[str, Any]) -> str:
-    """Returns the signature of a run, 64 hex digits.
+    """Returns the signature of a run, a hash of `identity`, as 64 hexadecimal digits.
 
     Args:
         identity: the values of the run's config that can change the result.

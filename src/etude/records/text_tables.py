@@ -190,7 +190,7 @@ def format_best(best: Mapping[str, Any]) -> str:
 
 
 def format_bytes(count: int) -> str:
-    """Formats a number of bytes: `3.2 MB`."""
+    """Formats a number of bytes with a unit, such as `3.2 MB`."""
     amount = float(count)
     for unit in ("bytes", "kB", "MB", "GB"):
         if amount < 1000:
