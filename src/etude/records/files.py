@@ -233,7 +233,7 @@ def remove_temporaries(folder: Path, *, of: str | None = None, age: float = 0.0)
 
 
 def create_folder(path: Path) -> None:
-    """Creates a folder and its missing parents, and flushes the names of all to disk."""
+    """Creates a folder and its missing parents, and flushes their names to disk."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
     for folder in missing:
