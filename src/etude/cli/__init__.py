@@ -120,10 +120,10 @@ def _run(arguments: list[str]) -> int:
 
 
 def _report_exception(raised: BaseException, arguments: list[str], debug: bool) -> int:
-    """Prints an exception that a command raised and returns the exit code.
+    """Prints the exception `raised` by a command, and returns the exit code.
 
     Raises:
-        BaseException: the exception itself, if `--debug` is set.
+        BaseException: the exception itself, if `debug` is true (option `--debug`).
     """
     try:
         raise raised
@@ -218,7 +218,11 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _complete(arguments: list[str]) -> int:
-    """Prints completions of the line in `$COMP_LINE`: commands, overrides or runs."""
+    """Prints the completions of the command line in the environment variable `COMP_LINE`.
+
+    The completions are commands, overrides or runs. `arguments` are the arguments that the shell
+    passed; Hydra needs them to complete overrides. Returns the exit code.
+    """
     program, _, typed = os.environ.get("COMP_LINE", "").lstrip().partition(" ")
     command, after, words = typed.lstrip().partition(" ")
     if program and not after:
@@ -252,7 +256,7 @@ def _print_error(message: str) -> None:
 
 
 class _Terminated(BaseException):
-    """Raised when a signal arrives outside training.
+    """Raised when a signal that ends the process, such as SIGTERM, arrives outside training.
 
     It derives from `BaseException`, because libraries may catch `Exception`.
     """

@@ -41,12 +41,12 @@ class Parser(argparse.ArgumentParser):
 
 
 def make_parser(command: str, description: str) -> argparse.ArgumentParser:
-    """Returns the parser of `etude COMMAND`, without abbreviations of options."""
+    """Returns the argument parser of `etude COMMAND`; options must be typed in full."""
     return Parser(prog=f"etude {command}", description=description, allow_abbrev=False)
 
 
 def add_root(parser: argparse.ArgumentParser) -> None:
-    """Adds the option `--root`."""
+    """Adds the option `--root` to the parser of a command."""
     help_ = "folder of all runs (default: experiments)"
     parser.add_argument("--root", type=_folder, metavar="DIR", default="experiments", help=help_)
 
@@ -58,12 +58,12 @@ def _folder(typed: str) -> str:
 
 
 def add_output(parser: argparse.ArgumentParser, help_: str) -> None:
-    """Adds the option `--output`."""
+    """Adds the option `--output` to the parser of a command."""
     parser.add_argument("--output", type=_output, metavar="FILE", help=help_)
 
 
 def _output(typed: str) -> Path:
-    """Returns the output file, with a symbolic link resolved.
+    """Converts the value of the option `--output` to a path, and resolves a symbolic link.
 
     Raises:
         RequestError: the path is not that of a regular file, or is inside the folder of a run.
@@ -79,7 +79,7 @@ def _output(typed: str) -> Path:
 
 
 def add_trust(parser: argparse.ArgumentParser) -> None:
-    """Adds the option `--trust`."""
+    """Adds the option `--trust` to the parser of a command."""
     help_ = "Python modules that may be imported for classes that the run's config names"
     parser.add_argument(
         "--trust", metavar="MODULE", nargs="+", action="extend", default=[], help=help_
@@ -87,7 +87,7 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
 
 
 def add_quoting(parser: argparse.ArgumentParser) -> None:
-    """Adds the option `--quoting`."""
+    """Adds the option `--quoting` to the parser of a command."""
     help_ = (
         "meaning of quotation marks in CSV and TSV files: csv if they enclose fields, none if they "
         "are part of the text (default: as in the run's data, else detected)"
@@ -96,12 +96,12 @@ def add_quoting(parser: argparse.ArgumentParser) -> None:
 
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
-    """Adds the option `--checkpoint`."""
+    """Adds the option `--checkpoint` to the parser of a command."""
     parser.add_argument("--checkpoint", default="best", help=f"checkpoint to use: {CHECKPOINTS}")
 
 
 def add_translation_search(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of the beam search of translations."""
+    """Adds the options of the beam search for translations to the parser of a command."""
     help_ = "for translation: number of beams (default: 4)"
     parser.add_argument("--beams", type=int, metavar="N", help=help_)
     help_ = "for translation: length penalty of beam search (default: 1)"
@@ -110,9 +110,10 @@ def add_translation_search(parser: argparse.ArgumentParser) -> None:
 
 @contextmanager
 def as_options() -> Iterator[None]:
-    """Context manager that replaces the names of arguments in errors by those of options.
+    """Context manager in which errors name the options of the command.
 
-    For example, `length_penalty` becomes `--length-penalty`.
+    An error about an argument of a function, such as `length_penalty`, becomes an error about the
+    option `--length-penalty`.
     """
     try:
         yield
@@ -121,7 +122,10 @@ def as_options() -> Iterator[None]:
 
 
 def as_option(problem: Problem) -> Problem:
-    """Returns the problem with the argument's name replaced by the option's name."""
+    """Returns a problem that names an option instead of an argument of a function.
+
+    For example, `length_penalty` becomes `--length-penalty`. Other problems are returned unchanged.
+    """
     if not problem.where.isidentifier() or problem.where == "RUN":
         return problem
     return replace(problem, where="--" + problem.where.replace("_", "-"))

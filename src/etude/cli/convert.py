@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def convert(arguments: list[str]) -> int:
-    """Runs `etude convert`."""
+    """Runs `etude convert` with its command-line arguments and returns the exit code."""
     parser = make_parser(
         "convert",
         "Convert a run or released weights to a folder that `transformers` can load. Prints the "
@@ -88,7 +88,11 @@ def _write_adapter(args: Namespace, destination: Path) -> None:
 
 
 def _source(args: Namespace) -> ExportSource:
-    """Returns the model to convert: weights at the path SOURCE, else the run or Hub id SOURCE."""
+    """Returns the model that the argument SOURCE of `etude convert` selects.
+
+    If SOURCE is a path of weights, they are loaded. Otherwise, SOURCE selects a run or, if no run
+    matches, a repository on the Hugging Face Hub.
+    """
     from etude.interop.export import source_from_released, source_from_run
     from etude.interop.released_model import load_released
     from etude.records.registry import find_folders

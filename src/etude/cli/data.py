@@ -27,7 +27,7 @@ Actions:
 
 
 def data(arguments: list[str]) -> int:
-    """Runs `etude data`."""
+    """Runs `etude data` with its command-line arguments and returns the exit code."""
     actions = {"show": _show, "step": _step, "find": _find}
     action, *rest = arguments or ["none"]
     if action in actions:

@@ -24,7 +24,7 @@ SPLITS = ("val", "test", "train")
 
 
 def evaluate(arguments: list[str]) -> int:
-    """Runs `etude evaluate`."""
+    """Runs `etude evaluate` with its command-line arguments and returns the exit code."""
     parser = make_parser(
         "evaluate",
         "Compute metrics of runs on a split of their data, or on other files with the same "

@@ -18,7 +18,7 @@ _OPTIONS = {"lowest": "--from", "highest": "--to", "steps": "--steps"}
 
 
 def find_lr(arguments: list[str]) -> int:
-    """Runs `etude find-lr`."""
+    """Runs `etude find-lr` with its command-line arguments and returns the exit code."""
     parser = make_parser(
         "find-lr",
         "Find a learning rate with a range test (Smith, 2015): train the model of `etude train "

@@ -16,7 +16,7 @@ _RULE = "-" * 72
 
 
 def generate(arguments: list[str]) -> int:
-    """Runs `etude generate`."""
+    """Runs `etude generate` with its command-line arguments and returns the exit code."""
     args = _parser().parse_args(arguments)
     if args.temperature is None:
         args.temperature = 1.0 if args.beams > 1 or args.greedy else 0.8
@@ -103,7 +103,9 @@ def _config(args: argparse.Namespace) -> GenerationConfig:
 
 
 def _check_prompts(args: argparse.Namespace) -> list[str]:
-    """Checks all options, before a model is loaded, and returns the prompts.
+    """Checks all options of `etude generate`, and returns the prompts.
+
+    Called before the model is loaded.
 
     Raises:
         RequestError: options are invalid; the exception contains all problems.
@@ -154,7 +156,9 @@ def _read_prompts(path: Path, checks: Checks) -> list[str]:
 
 
 def _as_typed_option(problem: Problem) -> Problem:
-    """Returns the problem with the argument's name replaced by the name of the option."""
+    """Returns a problem that names an option of `etude generate` instead of an argument of a
+    function.
+    """
     if problem.where == "forbidden":
         return replace(problem, where="--forbid")
     if problem.hint and problem.hint.startswith("beams="):
@@ -189,7 +193,7 @@ def _print_piece(piece: str) -> None:
 
 
 class _Printer:
-    """Prints finished texts, separated by lines of dashes."""
+    """Function that prints generated texts, with a line of dashes between them."""
 
     def __init__(self) -> None:
         self.first = True

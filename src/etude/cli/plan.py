@@ -47,7 +47,7 @@ _PLAN_OPTIONS = ("--signature", "--json", "--no-measure")
 
 
 def plan(arguments: list[str]) -> int:
-    """Runs `etude plan`."""
+    """Runs `etude plan` with its command-line arguments and returns the exit code."""
     plan_options = {word for word in arguments if word in _PLAN_OPTIONS}
     others = [word for word in arguments if word not in plan_options]
     request = parse(others, "plan", _PLAN_OPTIONS)
@@ -85,7 +85,10 @@ def plan(arguments: list[str]) -> int:
 
 @contextmanager
 def _progress(multirun: bool) -> Iterator[PlanProgress | None]:
-    """Context manager that shows a progress bar on a terminal while a sweep is planned."""
+    """Context manager that shows a progress bar on a terminal while a sweep is planned.
+
+    Yields the function that updates the bar, or None if there is no bar.
+    """
     if not (multirun and sys.stderr.isatty()):
         yield None
         return
@@ -129,7 +132,7 @@ def _row(number: int, job: PlannedJob) -> list[str]:
 
 
 def _totals(jobs: Sequence[PlannedJob]) -> Iterator[str]:
-    """Yields the number of jobs in each state, and the remaining FLOPs and time."""
+    """Yields lines with the number of jobs in each state, and with the remaining FLOPs and time."""
     distinct = [job for job in jobs if job.same_as is None]
     counts: dict[str, int] = {}
     for job in distinct:
@@ -155,7 +158,9 @@ def _totals(jobs: Sequence[PlannedJob]) -> Iterator[str]:
 
 
 def _notes(jobs: Sequence[PlannedJob]) -> Iterator[str]:
-    """Yields lines below the table: sources of the speeds, notes on jobs, the meaning of `~`."""
+    """Yields the lines below the table: where the speeds come from, notes on jobs, and the meaning
+    of `~`.
+    """
     sizes = [job.size for job in jobs if job.size is not None]
     sources = dict.fromkeys(size.speed.source for size in sizes if size.speed is not None)
     shown = list(sources)[:4]
@@ -169,7 +174,10 @@ def _notes(jobs: Sequence[PlannedJob]) -> Iterator[str]:
 
 
 def _notes_of_jobs(jobs: Sequence[PlannedJob]) -> Iterator[str]:
-    """Yields each note once, after the numbers of its jobs if it does not apply to all jobs."""
+    """Yields one line for each note on the sizes of jobs, even if many jobs have the same note.
+
+    A line begins with the numbers of the jobs that have the note, unless all jobs have it.
+    """
     numbers: dict[str, list[str]] = {}
     sized = 0
     for number, job in enumerate(jobs, start=1):
@@ -187,7 +195,7 @@ def _notes_of_jobs(jobs: Sequence[PlannedJob]) -> Iterator[str]:
 
 
 def _format_job(job: PlannedJob) -> Iterator[str]:
-    """Yields the lines that describe one job."""
+    """Yields the lines of `etude plan` that describe one job."""
     yield f"{job.name or '(no name)'}  {job.label}".rstrip()
     yield from (f"  {key:<12}{value}" for key, value in _fields(job))
 
@@ -237,7 +245,11 @@ def _fields(job: PlannedJob) -> Iterator[tuple[str, str]]:
 
 
 def _format_identity(job: PlannedJob) -> str:
-    """Returns the signature and the group as comments, and the hashed config values as YAML."""
+    """Returns the part of a job's config that is hashed into its signature, as YAML.
+
+    Comments before it contain the signature and the group (the signature without the seed). If the
+    config is invalid, the result is a comment with the description of the job's state.
+    """
     import yaml
 
     if not job.identity:

@@ -24,7 +24,7 @@ from etude.errors import Problem, RequestError
 
 
 def predict(arguments: list[str]) -> int:
-    """Runs `etude predict`."""
+    """Runs `etude predict` with its command-line arguments and returns the exit code."""
     parser = make_parser(
         "predict",
         "Predict labels, tags, numbers, answers or translations of texts with a trained run.",

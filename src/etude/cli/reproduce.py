@@ -9,7 +9,7 @@ from etude.errors import Problem, RequestError
 
 
 def reproduce(arguments: list[str]) -> int:
-    """Runs `etude reproduce`."""
+    """Runs `etude reproduce` with its command-line arguments and returns the exit code."""
     parser = make_parser(
         "reproduce",
         "Reproduce the claims of papers; without PAPER, list the available papers. Finished runs "

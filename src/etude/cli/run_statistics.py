@@ -43,7 +43,7 @@ def _load_groups(args: Namespace) -> Any:
 
 
 def add_group_arguments(parser: ArgumentParser) -> None:
-    """Adds the arguments of `etude runs group`."""
+    """Adds the arguments of `etude runs group` to its argument parser."""
     _add_group_options(parser)
     help_ = (
         "group with which the other groups are compared: best, or first (the group of the first "
@@ -56,7 +56,7 @@ def add_group_arguments(parser: ArgumentParser) -> None:
 
 
 def group(args: Namespace) -> int:
-    """Runs `etude runs group`."""
+    """Runs `etude runs group` with its parsed arguments and returns the exit code."""
     from etude.analysis.statistics import MIN_VALUES
     from etude.records.text_tables import format_cell, print_columns
 
@@ -88,10 +88,11 @@ def group(args: Namespace) -> int:
 
 
 def _print_comparison(groups: Any, frame: Any, args: Namespace) -> None:
-    """Prints the test of each group against the reference group.
+    """Prints, for each group of runs, a statistical test of its difference from the reference
+    group.
 
     Args:
-        groups: the `Groups`.
+        groups: the groups of runs (`etude.analysis.run_groups.Groups`).
         frame: data frame of the tests, from `Groups.comparison`; nothing is printed if it is empty.
         args: arguments of the command.
     """
@@ -125,7 +126,7 @@ def _cell(cell: Any, key: str, value: Any, number: bool) -> str:
 
 
 def add_significance_arguments(parser: ArgumentParser) -> None:
-    """Adds the arguments of `etude runs significance`."""
+    """Adds the arguments of `etude runs significance` to its argument parser."""
     help_ = f"{RUN}, or the folder of a sweep; the first run is the baseline of the others"
     parser.add_argument("runs", metavar="RUN", nargs="+", help=help_)
     parser.add_argument("--split", default="val", help="val, test or train (default: val)")
@@ -134,7 +135,7 @@ def add_significance_arguments(parser: ArgumentParser) -> None:
 
 
 def significance(args: Namespace) -> int:
-    """Runs `etude runs significance`."""
+    """Runs `etude runs significance` with its parsed arguments and returns the exit code."""
     from etude.api import Run, Runs
     from etude.records.registry import find_finished, find_record
     from etude.records.text_tables import print_columns
@@ -186,7 +187,7 @@ def _p(value: float) -> str:
 
 
 def add_plot_arguments(parser: ArgumentParser) -> None:
-    """Adds the arguments of `etude runs plot`."""
+    """Adds the arguments of `etude runs plot` to its argument parser."""
     _add_group_options(parser)
     help_ = "x-axis: step, tokens, time, or a numeric config key such as optimizer.lr (default: "
     parser.add_argument("--x", default="step", metavar="X", help=help_ + "step)")
@@ -198,7 +199,7 @@ def add_plot_arguments(parser: ArgumentParser) -> None:
 
 
 def plot(args: Namespace) -> int:
-    """Runs `etude runs plot`."""
+    """Runs `etude runs plot` with its parsed arguments and returns the exit code."""
     from etude.analysis.curves import X_AXES, check_axes, save_figure
     from etude.records.opening import COMPARISON
 
@@ -218,7 +219,7 @@ def plot(args: Namespace) -> int:
 
 
 def add_export_arguments(parser: ArgumentParser) -> None:
-    """Adds the arguments of `etude runs export`."""
+    """Adds the arguments of `etude runs export` to its argument parser."""
     _add_group_options(parser)
     parser.add_argument("--format", default="csv", help="csv, latex or markdown (default: csv)")
     help_ = "caption of a latex or markdown table (default: the metric and its intervals)"
@@ -229,7 +230,7 @@ def add_export_arguments(parser: ArgumentParser) -> None:
 
 
 def export(args: Namespace) -> int:
-    """Runs `etude runs export`."""
+    """Runs `etude runs export` with its parsed arguments and returns the exit code."""
     from etude.records.files import write_text
 
     text = _load_groups(args).export(args.format, caption=args.caption, label=args.label)

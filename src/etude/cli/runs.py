@@ -26,7 +26,7 @@ _JSON_HELP = "print JSON with unrounded values"
 
 
 def runs(arguments: list[str]) -> int:
-    """Runs `etude runs`."""
+    """Runs `etude runs` with its command-line arguments and returns the exit code."""
     if not arguments or arguments[0].startswith("-"):
         _overview().parse_args(arguments)
     action, *words = arguments

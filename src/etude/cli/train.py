@@ -42,7 +42,7 @@ Groups and their files:
 
 
 def train(arguments: list[str]) -> int:
-    """Runs `etude train`."""
+    """Runs `etude train` with its command-line arguments and returns the exit code."""
     from etude.config.request import answer, parse
 
     request = parse(arguments)
@@ -69,7 +69,10 @@ def train(arguments: list[str]) -> int:
 
 
 def _help(config_dir: str | None) -> str:
-    """Returns the help text, with the files of all config groups."""
+    """Returns the help text of `etude train`, with a list of the files of all config groups.
+
+    `config_dir` is a folder with the user's configs, if any.
+    """
     from etude.config.paths import conf_dir, groups
 
     folders = [conf_dir(), *([Path(config_dir)] if config_dir else [])]
@@ -102,7 +105,7 @@ def _train_sweep(overrides: list[str], config_dir: str | None) -> int:
 
 
 def _log_duplicates(jobs: Sequence[Any]) -> None:
-    """Logs the jobs that have the same config as an earlier job."""
+    """Logs a line for each job of a sweep that has the same config as an earlier job."""
     numbers: dict[str, int] = {}
     duplicates = []
     for number, job in enumerate(jobs, start=1):

@@ -24,9 +24,10 @@ _INSTALLED_FOLDERS = tuple(
 
 
 def find_user_fault(error: BaseException, words: Sequence[str]) -> Problem | None:
-    """Returns a problem that names the user's code if it raised or may have caused an exception.
+    """Returns a problem that names the user's code, if that code raised an exception or may have
+    caused the exception.
 
-    Returns None for other exceptions.
+    Returns None if the user's code is not involved.
 
     A class from an extension may break the contract of its base class, so that Étude's code fails
     when it uses the class. The traceback then contains only Étude's code; the object that caused
@@ -63,7 +64,10 @@ def _is_user_file(file: str) -> bool:
 
 
 def _module_of(value: object) -> str | None:
-    """Returns the user's module that defines an object's class, or None."""
+    """Returns the name of the module that defines a class, or the class of an object.
+
+    Returns None if the module is not the user's, but part of Python, Étude or an installed package.
+    """
     name = (value if isinstance(value, type) else type(value)).__module__
     file = getattr(sys.modules.get(name), "__file__", None)
     return name if file and _is_user_file(str(Path(file).resolve())) else None

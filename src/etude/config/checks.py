@@ -70,12 +70,13 @@ class CheckedConfig:
         config: the composed config; saved in `config.yaml` with unresolved interpolations.
         name: the run's name.
         seed: the random seed.
-        nodes: constructors and arguments of `model`, `data`, ...
-        callbacks: additional Lightning callbacks by name.
-        loggers: loggers by name.
+        nodes: the constructor and the arguments of each root key that builds an object (`model`,
+            `data`, ...).
+        callbacks: nodes of additional Lightning callbacks, by name.
+        loggers: nodes of loggers, by name.
         run: the options of `run`, which don't affect the result.
-        identity: the plain data that is hashed into the signature, in a canonical form, with
-            masked passwords in URLs.
+        identity: the plain data that is hashed into the signature, in a canonical form, with masked
+            passwords in URLs.
         shown: the config as plain data without secrets: passwords are masked, and values from the
             environment are replaced by references.
         mask: masks the values from the environment in other texts.
@@ -99,7 +100,8 @@ def check(config: DictConfig, *, trust: Sequence[str] | None = None) -> CheckedC
     Args:
         config: a config from `compose` or from a saved run.
         trust: modules, in addition to Étude's, whose classes the config may name. None allows the
-            config's own `extensions` and the installed ones; only for configs from the user.
+            modules in the config's own key `extensions` and the installed extensions; it must be
+            used only for configs from the user.
 
     Raises:
         RequestError: the config has errors; the exception contains all of them.
@@ -158,12 +160,16 @@ _Nodes = dict[str, Node]
 def _check_nodes(
     values: Mapping[str, Any], extensions: Sequence[str], problems: list[Problem]
 ) -> tuple[_Nodes, _Nodes, _Nodes]:
-    """Checks all nodes, and returns those of root keys, of callbacks and of loggers, by name.
+    """Checks all nodes (values with a `_target_`) of a config.
 
     Args:
         values: the config as plain data.
         extensions: modules whose classes the config may name.
         problems: list to which the problems of the nodes are added.
+
+    Returns:
+        Three dictionaries from names to nodes: those of the root keys, such as `model`; those of
+        the callbacks; and those of the loggers. A node is None if its `_target_` is not valid.
     """
 
     def checked(above: str, names: Mapping[str, Any]) -> _Nodes:
@@ -178,7 +184,10 @@ def _check_nodes(
 
 
 def _identity(values: Mapping[str, Any], nodes: _Nodes, callbacks: _Nodes) -> dict[str, Any]:
-    """Returns the plain data that is hashed into the signature, in a canonical form."""
+    """Returns the part of a config that is hashed into the signature, as plain data.
+
+    The data has a canonical form: configs with the same meaning give equal data.
+    """
     identity: dict[str, Any] = {
         "name": values["name"],
         "seed": values["seed"],
@@ -208,7 +217,8 @@ def _any_below(paths: Iterable[str], key: str) -> bool:
 
 
 def _read(config: DictConfig) -> tuple[ResolvedConfig, list[Problem]]:
-    """Returns the resolved config, and the problems of keys and values that the schema defines.
+    """Returns the config with resolved interpolations, and the problems that a comparison with the
+    schema finds.
 
     Raises:
         RequestError: an interpolation cannot be resolved.
@@ -234,7 +244,9 @@ def _read(config: DictConfig) -> tuple[ResolvedConfig, list[Problem]]:
 def _unknown_keys(
     config: DictConfig, tree: Any, record: type = Config, above: str = ""
 ) -> Iterator[Problem]:
-    """Yields a problem for each key that an override with `+` added and the schema does not define.
+    """Yields a problem for each key that the schema does not define.
+
+    Such a key can come from an override with `+`.
 
     Args:
         config: the whole config, for suggestions of misplaced keys.
@@ -289,9 +301,9 @@ def _null_characters(values: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _add_current_folder_to_path() -> None:
-    """Makes modules in the working folder importable, as with `python -m`.
+    """Adds the working folder to `sys.path`, so that its modules can be imported.
 
-    Python does not add the working folder to the path of a console script.
+    Python does this for `python -m`, but not for a console script such as `etude`.
     """
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
@@ -316,10 +328,12 @@ def _check_importable(named: Sequence[str], where: str) -> Iterator[Problem]:
 
 
 def find_extensions(named: Sequence[str]) -> tuple[list[str], list[Problem]]:
-    """Returns the modules whose classes a user's config may name, and the problems of `named`.
+    """Returns the modules whose classes a user's config may name, and a list of problems.
 
-    The modules are those in `named`, which are also searched in the working folder, and those that
-    installed packages provide.
+    A module in `named` that cannot be imported is a problem, for example.
+
+    The modules are those in `named`, and those that installed packages provide. The modules in
+    `named` may be in the working folder.
 
     Args:
         named: the config's value of `extensions`.
@@ -389,15 +403,15 @@ def check_name(name: Any) -> Iterator[Problem]:
 
 
 def _environment_in_identity(written: Any, marked: Any) -> Iterator[Problem]:
-    """Yields a problem for each value in the signature that uses `${oc.env:...}`.
+    """Yields a problem for each value that is hashed into the signature and uses `${oc.env:...}`.
 
-    With such a value, the signature would depend on the machine.
+    With such a value, the signature would depend on the environment of the machine.
 
     Args:
         written: the config as plain data with unresolved interpolations.
         marked: the resolved config with a mark instead of each value from the environment. Values
-            that come through another key are marked too
-            (`vars.a=${oc.env:HOME} data.path=${vars.a}`).
+            that come through another key are marked too (`vars.a=${oc.env:HOME}
+            data.path=${vars.a}`).
     """
     for path, value in _leaves(marked):
         if (
@@ -411,7 +425,8 @@ def _environment_in_identity(written: Any, marked: Any) -> Iterator[Problem]:
 
 
 def _secrets_in_identity(written: Any, config: DictConfig) -> Iterator[Problem]:
-    """Yields a problem for each key or value in the signature that contains a secret.
+    """Yields a problem for each key or value that is hashed into the signature and contains a
+    secret.
 
     A secret is the value of a secret environment variable. It would be saved in the run's folder,
     and the signature would depend on it.
@@ -435,9 +450,10 @@ def _secrets_in_identity(written: Any, config: DictConfig) -> Iterator[Problem]:
 
 
 def _locate_key(secret: str, config: DictConfig) -> str:
-    """Returns the name of the override whose key contains `secret`, without the secret.
+    """Returns a text that locates the override whose key contains a secret, without the secret.
 
-    The name is `override 2` for the second override.
+    The text is `override 2` for the second override, or `a key of the config` if no override
+    contains the secret.
     """
     for number, typed in enumerate(config.run.overrides, start=1):
         if secret in typed:
@@ -446,7 +462,7 @@ def _locate_key(secret: str, config: DictConfig) -> str:
 
 
 def _is_out_of_signature(path: str) -> bool:
-    """Returns whether a key is excluded from the signature."""
+    """Returns whether the key with the key path `path` is excluded from the signature."""
     return any(path == key or path.startswith(f"{key}.") for key in OUT_OF_SIGNATURE)
 
 

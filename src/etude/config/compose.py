@@ -53,7 +53,11 @@ _hydra_in_use = threading.RLock()
 
 
 def _after_fork() -> None:
-    """Replaces the lock in a forked job, where the thread that holds it does not exist."""
+    """Replaces the lock of Hydra's state in a forked process.
+
+    Another thread may have held the lock during the fork. That thread does not exist in the forked
+    process, so it would never release the lock.
+    """
     global _hydra_in_use
     _hydra_in_use = threading.RLock()
 
@@ -105,11 +109,11 @@ def compose_in_search(typed: Sequence[str]) -> DictConfig:
 def set_overrides_and_choices(
     config: DictConfig, choices: Mapping[str, Any], typed: Sequence[str]
 ) -> None:
-    """Sets `run.overrides` and `run.choices` of a config.
+    """Sets `run.overrides` and `run.choices` of a config to its overrides and its chosen files.
 
     Args:
         config: the config to change.
-        choices: as for `chosen`.
+        choices: the file that Hydra chose from each config group.
         typed: the overrides.
 
     Raises:
@@ -141,7 +145,8 @@ def literal(text: str) -> str:
 
 @contextmanager
 def search_configs(config_dir: str | Path | None) -> Iterator[Hydra]:
-    """Context manager that sets up Hydra to search `config_dir` and the shipped configs.
+    """Context manager in which Hydra searches config files in `config_dir` and in the shipped
+    configs.
 
     Yields the Hydra instance, and restores the previous instance on exit. Hydra's state belongs to
     the whole process, so other threads wait.
@@ -178,17 +183,17 @@ def _compose(overrides: Sequence[str]) -> DictConfig:
 
 
 def _loader() -> CachingLoader:
-    """Returns the loader of `search_configs`."""
+    """Returns Hydra's current config loader, which `search_configs` has set up."""
     return cast(CachingLoader, GlobalHydra.instance().config_loader())
 
 
 def chosen(choices: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, str]:
-    """Returns a dictionary from each config group to its chosen file.
+    """Returns a dictionary from each config group, such as `model`, to the name of its chosen file.
 
     Groups whose class is overridden (`model.norm._target_=...`) are omitted.
 
     Args:
-        choices: Hydra's choices (`hydra.runtime.choices`).
+        choices: the file that Hydra chose from each config group (`hydra.runtime.choices`).
         overrides: the overrides.
     """
     keys = [item.lstrip("+").partition("=")[0] for item in overrides]
@@ -254,14 +259,16 @@ def remove_plus_signs(override: str) -> str:
 
 
 def job_overrides(overrides: Iterable[str]) -> list[str]:
-    """Returns a job's overrides without those of Hydra's own keys."""
+    """Returns the overrides that do not set Hydra's own keys, such as `hydra.job.name`."""
     return [remove_plus_signs(item) for item in overrides if not is_hydra_override(item)]
 
 
 def find_invalid(overrides: Sequence[str], error: Exception) -> tuple[list[Problem], list[str]]:
-    """Returns the problems of the invalid overrides, and the valid overrides.
+    """Returns a list of problems, one for each invalid override, and the list of the valid
+    overrides.
 
-    Each override is tried together with the valid overrides before it.
+    To find the invalid overrides, a config is composed with each override and the valid overrides
+    before it.
 
     Args:
         overrides: the overrides.
@@ -281,7 +288,9 @@ def find_invalid(overrides: Sequence[str], error: Exception) -> tuple[list[Probl
 
 
 def _check_composed(good: Sequence[str]) -> list[Problem]:
-    """Returns all other problems of a run with the overrides that Hydra accepts."""
+    """Returns the problems of a run with the overrides `good`, which Hydra accepts: in keys, types,
+    values and data files.
+    """
     # A higher layer, which this module cannot import at its top.
     build = importlib.import_module("etude.training.build")
     try:
@@ -369,8 +378,8 @@ def _explain_choice(
 def _kind_mismatches(tree: Any, above: str, record: type = Config) -> Iterator[Problem]:
     """Yields a problem for each value of a file whose structure differs from the schema.
 
-    Structures are lists, mappings and scalars. OmegaConf merges whole files and does not report
-    which key does not match.
+    The structure of a value is list, mapping or scalar. OmegaConf refuses the whole file in this
+    case, and does not report which key is wrong.
 
     Args:
         tree: content of the file.
@@ -391,7 +400,11 @@ def _kind_mismatches(tree: Any, above: str, record: type = Config) -> Iterator[P
 
 
 def _files_with(group: str, slot: str) -> list[str]:
-    """Returns the files of a config group whose `defaults` lists contain the group `slot`."""
+    """Returns the names of those files of the config group `group` that choose a file of another
+    group.
+
+    The other group is `slot`: the `defaults` list of each returned file contains it.
+    """
     files = []
     for name in _groups()[group]:
         read = _repository().load_config(f"{group}/{name}")
@@ -450,7 +463,7 @@ def _first_line(error: Exception) -> str:
 
 
 def plain_yaml(config: DictConfig) -> str:
-    """Formats a config as YAML with unresolved interpolations, without secrets.
+    """Returns a config as YAML text without secrets; interpolations are not resolved.
 
     Values from the environment stay references, and passwords in URLs are masked.
     """

@@ -59,9 +59,10 @@ class Constructor:
         given: names of the arguments that the caller of a factory (`_partial_: true`) passes; None
             if the class does not list them.
         refused: arguments that a config must not set, with hints for the error message.
-        aliases: for some arguments, a dictionary from values to the equivalent values that replace
-            them.
-        pins: whether the class has a method `pinned`; see `etude.config.pinning`.
+        aliases: for some arguments, a dictionary from each value to an equivalent value that
+            replaces it.
+        pins: whether the class has a method `pinned`, which replaces mutable references in its
+            arguments, such as a branch, by commits; see `etude.config.pinning`.
     """
 
     name: str
@@ -123,8 +124,9 @@ def describe_class(constructor: Any, location: str = "") -> Constructor:
 def _hints(constructor: Any) -> dict[str, Any]:
     """Returns a dictionary from the names of a constructor's parameters to their annotations.
 
-    The generated constructor of a dataclass has the annotations of inherited fields, whose names
-    are defined in the modules of the base classes.
+    For a dataclass, the annotation of an inherited field is resolved in the module of the base
+    class that defines the field. The module of the subclass may not contain the names in the
+    annotation.
     """
     if not isinstance(constructor, type):
         return typing.get_type_hints(constructor)
@@ -138,9 +140,10 @@ def _hints(constructor: Any) -> dict[str, Any]:
 
 
 def lookup(location: str) -> Constructor | None:
-    """Returns the description of the class at the dotted path `location` from the index.
+    """Returns the description of a class from the index; None if the index does not contain it.
 
-    None if the index does not contain the class, or if its module is imported.
+    Also returns None if the module of the class is imported, because the class itself has exact
+    annotations. `location` is the dotted path of the class.
     """
     module = location.rpartition(".")[0]
     if module in sys.modules:  # the imported class has the real annotations
@@ -178,9 +181,10 @@ def cache_folder() -> Path:
 
 
 def record_in(hint: Any) -> Constructor | None:
-    """Returns the description of the dataclass in an annotation such as `Options | None`.
+    """Returns the description of the dataclass in a type annotation.
 
-    None if the annotation contains no dataclass.
+    For `Options | None`, this is the description of `Options`. Returns None if the annotation
+    contains no dataclass.
     """
     for option in typing.get_args(hint) if is_union(hint) else (hint,):
         if dataclasses.is_dataclass(option) and isinstance(option, type):
@@ -201,9 +205,10 @@ def _index() -> dict[str, Constructor]:
 
 @cache
 def _file() -> Path | None:
-    """Returns the path of the index for the versions of Étude's source, Python and packages.
+    """Returns the path of the index that belongs to the present versions of Étude's source, Python
+    and packages.
 
-    None if the path cannot be determined, for example without a home folder.
+    Returns None if the path cannot be determined, for example without a home folder.
     """
     try:
         versions = [version(name) for name in _PACKAGES]
@@ -284,7 +289,11 @@ def _unpack_hint(packed: Any) -> Any:
 
 @dataclass
 class _Record:
-    """Base class of the placeholders of dataclasses that are not imported."""
+    """Base class of placeholder classes.
+
+    A placeholder stands for a dataclass in an annotation from the index, as the dataclass is not
+    imported.
+    """
 
 
 _KINDS: Mapping[str, Callable[[tuple[Any, ...]], Any]] = {

@@ -56,9 +56,10 @@ def resolve_config(config: DictConfig) -> ResolvedConfig:
 
 
 def make_mask(config: DictConfig) -> Mask:
-    """Returns a mask of the values that a config takes from the environment, and of passwords.
+    """Returns an object that masks passwords, and the values that a config takes from the
+    environment.
 
-    If the config cannot be resolved, the mask covers only passwords.
+    If the config cannot be resolved, only passwords are masked.
     """
     try:
         return resolve_config(config).mask
@@ -117,7 +118,10 @@ def resolve_with_placeholders(config: DictConfig, form: str) -> dict[str, Any]:
 
 
 def _registering_env(key: str, *default: Any) -> Any:
-    """Resolver `oc.env` that registers the value, so that error messages mask it."""
+    """Implementation of OmegaConf's resolver `oc.env` that registers the value it returns.
+
+    Registered values are masked in error messages. `key` is the name of the environment variable.
+    """
     value = oc.env(key, *default)
     if key in os.environ:
         register_secret_value(key, os.environ[key])

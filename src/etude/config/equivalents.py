@@ -107,14 +107,21 @@ def equivalent_of(key: str, value: object = "") -> str | None:
 
 
 def suggest_sweep(key: str, value: object) -> str | None:
-    """Returns a hint if the value of a key that takes one value is a list such as `[0,1]`."""
+    """Returns a hint that shows how to sweep a key over the items of a list.
+
+    Returns None if `value` is not a list such as `[0,1]`. The key accepts only one value.
+    """
     text = ",".join(str(item) for item in value) if isinstance(value, list) else str(value)
     is_list = isinstance(value, list) or (text.startswith("[") and text.endswith("]"))
     return f"to sweep over several values, use {key}={text.strip('[]')} -m" if is_list else None
 
 
 def plugin_of(group: str, name: str) -> str | None:
-    """Returns a hint that names the package of a Hydra launcher or sweeper; None if unknown."""
+    """Returns a hint with the command that installs a launcher or sweeper of Hydra.
+
+    Returns None if its package is unknown. `group` is the config group, such as `hydra/launcher`,
+    and `name` is the chosen file.
+    """
     if group == "hydra/sweeper" and name == "optuna":
         return "use sweep=optuna"
     package = _PLUGINS.get(group, {}).get(name)

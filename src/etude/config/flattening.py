@@ -30,15 +30,17 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def without_record_options(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the config without `run` and `logger`, which cannot make two runs differ."""
+    """Returns the config `tree` without the keys `run` and `logger`, which do not change a run's
+    result.
+    """
     return {key: value for key, value in tree.items() if key not in _RECORD_OPTIONS}
 
 
 def flatten_config(checked: CheckedConfig) -> dict[str, Any]:
     """Returns a dictionary from a config's key paths to values, without secrets.
 
-    Values in the signature have the form in which they are hashed. Values that are equal to their
-    constructor's defaults are included, although the signature omits them.
+    A value that is hashed into the signature has the form in which it is hashed. Values that are
+    equal to the default of a constructor are not hashed, but they are included here.
     """
     hashed = dict(flatten(checked.identity))
     shown = flatten(without_record_options(checked.shown))

@@ -74,7 +74,10 @@ class CachingLoader(ConfigLoaderImpl):
     def run_config(
         self, config_name: str, overrides: list[str]
     ) -> tuple[DictConfig, dict[str, Any]]:
-        """Returns a run's config without the key `hydra`, and the chosen file of each group."""
+        """Returns a run's config, without the key `hydra`, and a dictionary of the chosen files.
+
+        The keys of the dictionary are config groups, and the values are names of files.
+        """
         split = self._split(overrides)
         if split is None:
             return _without_hydra(self._load_files(config_name, overrides))
@@ -90,10 +93,11 @@ class CachingLoader(ConfigLoaderImpl):
         return super().load_configuration(config_name, overrides, RunMode.RUN, from_shell=False)
 
     def _split(self, overrides: Sequence[str]) -> tuple[list[str], list[Override]] | None:
-        """Splits overrides into those that choose files and those that set values.
+        """Splits overrides into those that choose config files and those that set values.
 
         Returns:
-            Both lists, or None if an override sweeps or changes Hydra's search path.
+            The list of overrides that choose files, and the list of overrides that set values. None
+            if an override contains a sweep or changes Hydra's search path.
         """
         parsed = [self._parse(item) for item in overrides]
         changes_path = any(each.get_key_element() == "hydra.searchpath" for each in parsed)
@@ -111,7 +115,10 @@ class CachingLoader(ConfigLoaderImpl):
         return self._parsed[item]
 
     def _is_value(self, override: Override) -> bool:
-        """Returns whether an override sets a value of the run's config."""
+        """Returns whether an override sets a value of the run's config.
+
+        Other overrides choose a file or set one of Hydra's own keys.
+        """
         if override.is_hydra_override():
             return False
         key = override.key_or_group
@@ -121,7 +128,7 @@ class CachingLoader(ConfigLoaderImpl):
 
     @staticmethod
     def _set_overrides(config: DictConfig, task: list[Override]) -> None:
-        """Sets the overrides of a job, `task`, under the config's key `hydra`."""
+        """Stores the overrides of a job, `task`, in the config's key `hydra`, as Hydra does."""
         config.hydra.overrides.task = [override.input_line for override in task]
         options = config.hydra.job.config.override_dirname
         config.hydra.job.override_dirname = get_overrides_dirname(
@@ -174,11 +181,11 @@ class _CachedConfig:
 
 @dataclass(frozen=True)
 class _Snapshot:
-    """A config in which some overrides are set, to be copied.
+    """A config in which the first overrides of a job are set already.
 
     Attributes:
-        lines: the overrides that are set.
-        copy: returns a new copy of the config.
+        lines: the overrides that are set, as text.
+        copy: function that returns a new copy of the config.
     """
 
     lines: tuple[str, ...]

@@ -87,7 +87,9 @@ class Node:
         return factory if self.partial else factory()
 
     def canonical(self) -> dict[str, Any]:
-        """Returns the target and arguments as plain data, for the signature."""
+        """Returns the node's `_target_` and arguments as plain data, which is hashed into the
+        signature.
+        """
         head: dict[str, Any] = {"_target_": self.target} if self.target else {}
         return head | {key: _canonical(value) for key, value in self.arguments.items()}
 
@@ -149,15 +151,20 @@ class Factory:
             raise RequestError(missing)
 
     def unset_arguments(self) -> frozenset[str]:
-        """Returns the names of the arguments that are not set; see `etude.nn.parts`."""
+        """Returns the names of the constructor's arguments that are not set in the factory."""
         return frozenset(_describe(self.constructor).parameters.keys() - self.arguments.keys())
 
     def _is_ours(self) -> bool:
-        """Returns whether the class is one of Étude's, which check their arguments themselves."""
+        """Returns whether the class is part of Étude; such classes check their arguments
+        themselves.
+        """
         return str(self.constructor.__module__).startswith("etude.")
 
     def _refused(self, error: BaseException) -> BaseException:
-        """Returns the exception to raise if the constructor raised `error`."""
+        """Returns the exception to raise after the constructor raised `error`.
+
+        For a user's class, this is a `RequestError` with the key path of the node.
+        """
         if self._is_ours():
             return error  # a bug of Étude, as its classes report invalid arguments themselves
         name = getattr(self.constructor, "__name__", "the class")
@@ -216,7 +223,10 @@ def check_node(
 
 
 def _contract_at(where: str) -> Contract | None:
-    """Returns the contract (the required interface) of classes at a key path, or None."""
+    """Returns the contract (the required interface) of the classes that a key path accepts.
+
+    Returns None if the key path has no contract.
+    """
     from etude.contracts.slots import CONTRACTS  # only needed for users' classes
 
     return CONTRACTS.get(table().slot(where) or "")
@@ -225,11 +235,17 @@ def _contract_at(where: str) -> Contract | None:
 def _apply_contract(
     contract: Contract, constructor: Constructor, arguments: dict[str, Any]
 ) -> tuple[Constructor, dict[str, Any]]:
-    """Returns the description and the arguments of a user's class, as changed by a contract.
+    """Returns the description and the arguments of a user's class, as changed by its contract.
 
-    The caller passes the contract's arguments when the object is built, so a config must not set
-    them. The contract's open arguments are exceptions, which a config may set; the caller passes an
-    open argument if the config omits it or sets it to null.
+    Étude passes the contract's arguments when the object is built. In the returned description, a
+    config must therefore not set them. The contract's open arguments are exceptions: a config may
+    set them. If a config omits an open argument or sets it to null, Étude passes this argument, and
+    it is removed from the results.
+
+    Args:
+        contract: the interface that the config key requires.
+        constructor: the description of the class.
+        arguments: the arguments that the config sets.
     """
     omitted = {name for name in contract.open if arguments.get(name) is None}
     parameters = {n: p for n, p in constructor.parameters.items() if n not in omitted}
@@ -341,7 +357,7 @@ def _adapter(hint: Any) -> TypeAdapter[Any]:
 
 
 def _value_type_in(hint: Any) -> Any:
-    """Returns the dataclass D of an annotation `dict[..., D]`; `Any` for other annotations."""
+    """Returns the dataclass D if an annotation is, or contains, `dict[..., D]`; otherwise `Any`."""
     options = typing.get_args(hint) if is_union(hint) else (hint,)
     kinds = (typing.get_args(o)[1] for o in options if typing.get_origin(o) is dict)
     return next((kind for kind in kinds if record_in(kind) is not None), Any)
@@ -353,7 +369,10 @@ def _choice_hint(hint: Any, value: Any) -> str | None:
 
 
 def _file_hint(path: str, value: Any) -> str | None:
-    """Returns a hint if the value is the name of a config file."""
+    """Returns a hint that shows how to choose a config file, if the value is the name of one.
+
+    Returns None for other values. `path` is the key path of the value.
+    """
     group = path.replace(".", "/")
     exists = isinstance(value, str) and (conf_dir() / group / f"{value}.yaml").is_file()
     return f"use {group}={value} to choose that file" if exists else None

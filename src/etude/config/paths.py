@@ -36,7 +36,10 @@ def check_current_folder() -> None:
 
 
 def groups(*folders: Path) -> dict[str, list[str]]:
-    """Returns the config groups in some folders and the names of their files, both sorted."""
+    """Returns a dictionary from each config group in some folders to the names of its files.
+
+    Groups and names are sorted.
+    """
     names: dict[str, set[str]] = {}
     for folder in folders:
         for file in folder.rglob("*.yaml"):

@@ -21,7 +21,9 @@ from etude.errors import InvalidArguments, Problem, RequestError
 
 
 def pin(config: DictConfig, nodes: Iterable[Node]) -> DictConfig:
-    """Replaces mutable references in the arguments of nodes, and returns a config with the commits.
+    """Replaces mutable references in the arguments of nodes by commits.
+
+    Returns a config that contains the commits; if there are none, the unchanged config.
 
     Args:
         config: the config; it is not changed.
@@ -51,7 +53,10 @@ def pin(config: DictConfig, nodes: Iterable[Node]) -> DictConfig:
 
 
 def _walk(value: Any) -> Iterator[Node]:
-    """Yields the nodes in a value, each before the nodes in its arguments."""
+    """Yields all nodes in a value, which can be nested in lists, dictionaries and other nodes.
+
+    A node is yielded before the nodes in its arguments.
+    """
     if isinstance(value, Node):
         yield value
         value = value.arguments

@@ -34,7 +34,7 @@ class Replacement:
 
     Attributes:
         choice: the override, such as `model=gpt2`.
-        file: the file that replaces them, such as `experiment/debug.yaml`.
+        file: the file that replaces the values, such as `experiment/debug.yaml`.
         changes: descriptions, one per key, such as `model.layers=2 instead of 12`.
     """
 
@@ -67,14 +67,16 @@ def report_replaced(*requests: Sequence[str]) -> None:
 
 
 def is_choice(key: str) -> bool:
-    """Returns whether a key of an override is a config group."""
+    """Returns whether the key of an override is a config group, so that the override chooses a
+    file.
+    """
     return bool(_loader().repository.group_exists(key))
 
 
 def find_replaced(typed: Sequence[str]) -> list[Replacement]:
     """Returns a `Replacement` for each chosen config file and each file that replaces its values.
 
-    `typed` are the overrides.
+    `typed` are the overrides; files are chosen by overrides such as `model=gpt2`.
     """
     items = [item for item in typed if is_choice(_key_of(item))]
     if not {_key_of(item) for item in items} - {"experiment", "sweep"}:
@@ -95,11 +97,12 @@ def find_replaced(typed: Sequence[str]) -> list[Replacement]:
 
 
 class _Files:
-    """The files that a config is composed of, in order, with their values.
+    """The files of which a config is composed, in the order in which they are merged.
 
     Args:
         choices: the overrides that choose files.
-        values: the keys of the overrides that set values.
+        values: the keys of the overrides that set values; a value that the user overrides is not
+            reported.
     """
 
     def __init__(self, choices: Sequence[str], values: Collection[str]) -> None:
@@ -162,7 +165,9 @@ class _Files:
                     yield f"{each.config_path}.yaml", change
 
     def _below(self, path: str) -> list[ResultDefault]:
-        """Returns a file and, recursively, the files in its defaults list."""
+        """Returns the file at `path` and, recursively, the files in its defaults list, in merge
+        order.
+        """
         files = [each for each in self._all if each.config_path == path]
         for each in self._all:
             if each.parent == path and each.config_path != path:
@@ -170,14 +175,14 @@ class _Files:
         return sorted(files, key=self._all.index)
 
     def _replaced_part(self, each: ResultDefault) -> tuple[str, str, str] | None:
-        """Returns how another file replaced the choice of a file in a defaults list.
+        """Returns which file replaced an entry of a defaults list, and the original entry.
 
         Args:
-            each: the file that is used now.
+            each: the file that is used now instead of the original entry.
 
         Returns:
-            The file that replaced the choice, the config group, and the original choice; None if
-            no file replaced the choice.
+            The file that replaced the entry, the config group, and the original file of the group.
+            None if the entry was not replaced.
         """
         slot, owner = each.override_key, each.parent
         if (
@@ -197,7 +202,7 @@ class _Files:
         return None
 
     def _values(self, each: ResultDefault) -> dict[str, Any]:
-        """Returns a dictionary from the full key paths of a file's values to the values."""
+        """Returns a dictionary from full key paths to the values that a config file sets."""
         read = self._repository.load_config(str(each.config_path))
         if read is None or each.config_path == "schema":
             return {}

@@ -70,7 +70,8 @@ class Run:
 
 @dataclass
 class LoRAOptions:
-    """Options of LoRA: low-rank updates of the source's frozen weights; see `etude.nn.lora`.
+    """Options of LoRA: low-rank updates of the frozen weights of the model in `init_from.source`;
+    see `etude.nn.lora`.
 
     Attributes:
         rank: rank of each update; 0 disables LoRA.

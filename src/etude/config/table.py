@@ -56,7 +56,9 @@ class Table:
     moved: Mapping[str, str]
 
     def slot(self, path: str) -> str | None:
-        """Returns the slot of a key path, or None if no class is allowed at the key path.
+        """Returns the slot of a key path: the key path, with `*` for a name that the user chooses.
+
+        Returns None if no class is allowed at the key path.
 
         Example:
             >>> table().slot("callbacks.stop")
@@ -66,16 +68,19 @@ class Table:
         return slot if slot in self.slots else None
 
     def location(self, identifier: str) -> str:
-        """Returns the dotted path from which a class is imported."""
+        """Returns the dotted path from which the class with an identifier is imported."""
         return self.moved.get(identifier, identifier)
 
     def identifier(self, kind: Any) -> str:
-        """Returns the identifier (`_target_`) of a class, also if it has moved."""
+        """Returns the identifier of the class `kind`, which is its `_target_` in configs.
+
+        The identifier of a class that has moved is its first dotted path.
+        """
         path = f"{kind.__module__}.{kind.__qualname__}"
         return next((name for name, location in self.moved.items() if location == path), path)
 
     def everything(self) -> frozenset[str]:
-        """Returns the identifiers of the classes of all slots."""
+        """Returns the identifiers of all shipped classes that a config may name at any key."""
         return frozenset().union(*self.slots.values())
 
 

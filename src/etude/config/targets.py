@@ -31,7 +31,11 @@ def installed_extensions() -> list[str]:
 
 @lru_cache(maxsize=8)
 def _entry_point_modules(path: tuple[str, ...]) -> list[str]:
-    """Returns the modules for a `sys.path`; cached, as reading the packages' metadata is slow."""
+    """Returns the modules that packages register as entry points `etude.extensions`.
+
+    `path` is the value of `sys.path`. The result is cached, as reading the packages' metadata is
+    slow.
+    """
     return sorted({point.value.split(":")[0] for point in entry_points(group="etude.extensions")})
 
 
@@ -43,10 +47,11 @@ def is_extension(target: str, extensions: Iterable[str]) -> bool:
 def find_constructor(
     target: str, where: str, extensions: Iterable[str] = (), within_extension: bool = False
 ) -> Constructor:
-    """Returns the description of the class that a `_target_` names.
+    """Returns the description (parameters, types, defaults) of the class that a `_target_` names.
 
-    Imports only allowed modules, and modules of shipped classes only if the index does not contain
-    the class.
+    A class of Étude is looked up in the index, a cache of descriptions; its module is imported only
+    if the index does not contain the class. Other modules are imported only if `extensions` allows
+    them.
 
     Args:
         target: the identifier of a shipped class, such as `etude.nn.attention.MultiHeadAttention`,
@@ -54,7 +59,7 @@ def find_constructor(
         where: the key path of the node, which determines the allowed shipped classes.
         extensions: the user's modules that are also allowed.
         within_extension: whether the node is an argument of a class from an extension. Étude does
-            not know such arguments, so all classes of the table are allowed.
+            not know which classes such an argument accepts, so all shipped classes are allowed.
 
     Raises:
         RequestError: the target is not allowed at the key path, or does not exist.
@@ -75,10 +80,10 @@ def find_constructor(
 
 
 def import_class(constructor: Constructor, target: str, where: str) -> Callable[..., Any]:
-    """Imports and returns the class that the description `constructor` describes.
+    """Imports the class that `constructor` describes, and returns the class.
 
     Args:
-        constructor: the description.
+        constructor: the description of the class.
         target: the class' `_target_` in the config, for messages.
         where: the key path of the node, for messages.
 
@@ -97,7 +102,11 @@ def resolve_class(target: str, where: str, extensions: Iterable[str] = ()) -> Ca
 
 
 def _location(target: str, where: str, extensions: Iterable[str], within_extension: bool) -> str:
-    """Checks that a target is allowed at a key path, and returns the location of the class."""
+    """Checks that a `_target_` is allowed at a key path, and returns the dotted path of its class.
+
+    The class is imported from the dotted path. The arguments and errors are those of
+    `find_constructor`.
+    """
     if not isinstance(target, str):
         raise RequestError(Problem(f"{where}._target_", "a dotted path to a class", target))
     if is_extension(target, extensions):

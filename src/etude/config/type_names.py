@@ -51,11 +51,14 @@ def _is_builtin(kind: type) -> bool:
 
 
 def is_union(hint: Any) -> bool:
-    """Returns whether an annotation is `A | B`."""
+    """Returns whether an annotation is a union of types, such as `int | None`."""
     return isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
 
 
 def takes_bool(hint: Any) -> bool:
-    """Returns whether an annotation accepts booleans as such, not as numbers."""
+    """Returns whether `bool`, `Any` or `object` is one of the types in an annotation.
+
+    An annotation such as `int` does not count, although a boolean is an `int` in Python.
+    """
     options = typing.get_args(hint) if is_union(hint) else (hint,)
     return any(option in (bool, Any, object) for option in options)

@@ -40,11 +40,11 @@ _OCTAL = re.compile(r"[-+]?0o[0-7_]+")
 
 
 def read_yaml(path: Path) -> Any:
-    """Returns the content of a config file.
+    """Returns the content of a config file as dictionaries, lists and scalars.
 
     Raises:
-        RequestError: the file is not YAML, or has ambiguous values or tags; with the line and key
-            path of each problem.
+        RequestError: the file is not YAML, or has ambiguous values or tags; the message has the
+            line and key path of each problem.
         OSError, UnicodeDecodeError: the file cannot be read.
     """
     return parse_yaml(path.read_text(encoding="utf-8"), str(path))
@@ -79,10 +79,10 @@ def parse_yaml(text: str, where: str) -> Any:
 def _problems(node: yaml.Node, where: str, key: str, seen: set[int]) -> Iterator[Problem]:
     """Yields a problem for each ambiguous or unsupported value below a YAML node.
 
-    Numbers such as `12:30` become strings.
+    Values such as `12:30`, which YAML 1.1 reads as numbers, are changed to strings.
 
     Args:
-        node: the YAML node; the tags of such numbers are changed in place.
+        node: the YAML node; the tags of values such as `12:30` are changed in place.
         where: name of the file, for messages.
         key: key path of the node.
         seen: ids of the nodes that were visited already.
@@ -140,7 +140,7 @@ def _ambiguous(position: str, expected: str, value: str) -> Problem:
 
 
 class _File(file_config_source.FileConfigSource):
-    """Config source for the files of a folder."""
+    """Source of Hydra configs in a folder; files are read with `parse_yaml`."""
 
     def load_config(self, config_path: str) -> ConfigResult:
         path = Path(self.path, self._normalize_file_name(config_path)).resolve()
@@ -151,7 +151,7 @@ class _File(file_config_source.FileConfigSource):
 
 
 class _Package(importlib_resources_config_source.ImportlibResourcesConfigSource):
-    """Config source for the files of an importable package."""
+    """Source of Hydra configs in an importable package; files are read with `parse_yaml`."""
 
     def _read_config(self, res: Any) -> ConfigResult:
         text = res.read_text(encoding="utf-8")

@@ -1,6 +1,7 @@
-"""Merging of a `peft` adapter into released weights.
+"""Merging of a `peft` adapter into the weights of a released model.
 
-A tensor of the adapter that cannot be merged raises an error.
+If a tensor of the adapter cannot be merged, an error is raised. An update of a matrix is the
+product B A of two smaller matrices: A (rank, in) and B (out, rank).
 """
 
 from __future__ import annotations
@@ -41,24 +42,29 @@ class LowRankChange:
     """An adapter's low-rank update of one released module.
 
     Attributes:
-        parts: the adapter's tensors for the module; the keys are values of `PART_SUFFIXES`.
+        parts: dict of the adapter's tensors for the module. The keys are `a` and `b` (the matrices
+            A and B of a linear layer), `embedding_a` and `embedding_b` (those of an embedding), and
+            `size` (DoRA's magnitudes).
     """
 
     parts: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def embedding(self) -> bool:
-        """Whether the module is an embedding, whose update is the transpose of the product B A."""
+        """Whether the module is an embedding, whose update is the transpose of the product B A of
+        the adapter's two matrices.
+        """
         return "embedding_a" in self.parts
 
     def product(self) -> Tensor:
-        """Returns the update of the matrix (out, in), before the adapter's scale is applied."""
+        """Returns the update as a matrix of shape (out, in), not yet multiplied by the scale."""
         if self.embedding:
             return (self.parts["embedding_b"] @ self.parts["embedding_a"]).mT
         return self.parts["b"] @ self.parts["a"]
 
     def shapes(self, known: _AdaptableTensor, rank: int, dora: bool) -> dict[str, tuple[int, ...]]:
-        """Returns the expected shape of each tensor in `parts`, with the same keys.
+        """Returns the shapes that the tensors in `parts` must have, as a dict with the same keys,
+        such as `a`.
 
         Args:
             known: the released tensor that is updated.
@@ -115,10 +121,11 @@ def merge_adapter(loaded: LoadedModel, folder: Path) -> None:
 
 
 def _apply_change(slice_: TensorSlice, change: LowRankChange, scale: float) -> None:
-    """Adds the update s B A of `change` to the rows of a parameter; s is `scale`.
+    """Adds a low-rank update to the rows `slice_` of a parameter, in place.
 
-    The sum is computed in float32, or in the parameter's dtype if it is more precise. With DoRA,
-    each row is then scaled to its learned magnitude.
+    The update is s B A, where s is `scale`, and A and B are the matrices of `change`. The sum is
+    computed in float32, or in the parameter's dtype if it is more precise. With DoRA, each row is
+    then scaled to its learned magnitude.
     """
     rows = slice_.rows
     exact = torch.promote_types(slice_.parameter.dtype, torch.float32)
@@ -143,7 +150,8 @@ class _AdaptableTensor:
 
 
 def _adaptable_tensors(loaded: LoadedModel) -> dict[str, _AdaptableTensor]:
-    """Returns all tensors of the released model, by their names in `transformers`.
+    """Returns a dict of all tensors of a released model; the keys are their names in
+    `transformers`.
 
     Tensors that the Étude module does not use are included.
     """
@@ -169,14 +177,18 @@ def _read_changes(
     names: Mapping[str, str],
     tensors: SafeTensors,
 ) -> tuple[dict[str, LowRankChange], dict[str, Tensor], list[Problem]]:
-    """Reads all tensors of an adapter.
+    """Reads all tensors of an adapter, and assigns them to tensors of the released model.
 
     Args:
-        known: the released tensors by name.
-        names: from each tensor's name without the prefix of `peft` to its name in the file.
+        config: the adapter's config.
+        known: the released model's tensors, by their names in `transformers`.
+        names: dict from each adapter tensor's name, without the prefix of `peft`, to its name in
+            the file.
+        tensors: reader of the adapter's tensors.
 
     Returns:
-        The low-rank updates by module name, the full tensors by tensor name, and the problems.
+        A dict of the low-rank updates by module name, a dict of the full tensors (which replace
+        released tensors) by tensor name, and a list of problems.
     """
     changes: dict[str, LowRankChange] = {}
     whole: dict[str, Tensor] = {}
@@ -206,6 +218,7 @@ def _current_name(family: Family, name: str, *, is_module: bool) -> str:
     """Returns the name that `transformers` now uses for a module or a tensor of an adapter.
 
     Args:
+        family: the family of the released model.
         name: the name in the adapter, without the prefix of `peft`.
         is_module: whether `name` is the name of a module; otherwise, it is that of a tensor.
     """
@@ -217,7 +230,7 @@ def _current_name(family: Family, name: str, *, is_module: bool) -> str:
 
 
 def _is_declared(config: AdapterConfig, name: str) -> bool:
-    """Returns whether the adapter's config permits the full tensor `name` in the file.
+    """Returns whether an adapter with this config may contain the full tensor `name`.
 
     A full tensor replaces a released tensor instead of updating it.
     """
@@ -230,7 +243,16 @@ def _is_declared(config: AdapterConfig, name: str) -> bool:
 def _is_copy(
     loaded: LoadedModel, name: str, tensor: Tensor, names: Mapping[str, str], tensors: SafeTensors
 ) -> bool:
-    """Returns whether the tensor `name` of a head is a copy of the embedding or the head's bias."""
+    """Returns whether a tensor of an adapter is only a copy of another tensor.
+
+    A copy is the weight of the output projection if it equals the embedding, or the bias of the
+    output projection if it equals the head's bias. A copy changes nothing and can be ignored.
+
+    Args:
+        name: the tensor's name in `transformers`.
+        tensor: the tensor's values.
+        names, tensors: see `_read_changes`.
+    """
     output = loaded.family.output.removesuffix(".weight")
     if name == f"{output}.weight":
         return _equals_embedding(loaded, tensor)
@@ -251,12 +273,13 @@ def _check_changes(
     changes: Mapping[str, LowRankChange],
     where: str,
 ) -> list[Problem]:
-    """Returns a problem for each missing, unexpected or misshapen low-rank update.
+    """Returns a problem for each low-rank update that is missing, unexpected, or of a wrong shape.
 
-    Exactly the modules that `target_modules` names must have updates.
+    Exactly the modules that `target_modules` in the adapter's config names must have updates.
 
     Args:
-        known: the released tensors by name.
+        config: the adapter's config.
+        known: the released model's tensors, by their names in `transformers`.
         changes: the low-rank updates by module name.
         where: the adapter's file, for messages.
     """
@@ -300,12 +323,15 @@ def _check_whole_tensors(
     whole: Mapping[str, Tensor],
     where: str,
 ) -> list[Problem]:
-    """Returns a problem for each missing, unexpected or misshapen full tensor.
+    """Returns a problem for each full tensor that is missing, unexpected, or of a wrong shape.
+
+    A full tensor replaces a released tensor instead of updating it.
 
     `bias` and `modules_to_save` in the config determine which full tensors the adapter contains.
 
     Args:
-        known: the released tensors by name.
+        config: the adapter's config.
+        known: the released model's tensors, by their names in `transformers`.
         changes: the low-rank updates by module name.
         whole: the full tensors by tensor name.
         where: the adapter's file, for messages.
@@ -328,7 +354,10 @@ def _check_whole_tensors(
 
 
 def _needs_untying(loaded: LoadedModel, names: Mapping[str, str], tensors: SafeTensors) -> bool:
-    """Returns whether an adapter changes the matrix that embedding and output projection share.
+    """Returns whether embedding and output projection need separate matrices after a merge.
+
+    They do if the model shares one matrix between them and the adapter changes one of the two
+    modules. `names` and `tensors` are those of `_read_changes`.
 
     Raises:
         RequestError: the family cannot have separate matrices for these two modules.
@@ -357,7 +386,10 @@ def _needs_untying(loaded: LoadedModel, names: Mapping[str, str], tensors: SafeT
 
 
 def _untied_projection(module: Any) -> nn.Linear:
-    """Returns a new output projection whose weight is a copy of the embedding's weight."""
+    """Returns a new output projection whose weight is a copy of the weight of the embedding.
+
+    `module` is the model with the embedding.
+    """
     weight = module.embedding.weight
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
     layer.weight = nn.Parameter(weight.detach().clone(), requires_grad=weight.requires_grad)

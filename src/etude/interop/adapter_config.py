@@ -1,7 +1,7 @@
 """Reading and checking of a `peft` adapter's config.
 
-A field of the config is read, or has no effect on trained weights, or must have the value that it
-has in plain LoRA. Any other field raises an error that names the field.
+Some fields of the config are read. Others have no effect on trained weights, or must have the value
+that they have in plain LoRA. Any other field raises an error that names the field.
 """
 
 from __future__ import annotations
@@ -193,11 +193,18 @@ class AdapterConfig:
         return bool(self.values.get("use_dora"))
 
     def rank(self, module: str) -> int:
-        """Returns the rank of a module's update; `module` is its name in `transformers`."""
+        """Returns the rank of a module's low-rank update.
+
+        `module` is the module's name in `transformers`.
+        """
         return int(self._pattern_value(module, "rank_pattern", self.values["r"]))
 
     def scale(self, module: str) -> float:
-        """Returns the factor that the product of a module's two matrices is multiplied by."""
+        """Returns the factor by which the product of the two matrices of a module's update is
+        multiplied.
+
+        `module` is the module's name in `transformers`.
+        """
         alpha, rank = (
             self._pattern_value(module, "alpha_pattern", self.values["lora_alpha"]),
             self.rank(module),
@@ -205,14 +212,22 @@ class AdapterConfig:
         return float(alpha / math.sqrt(rank) if self.values.get("use_rslora") else alpha / rank)
 
     def replaces(self, module: str) -> bool:
-        """Returns whether `modules_to_save` names a module or one of its parent modules."""
+        """Returns whether the adapter replaces all tensors of a module.
+
+        This is the case if the field `modules_to_save` names the module or one of its parent
+        modules. `module` is the module's name in `transformers`.
+        """
         names = self.values.get("modules_to_save") or []
         outer = module.split(".")
         within = (".".join(outer[: n + 1]) for n in range(len(outer)))
         return any(_is_selected(each, names) for each in within)
 
     def targets(self, module: str, *, is_linear: bool) -> bool:
-        """Returns whether `peft` gives a module a low-rank update under this config."""
+        """Returns whether a module has a low-rank update in an adapter with this config.
+
+        `module` is the module's name in `transformers`; `is_linear` says whether it is a linear
+        layer.
+        """
         wanted, excluded = self.values["target_modules"], self.values.get("exclude_modules")
         if (excluded and _is_selected(module, excluded)) or self.replaces(module):
             return False
@@ -239,7 +254,7 @@ class AdapterConfig:
 def is_simple(pattern: str) -> bool:
     """Returns whether a regular expression is simple enough to match any text quickly.
 
-    The expressions come from untrusted files. Simple ones are short and have at most three
+    The expressions come from untrusted files. A simple expression is short and has at most three
     quantifiers, none of which is nested.
     """
     quantifiers = re.findall(r"[*+?{]", pattern.replace("(?:", "("))

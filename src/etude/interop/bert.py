@@ -21,7 +21,8 @@ Heads = dict[str, tuple[type | None, dict[str, Rule]]]
 
 
 def body(prefix: str) -> dict[str, Rule]:
-    """Returns the conversion rules of BERT and RoBERTa without a head.
+    """Returns the conversion rules of a BERT or RoBERTa model without a head, by Étude's module
+    names.
 
     Args:
         prefix: the prefix of the tensor names in the checkpoint, such as `bert.`.
@@ -141,7 +142,9 @@ class BertFamily(Family):
         }
 
     def check_head(self, config: HFConfig) -> None:
-        """Adds a problem to the config unless its activation is GELU, as in Étude's head."""
+        """Adds a problem to the config if its activation is not GELU, which Étude's head always
+        uses.
+        """
         config.only("hidden_act", "gelu", "gelu_python")
 
     def config(self, module: Any) -> dict[str, Any]:

@@ -39,7 +39,7 @@ log = logging.getLogger("etude.interop")
 
 
 class LogitMismatch(EtudeError):
-    """Raised when the exported model's logits differ from those of the source."""
+    """Raised when the logits of an exported model differ too much from those of the source."""
 
 
 @dataclass(frozen=True)
@@ -47,14 +47,15 @@ class ExportSource:
     """A model to export, with its tokenizer and its config.
 
     Attributes:
-        named: the source's name in messages.
+        named: the name of the model in messages, such as its path.
         module: the Étude module.
         family, architecture: the family and the class of `transformers` to export it as.
         config: the released config's fields, which are preserved; None for a trained run.
         files: the source's files that `transformers` can read; None for a trained run.
         folder: the folder whose tokenizer files are copied.
-        rest: see `etude.interop.pretrained.LoadedModel`.
-        begin, ends, chat: see `etude.interop.tokenizers.write_tokenizer`.
+        rest: tensors that the module does not use; see `etude.interop.pretrained.LoadedModel`.
+        begin, ends, chat: the id of the token before a text, the stop tokens, and the chat
+            template; see `etude.interop.tokenizers.write_tokenizer`.
         fields: additional fields of `config.json`, such as the names of the labels.
         mean: the head that classifies the mean of the module's output vectors, exported as modules
             of `sentence-transformers`; None for all other models.
@@ -85,7 +86,7 @@ class ExportSource:
 
 
 def source_from_released(named: str, released: ReleasedModel) -> ExportSource:
-    """Returns the export source for a released model."""
+    """Returns a released model as a source for `export`; `named` is its name in messages."""
     loaded = released.loaded
     if released.tokenizer_error is not None:
         log.warning("no tokenizer is exported: %s", released.tokenizer_error)
@@ -116,12 +117,15 @@ def source_from_run(
     fields: Mapping[str, Any] | None = None,
     reads: int | None = None,
 ) -> ExportSource:
-    """Returns the export source for a trained model; muP's multipliers are folded into the weights.
+    """Returns a trained model as a source for `export`.
+
+    muP's multipliers are multiplied into the weights, as `transformers` does not have them.
 
     Args:
+        named: the name of the model in messages.
         labels: the names of the head's labels.
-        ending: the end of the name of the class to export as, such as `ForQuestionAnswering`. It
-            is needed if several classes of the family have the model's head.
+        ending: the end of the name of the class to export as, such as `ForQuestionAnswering`. It is
+            needed if several classes of the family have the model's head.
         fields: additional fields of `config.json`, set by the task.
         reads: the maximum number of tokens per text in training.
 
@@ -154,8 +158,9 @@ def check_destination(destination: Path, *, force: bool) -> None:
     """Checks that a model can be exported to `destination`.
 
     Raises:
-        RequestError: the parent folder is missing; the destination is in a run folder; it exists
-            and `force` is false; or it exists and is neither an empty folder nor a model's folder.
+        RequestError: the parent folder is missing; the destination is in a run folder; the
+            destination exists and `force` is false; or the destination exists and is neither an
+            empty folder nor a model's folder.
     """
     if not destination.parent.is_dir():
         expected = "a path in an existing folder"
@@ -183,7 +188,7 @@ def export(
     force: bool = False,
     tell: Callable[[str], None] = log.info,
 ) -> dict[str, LogitDifference]:
-    """Writes `config.json`, weights and tokenizer, and compares the logits.
+    """Writes a model's `config.json`, weights and tokenizer to a folder, and compares the logits.
 
     The source and the export are loaded with `transformers`, and the logits of both are compared
     with those of the Étude module. If `transformers` is not installed, Étude loads the export.
@@ -191,7 +196,8 @@ def export(
     The folder is created only after all comparisons have passed, so it is never incomplete.
 
     Args:
-        destination: the folder.
+        source: the model.
+        destination: the folder to write.
         dtype: the dtype of the exported weights; if None, the source's. The export's logits are
             compared with those of the source's weights rounded to this dtype.
         tolerance: the largest accepted difference of a logit.
@@ -199,8 +205,8 @@ def export(
         tell: a function that receives each progress message and the differences.
 
     Returns:
-        The differences from the Étude module's logits. Each key names the model that was loaded
-        and the library that loaded it, such as `source by transformers`.
+        The differences from the Étude module's logits. Each key names the model that was loaded and
+        the library that loaded it, such as `source by transformers`.
 
     Raises:
         RequestError: see `check_destination`; the source and the destination are the same folder.

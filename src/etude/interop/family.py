@@ -63,7 +63,8 @@ class Family:
     output: ClassVar[str]
 
     def arguments(self, config: HFConfig, architecture: str) -> dict[str, Any]:
-        """Returns the constructor arguments of the Étude model for a config.
+        """Returns the constructor arguments with which the Étude model for a `config.json` is
+        built.
 
         Problems are added to `config.problems`.
 
@@ -93,21 +94,25 @@ class Family:
         return next(matching, default)
 
     def rules(self, module: Any, architecture: str) -> Mapping[str, Rule]:
-        """Returns the conversion rules of a module's parameters for a class of `transformers`."""
+        """Returns a dict of the conversion rules for the parameters of a module.
+
+        The keys are as in `names`. `architecture` is the class of `transformers`.
+        """
         return self.names
 
     def adjust_config(self, config: HFConfig, same: bool | None) -> None:
         """Corrects a config that contradicts the tensors in the file; does nothing by default.
 
         Args:
-            same: whether the output projection equals the embedding; None if the file has no
-                output projection.
+            config: the config, which may be changed.
+            same: whether the output projection in the file equals the embedding; None if the file
+                has no output projection.
         """
 
     def architecture(self, config: HFConfig, requested: str | None) -> str:
-        """Returns the name of the `transformers` class to read weights as.
+        """Returns the name of the class of `transformers` as which weights are read.
 
-        This is `requested`, or the class in the config if `requested` is None. An unsupported class
+        The class is `requested` or, if that is None, the class in the config. An unsupported class
         adds a problem to the config.
         """
         stated = config.get("architectures") or [self.architectures[0]]
@@ -150,11 +155,15 @@ class Family:
         architecture: str,
         of: Callable[[Tensor], Tensor] = lambda parameter: parameter,
     ) -> Iterator[tuple[str, list[Piece]]]:
-        """Yields each Étude parameter's name and the checkpoint tensors that it consists of.
+        """Yields each parameter of an Étude module with the checkpoint tensors that it consists of.
+
+        Each item is the parameter's name and a list of `Piece`s: checkpoint tensors, each with a
+        view of the parameter.
 
         Args:
-            of: a function that maps a parameter to a tensor with as many rows, of which the pieces
-                contain views. By default, the views are of the parameter.
+            architecture: the class of `transformers` whose tensor names are used.
+            of: a function that maps a parameter to a tensor with as many rows. The views are then
+                views of this tensor instead of the parameter.
 
         Raises:
             KeyError: the family has no rule for a parameter.
@@ -176,7 +185,11 @@ class Family:
             yield name, pieces
 
     def mismatches(self, module: nn.Module) -> list[str]:
-        """Returns a message for each component of a module that no model of the family has."""
+        """Returns a message for each difference between a module and the most similar model of the
+        family.
+
+        The list is empty if the family can represent the module.
+        """
         if type(module) is not self.kind:
             return [f"model is {type(module).__name__}, not {self.kind.__name__}"]
         try:
@@ -196,4 +209,4 @@ def matches(patterns: Iterable[str], name: str) -> bool:
 
 
 def _keep_weights(module: nn.Module, layers: int) -> None:
-    """Leaves the weights uninitialised, since they are read from a file afterwards."""
+    """Initialisation that does nothing: the weights are read from a file afterwards."""

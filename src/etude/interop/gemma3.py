@@ -176,7 +176,10 @@ def layer_types(config: HFConfig, layers: int) -> list[str]:
 
 
 def period(types: list[str]) -> list[str]:
-    """Returns the shortest list that yields `types` when repeated."""
+    """Returns the shortest list of layer types that gives `types` if it is repeated.
+
+    The last repetition may be incomplete.
+    """
     for length in range(1, len(types)):
         if all(each == types[i % length] for i, each in enumerate(types)):
             return types[:length]
@@ -184,7 +187,7 @@ def period(types: list[str]) -> list[str]:
 
 
 def _rotary(config: HFConfig, kind: str) -> Any:
-    """Returns the position class of the layer type `kind`, with its arguments.
+    """Returns the rotary position class, with its arguments, for layers of the type `kind`.
 
     `rope_scaling` applies only to layers with full attention.
     """
@@ -213,8 +216,9 @@ def _rotary(config: HFConfig, kind: str) -> Any:
 
 
 def _base(position: Any) -> dict[str, Any]:
-    """Returns a dict of the config field with the rotary base of sliding-window layers.
+    """Returns the field of `config.json` with the rotary base of sliding-window layers, as a dict.
 
-    These layers have no scaling in older configs.
+    In the older format of configs, which is written, these layers have no scaling. `position` is
+    the position module of these layers.
     """
     return {BASES[SLIDING][0]: position.base}

@@ -58,8 +58,8 @@ TOLERANCE = 1e-3  # relative, since rotary factors are stored in float32
 class _Reader(GGUFReader):
     """Reader of GGUF files, four times as fast as the class `GGUFReader` of the package `gguf`.
 
-    It slices a NumPy array instead of a memory map, which is faster; reading a vocabulary takes
-    hundreds of thousands of slices.
+    Reading a vocabulary slices the file's data hundreds of thousands of times. This reader slices a
+    NumPy array, which is faster than slicing a memory map.
     """
 
     def _get(self, *args: Any, **kwargs: Any) -> Any:
@@ -103,7 +103,7 @@ class GGUF:
         self._check_quantisations()
 
     def get(self, key: str, default: Any = None) -> Any:
-        """Returns a value of the metadata; `default` if the key is missing."""
+        """Returns the value of a metadata key of the file; `default` if the key is missing."""
         field = self._reader.get_field(key)
         return default if field is None else field.contents()
 
@@ -151,7 +151,7 @@ class GGUF:
         """Converts the metadata to the fields of a `config.json`.
 
         Raises:
-            RequestError: the metadata lacks a size, or has unsupported keys or values.
+            RequestError: the metadata lacks a size of the model, or has unsupported keys or values.
         """
         problems = unknown_keys(self.keys(), self.get, self.architecture, str(self.where))
         fields: dict[str, Any] = {"model_type": self.architecture, "hidden_act": "silu"}
@@ -204,7 +204,8 @@ class GGUF:
         return HFConfig({k: v for k, v in fields.items() if v is not None}, str(self.where))
 
     def _scaling(self, fields: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Returns the value of `rope_scaling` for the `config.json`; None without scaling.
+        """Returns the value of the field `rope_scaling` of the `config.json`; None if positions are
+        not scaled.
 
         The rules are those of llama.cpp: a factor without a type is linear, 0 means no factor, and
         `rope.scale_linear` is the older name of `rope.scaling.factor`.
@@ -292,7 +293,10 @@ def _dequantised(tensor: ReaderTensor) -> Tensor:
 
 
 def _released_name(name: str) -> str:
-    """Returns a tensor's name in `transformers`; the unchanged name if the tensor is unknown."""
+    """Converts a tensor's name in a GGUF file to its name in `transformers`.
+
+    The name of an unknown tensor is returned unchanged.
+    """
     path, _, kind = name.rpartition(".")
     block = re.match(r"blk\.(\d+)\.", path)
     pattern = re.sub(r"^blk\.\d+\.", "blk.{i}.", path)

@@ -1,7 +1,7 @@
 """Tables of the metadata keys of GGUF files, and their checks.
 
-Each key in a file is read, or has no effect on the logits, or must have the value that turns its
-feature off. Any other key raises an error that names the key.
+Some keys in a file are read. Others have no effect on the logits, or must have the value that turns
+their feature off. Any other key raises an error that names the key.
 
 The keys: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md and `gguf.constants.Keys`.
 """

@@ -1,7 +1,7 @@
 """Reading and checking of the `config.json` of a released model.
 
-Each field of the config is read, or known to have no effect. Any other field raises an error that
-names the field.
+Some fields of the config are read, and others are known to have no effect. Any other field raises
+an error that names the field.
 """
 
 from __future__ import annotations
@@ -177,7 +177,10 @@ class HFConfig:
         return float(value)
 
     def token(self, field: str, default: int) -> int:
-        """Returns the token id in a field; adds a problem if the value is invalid."""
+        """Returns the token id in a field, or `default` if the field is missing or null.
+
+        Adds a problem if the value is invalid.
+        """
         value = self.get(field, default)
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
             self.refuse(field, "a token id", value)
@@ -185,7 +188,10 @@ class HFConfig:
         return value
 
     def flag(self, field: str, default: bool) -> bool:
-        """Returns the boolean in a field; adds a problem if the value is invalid."""
+        """Returns the boolean in a field, or `default` if the field is missing or null.
+
+        Adds a problem if the value is invalid.
+        """
         value = self.get(field, default)
         if not isinstance(value, bool):
             self.refuse(field, "true or false", value)
@@ -193,10 +199,11 @@ class HFConfig:
         return value
 
     def synonyms(self, fields: Mapping[str, str]) -> None:
-        """Adds a problem for each field whose value differs from that of its synonym.
+        """Adds a problem for each pair of synonymous fields that have different values.
 
         Args:
-            fields: a dict from each synonym to the name of the field that is read instead.
+            fields: dict from the name of each synonym to the name of the field that is read. A
+                synonym that is missing or null is not compared.
         """
         for other, field in fields.items():
             value = self.get(other)
@@ -205,7 +212,7 @@ class HFConfig:
                 self.refuse(other, expected, value)
 
     def only(self, field: str, *values: object) -> None:
-        """Adds a problem if a field is present, not null, and not one of `values`."""
+        """Adds a problem unless a field is missing, null, or equal to one of `values`."""
         value = self.get(field)
         if value is not None and value not in values:
             allowed = " or ".join(json.dumps(each) for each in values) or "null"
@@ -215,11 +222,12 @@ class HFConfig:
     def activation(
         self, field: str, default: str, choices: dict[str, type[nn.Module]], hidden: int | None
     ) -> Callable[..., nn.Module]:
-        """Returns the feed-forward class of the activation in a field, with its hidden width.
+        """Returns the feed-forward class for the activation that a field names, with its hidden
+        width.
 
         Args:
-            default: the activation if the field is missing or null.
-            choices: the class of each supported activation.
+            default: the name of the activation if the field is missing or null.
+            choices: dict from the name of each supported activation to its feed-forward class.
             hidden: the hidden width; None for the default of the class.
         """
         name = self.get(field, default)
@@ -231,7 +239,14 @@ class HFConfig:
     def refuse(
         self, field: str, expected: str, value: object = MISSING_VALUE, hint: str | None = None
     ) -> None:
-        """Adds a problem with a field to `problems`; see `etude.errors.Problem`."""
+        """Adds a problem with a field to `problems`.
+
+        Args:
+            field: the name of the field.
+            expected: description of a valid value.
+            value: the value in the config.
+            hint: what the user can do; None for no hint.
+        """
         self.problems.append(Problem(f"{self.where}, {field}", expected, value, hint))
 
     def done(self) -> None:
@@ -267,13 +282,13 @@ def is_number(value: object) -> bool:
 
 
 def activation_name(part: object, choices: dict[str, type[nn.Module]]) -> str:
-    """Returns the activation name in `config.json` for a feed-forward module.
+    """Returns the name that the activation of a feed-forward module has in `config.json`.
 
     If no name in `choices` matches, returns the first name: the comparison of the model with that
     config then reports the difference.
 
     Args:
         part: the feed-forward module.
-        choices: the feed-forward class of each activation name.
+        choices: dict from each activation name to its feed-forward class.
     """
     return next((name for name, cls in choices.items() if type(part) is cls), next(iter(choices)))

@@ -51,7 +51,7 @@ class LogitDifference:
 
 
 def logit_difference(ours: Tensor, theirs: Tensor) -> LogitDifference:
-    """Returns the difference of two tensors of logits; infinite if the shapes differ."""
+    """Returns the difference of two tensors of logits; it is infinite if their shapes differ."""
     if ours.shape != theirs.shape:
         return LogitDifference(float("inf"), float("inf"), float(ours.abs().max()))
     errors = (ours.double() - theirs.double()).abs()
@@ -75,14 +75,14 @@ def token_ids(vocabulary: int, longest: int, pad: int | None = None) -> Tensor:
 
 @torch.inference_mode()
 def logits_of(module: Any, architecture: str, pad: int | None = None) -> Tensor:
-    """Computes an Étude module's logits for `token_ids`, in float64 on the CPU.
+    """Computes the logits of an Étude module for the fixed `token_ids`, in float64 on the CPU.
 
-    If the class of `transformers` has no head, returns the output vectors of the last norm instead.
-    The module is not changed.
+    If `architecture` has no head, returns the output vectors of the last norm instead. The module
+    is not changed.
 
     Args:
         architecture: the class of `transformers`.
-        pad: see `token_ids`.
+        pad: the padding token's id; see `token_ids`.
     """
     copy = _in_float64(module)
     ids = token_ids(copy.embedding.num_embeddings, copy.max_length, pad)
@@ -98,13 +98,14 @@ def logits_of(module: Any, architecture: str, pad: int | None = None) -> Tensor:
 def logits_of_transformers(
     source: Path, architecture: str, like: Any, pad: int | None = None
 ) -> Tensor:
-    """Computes the logits of a folder or a GGUF file with `transformers`.
+    """Computes the logits of the model in a folder or a GGUF file for `token_ids`, with
+    `transformers`.
 
     Args:
-        source: the folder, or a file in it.
+        source: the folder, a weights file in it, or a GGUF file.
         architecture: the class of `transformers`.
         like: the Étude module, which determines the sizes of the input.
-        pad: see `token_ids`.
+        pad: the padding token's id; see `token_ids`.
 
     Raises:
         UnreadableByTransformers: `transformers` is not installed, or cannot read the files.
@@ -141,7 +142,7 @@ def logits_of_transformers(
 
 
 def logits_read_again(folder: Path, architecture: str, pad: int | None = None) -> Tensor:
-    """Loads the model in a folder with Étude, and computes its logits as `logits_of` does."""
+    """Loads the model in a folder with Étude, and returns its logits, computed by `logits_of`."""
     module = load_weights(folder, architecture=architecture).module
     return logits_of(module, architecture, pad)
 
@@ -152,7 +153,15 @@ def _has_no_head(architecture: str) -> bool:
 
 
 def _target_ids(ids: Tensor, start: int) -> Tensor:
-    """Returns target ids (2, T/2) that begin with the start token."""
+    """Returns token ids for the input of a decoder, made from the encoder's input.
+
+    Args:
+        ids: the encoder's token ids, of shape (rows, T).
+        start: the start token, with which each row of the result begins.
+
+    Returns:
+        The first half of each row of `ids`, reversed, of shape (rows, T/2).
+    """
     half = ids[:, : max(1, ids.shape[1] // 2)].flip(1).clone()
     half[:, 0] = start
     return half

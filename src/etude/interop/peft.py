@@ -41,14 +41,17 @@ def save_adapter(
 ) -> None:
     """Writes the low-rank updates of a model, and the head of an encoder, as a `peft` adapter.
 
-    A mean head is saved as a module of `sentence-transformers`.
+    A mean head, which classifies the mean of the output vectors, is saved as a module of
+    `sentence-transformers`.
 
     If one module of `transformers` contains several adapted matrices of Étude (the queries, keys
     and values of GPT-2 and GPT-NeoX), the module gets one update whose rank is the sum of their
-    ranks. If one adapted matrix of Étude consists of several modules of `transformers`, each
-    module gets its rows of the update.
+    ranks. If one adapted matrix of Étude consists of several modules of `transformers`, each module
+    gets its rows of the update.
 
     Args:
+        module: the trained model.
+        folder: the folder to write.
         options: the low-rank options that the model was trained with.
         base: the folder or the Hugging Face Hub id of the base model's weights.
         family: the family to save as; if None, the family that has all components of the module.
@@ -111,11 +114,13 @@ def save_adapter(
 
 
 def _concatenate_changes(layer: LoRALinear, rows: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Returns the matrices A (r, in) and B (N, r) of all updates of N rows of a layer.
+    """Returns the matrices A and B of one low-rank update that combines all updates of some rows.
 
-    None if the rows have no update. The rank r is the sum of the ranks of the updates.
+    A has the shape (r, in), and B has the shape (N, r): N is the number of rows, and r is the sum
+    of the ranks of the combined updates. Returns None if the rows have no update.
 
     Args:
+        layer: the layer with the updates.
         rows: the indices of the N rows.
     """
     pairs: list[tuple[Tensor, Tensor]] = []
@@ -132,9 +137,11 @@ def _concatenate_changes(layer: LoRALinear, rows: Tensor) -> tuple[Tensor, Tenso
 
 
 def _head_tensors(module: Any, family: Family, known: dict[str, TensorSlice]) -> dict[str, Tensor]:
-    """Returns the tensors of an encoder's head, by their names in `transformers`.
+    """Returns a dict from the name in `transformers` of each tensor of an encoder's head to its
+    values.
 
-    `known` contains the slices of all tensors by these names. Empty if the model has no head.
+    The dict is empty if the module has no head. `known` contains the slices of all tensors of the
+    module, by their names in `transformers`.
     """
     if not hasattr(getattr(module, "head", None), "gives"):
         return {}
@@ -151,7 +158,7 @@ def _head_tensors(module: Any, family: Family, known: dict[str, TensorSlice]) ->
 
 
 def _outermost(modules: Iterable[str]) -> list[str]:
-    """Returns the names of the modules that are not inside another module of the list."""
+    """Returns those of the module names `modules` that are not inside another of these modules."""
     names = set(modules)
     return sorted(
         name for name in names if not any(name.startswith(f"{other}.") for other in names)
@@ -159,7 +166,7 @@ def _outermost(modules: Iterable[str]) -> list[str]:
 
 
 def _is_transposed(slice_: TensorSlice) -> bool:
-    """Returns whether a checkpoint stores the matrix as (input, output)."""
+    """Returns whether a checkpoint stores the matrix transposed, with the shape (input, output)."""
     return slice_.piece.view.stride(-1) != 1 and slice_.piece.view.ndim == 2
 
 

@@ -104,7 +104,10 @@ def load_tensors(
     device: torch.device | str = "cpu",
     architecture: str | None = None,
 ) -> LoadedModel:
-    """Loads a model from opened tensors and a parsed config; otherwise as `load_weights`."""
+    """Loads a model from an open reader of tensors and a parsed `config.json`.
+
+    The other arguments, the result and the errors are those of `load_weights`.
+    """
     family = family_of(config)
     kind = family.architecture(config, architecture)
     _check_depth(config, tensors)
@@ -145,7 +148,9 @@ def _check_depth(config: HFConfig, tensors: Tensors) -> None:
 def _file_names_by_current_name(family: Family, tensors: Tensors) -> dict[str, str]:
     """Returns a dict from each tensor's current name in `transformers` to its name in the file.
 
-    The current name is the name in a class with a head.
+    The names can differ because older versions of `transformers` used other names, or because the
+    file contains a model without a head, whose names have no prefix. The current name has the
+    prefix.
     """
     file_names = {}
     names = tensors.names()
@@ -176,7 +181,7 @@ def _check_tensors(
     """Checks the tensors of a file, and returns the names of those that the module doesn't use.
 
     Args:
-        file_names: result of `_file_names_by_current_name`.
+        file_names: dict from each tensor's current name in `transformers` to its name in the file.
         pieces: for each parameter of the module, the checkpoint tensors that it consists of.
         same: whether the output projection equals the embedding; None if the file has no output
             projection.
@@ -246,9 +251,13 @@ def _check_tensors(
 
 
 def _guess_family(names: list[str], but: Family) -> str | None:
-    """Returns the family to which more than half of a file's tensor names belong.
+    """Returns the `model_type` of the family to which more than half of a file's tensors belong.
 
-    None if there is no such family. The family `but` is not considered.
+    Returns None if there is no such family.
+
+    Args:
+        names: the names of the tensors in the file.
+        but: the family that is not considered.
     """
     general = {re.sub(r"\.\d+\.", ".{i}.", name) for name in names}
 
@@ -276,7 +285,7 @@ def _fill_parameters(
     """Replaces each parameter, which is on the meta device, by one with the file's values.
 
     Args:
-        file_names: result of `_file_names_by_current_name`.
+        file_names: dict from each tensor's current name in `transformers` to its name in the file.
         dtype: the dtype of the parameters; None for that of the token embedding in the file.
     """
     if dtype is None:
@@ -307,11 +316,11 @@ def _read_floats(tensors: Tensors, name: str) -> Tensor:
 
 
 def family_for(module: nn.Module) -> Family:
-    """Returns the family whose models can have all components of a module.
+    """Returns the first family that can represent all components of a module.
 
     Raises:
-        RequestError: there is no such family; the message names the differences from the
-            most similar families.
+        RequestError: there is no such family; the message names the differences from the most
+            similar families.
     """
     mismatches = {}
     for name, family in FAMILIES.items():
@@ -328,7 +337,10 @@ def family_for(module: nn.Module) -> Family:
 
 
 def _family_problem(name: str, mismatches: list[str]) -> Problem:
-    """Returns the problem of a model that cannot be saved as the family `name`."""
+    """Returns the problem that a model cannot be saved as the family `name`.
+
+    `mismatches` are the differences between the model and the family, as messages.
+    """
     expected = f"a model that uses only components of {name}"
     return Problem(f"as {name}", expected, hint=_join_names(mismatches, "; "))
 
@@ -404,11 +416,13 @@ def save_weights(
 def _merge_config(
     family: Family, module: nn.Module, config: dict[str, Any], ours: dict[str, Any]
 ) -> dict[str, Any]:
-    """Returns `config` if it describes the module, otherwise `config` updated with `ours`.
+    """Returns the fields of the `config.json` to save with a module.
+
+    The result is `config` if it describes the module, otherwise `config` updated with `ours`.
 
     Args:
         config: the fields of the `config.json` that the module was loaded with.
-        ours: the fields that describe the module.
+        ours: the fields with which the family describes the module.
     """
     reading = HFConfig(dict(config), NAME)
     try:
@@ -429,7 +443,10 @@ def _released_tensors(
     rest: Mapping[str, Tensor],
     dtype: torch.dtype,
 ) -> Iterator[tuple[str, Tensor]]:
-    """Yields the name in `transformers` and the values of each tensor to save."""
+    """Yields the name in `transformers` and the values, in `dtype`, of each tensor to save.
+
+    These are the tensors of the module, and the tensors `rest` that it does not use.
+    """
     bare = architecture in family.bodies
     for _, pieces in family.pieces(module, architecture):
         for piece in pieces:

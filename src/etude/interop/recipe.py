@@ -19,7 +19,8 @@ class Released(Recipe):
     The names of special tokens in a text are encoded as ordinary text.
 
     Args:
-        source, revision: see `etude.interop.weights_location.locate_weights`.
+        source: a path or an id on the Hugging Face Hub.
+        revision: a branch, tag or commit on the Hub; None for the main branch.
     """
 
     def __init__(self, source: str, revision: str | None = None) -> None:

@@ -28,7 +28,7 @@ class ReleasedModel:
         place: the location of the files.
         loaded: the module and its config.
         tokenizer: the tokenizer; None if it cannot be read.
-        ends: the tokens before and after a generated text.
+        ends: the token before a prompt, and the stop tokens.
         tokenizer_error: the reason why the tokenizer cannot be read; None if it can.
         chat: the chat template (Jinja) in a GGUF file; None for a folder.
     """
@@ -42,7 +42,7 @@ class ReleasedModel:
 
     @property
     def folder(self) -> Path | None:
-        """The released folder; None for a GGUF file, which contains all data itself."""
+        """The folder of the released model; None for a GGUF file, which contains all its data."""
         path = self.place.path
         if path.suffix == SUFFIX:
             return None
@@ -144,7 +144,8 @@ def text_model(released: ReleasedModel) -> LanguageModel | Seq2Seq | TextEncoder
 
 
 def _without_unknown_ids(released: ReleasedModel) -> ReleasedModel:
-    """Returns the released model without begin and stop tokens that have no embedding.
+    """Returns a released model without those begin and stop tokens that have no row in the
+    embedding.
 
     A tokenizer with more tokens than the embedding has rows is removed, too.
     """

@@ -34,9 +34,9 @@ def rotary(
     """Returns the rotary position class that a config describes, with its arguments.
 
     Args:
-        base: the name of the field with the base, in the older format.
-        fraction: the name of the field with the fraction of the head width that is rotated; None
-            if the full width is always rotated.
+        base: the name of the field with the rotary base, in the older format.
+        fraction: the name of the field with the fraction of the head width that is rotated; None if
+            the full width is always rotated.
         part: the default value of that fraction.
     """
     theta = config.number(base, 10000.0)
@@ -95,10 +95,11 @@ def rotary(
 def rope_fields(position: object, *, base: str = "rope_theta") -> dict[str, Any]:
     """Returns the `config.json` fields of a position module, in the older format.
 
-    All versions of `transformers` read this format. Empty for positions that are not rotary.
+    All versions of `transformers` read this format. The dict is empty if the positions are not
+    rotary.
 
     Args:
-        base: the name of the field with the base.
+        base: the name of the field with the rotary base.
     """
     if not isinstance(position, Rotary):
         return {}

@@ -43,8 +43,9 @@ class Same:
 
         Args:
             parameter: the Étude parameter.
-            suffix: `.weight`, `.bias`, or empty.
-            owner: the parent of the parameter's module, such as the attention of a `qkv`.
+            suffix: the end of the tensors' names: `.weight`, `.bias`, or empty.
+            owner: the parent of the parameter's module. For a `qkv` layer, this is the attention
+                module, which knows the numbers of heads.
         """
         return [Piece(self.name + suffix, tuple(parameter.shape), parameter)]
 
@@ -70,7 +71,7 @@ class RowVector(Same):
 class Stacked:
     """Rule for queries, keys and values that a checkpoint stores as three tensors.
 
-    Étude's parameter is their concatenation.
+    In Étude, the three tensors are concatenated to one parameter.
 
     Args:
         queries, keys, values: the names of the three modules in the checkpoint.

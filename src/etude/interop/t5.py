@@ -54,7 +54,7 @@ def _stack(stack: str, feedforward: int) -> dict[str, Rule]:
 
 
 def _middle(gated: bool) -> dict[str, Rule]:
-    """Returns the conversion rules of the input projections of the feed-forward branches.
+    """Returns the conversion rules of the first linear layers of the feed-forward branches.
 
     Args:
         gated: whether the branches have a gate, whose projection is a separate tensor.

@@ -21,10 +21,11 @@ class TensorSlice:
     """A checkpoint tensor and the rows of an Étude parameter that it corresponds to.
 
     Attributes:
-        name: the parameter's name.
+        name: the parameter's name in Étude.
         parameter: the parameter.
         piece: the checkpoint tensor and its view of the parameter.
-        rows: the index of the parameter's row for each output of the checkpoint tensor.
+        rows: for each output of the checkpoint's module, the index of the corresponding row of the
+            parameter.
     """
 
     name: str
@@ -34,9 +35,11 @@ class TensorSlice:
 
 
 def tensor_slices(module: Any, family: Family, architecture: str) -> dict[str, TensorSlice]:
-    """Returns a dict from each checkpoint tensor's name to its `TensorSlice` of a module.
+    """Returns a dict from the name of each checkpoint tensor of a module to its `TensorSlice`.
 
     Args:
+        module: the Étude module.
+        family: the family that defines the names of the checkpoint tensors.
         architecture: the class of `transformers` whose tensor names are used.
     """
     parameters = dict(module.named_parameters())

@@ -41,7 +41,10 @@ class Tensors(Protocol):
         """Returns a tensor's shape without reading the tensor."""
 
     def read(self, name: str) -> Tensor:
-        """Reads a tensor to the CPU; it may be a view of the file and must not be modified."""
+        """Reads a tensor to the CPU.
+
+        The tensor may be a view of the file and must not be modified.
+        """
 
     def __enter__(self) -> Self:
         """Returns the reader."""
@@ -58,7 +61,8 @@ class Tensors(Protocol):
 class _FileTensors:
     """Base class of readers whose tensors are in one or several files.
 
-    A file is opened at the first read from it, and again after every `MAPPED` bytes.
+    A file is opened when its first tensor is read. After `MAPPED` bytes, it is opened again, which
+    frees the memory of the bytes that were read.
 
     Args:
         where: the file or folder.
@@ -185,7 +189,7 @@ class PickledTensors(_FileTensors):
 
 
 def open_tensors(source: Path) -> Tensors:
-    """Opens the tensors of a folder or of one file.
+    """Returns a reader of the tensors in a folder or in one file.
 
     In a folder, safetensors take precedence over `torch.save` files, and one file over shards.
 
@@ -221,7 +225,7 @@ def files_named(index: Path) -> list[str]:
 
 
 def _shard_paths(index: Path) -> list[Path]:
-    """Returns the paths of the files with weights that an index names.
+    """Returns the paths of the weights files that an index of shards names.
 
     Raises:
         RequestError: a file is missing, or is not in the folder of the index.

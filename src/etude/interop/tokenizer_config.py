@@ -39,8 +39,8 @@ def contradictions(
 
     Args:
         folder: the folder with both files.
-        config: the fields of `tokenizer_config.json`; `added_tokens` is the content of
-            `added_tokens.json` if there is no `tokenizer.json`.
+        config: the fields of `tokenizer_config.json`. If there is no `tokenizer.json`, the key
+            `added_tokens` has the content of `added_tokens.json`.
         backend: the tokenizer, read from `tokenizer.json` or from vocabulary files.
     """
     has_tokenizer_json = (folder / "tokenizer.json").is_file()
@@ -65,7 +65,8 @@ def contradictions(
 def _check_added_tokens(
     folder: Path, config: dict[str, Any], backend: tokenizers.Tokenizer
 ) -> Iterator[Problem]:
-    """Yields a problem for each added token of the config that the tokenizer lacks under its id.
+    """Yields a problem for each added token in the config that has another id, or none, in the
+    tokenizer.
 
     For the arguments, see `contradictions`.
     """
@@ -86,9 +87,10 @@ def _check_added_tokens(
 
 
 def _flatten(part: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
-    """Yields a component of a tokenizer and, for a sequence, each component in it.
+    """Yields a component of a tokenizer and, if it is a sequence, each component in the sequence.
 
-    A component is a normalizer or pre-tokenizer, as an object of `tokenizer.json`.
+    `part` is the component (a normalizer or pre-tokenizer), as an object of `tokenizer.json`; None
+    yields nothing.
     """
     if part is not None:
         yield part

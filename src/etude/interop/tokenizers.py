@@ -117,13 +117,14 @@ def load_folder_tokenizer(folder: Path, config: Mapping[str, Any]) -> ReleasedTo
 def load_boundaries(
     folder: Path, config: Mapping[str, Any], tokenizer: ReleasedTokenizer
 ) -> TextBoundaries:
-    """Reads the stop tokens and the token before every prompt.
+    """Reads a released model's stop tokens, and the token that is added before every prompt.
 
     The stop tokens are those of `generation_config.json`, or else of `config.json`. The token
-    before every prompt is that of the tokenizer's template, or else of `tokenizer_config.json`.
+    before every prompt is the special token that the tokenizer itself adds before a text, or else
+    the `bos_token` of `tokenizer_config.json` if `add_bos_token` is true there.
 
     Args:
-        folder: the released folder.
+        folder: the folder of the released model.
         config: the fields of `config.json`.
         tokenizer: the tokenizer in the folder.
     """
@@ -221,7 +222,11 @@ def _byte_level_model(file: GGUF) -> models.BPE:
     alphabet = set(letters)
 
     def to_byte_letters(name: str) -> str:
-        """Converts a token that is stored as text to the letters that represent its bytes."""
+        """Returns a token's text in the alphabet of byte-level tokenizers, with one letter for each
+        byte.
+
+        A token `name` that is in this alphabet already is returned unchanged.
+        """
         return name if set(name) <= alphabet else "".join(letters[b] for b in name.encode())
 
     kinds = file.get("tokenizer.ggml.token_type", [1] * len(names))
@@ -259,7 +264,7 @@ def write_tokenizer(
 
     Args:
         tokenizer: the tokenizer, saved as `tokenizer.json` unless `source` has that file.
-        source: a released folder, whose tokenizer files are copied unchanged.
+        source: the folder of a released model, whose tokenizer files are copied unchanged.
         begin: the id of the `bos_token`.
         ends: the stop tokens; the first is the `eos_token`.
         max_length: the maximum number of tokens per text.
@@ -313,7 +318,7 @@ def _add_template(tokenizer: ReleasedTokenizer, first: str, last: str) -> Releas
 def _first_special_token(tokenizer: ReleasedTokenizer) -> int | None:
     """Returns the id of the special token that the tokenizer adds before a text.
 
-    None if the tokenizer adds no such token.
+    Returns None if the tokenizer adds no such token.
     """
     (empty,) = tokenizer.framed([""])
     (text,) = tokenizer.framed(["a"])
@@ -353,9 +358,11 @@ def _read_optional(file: Path) -> dict[str, Any]:
 
 
 def _token_text(token: Any) -> str | None:
-    """Returns the text of a special token in a config, which is a string or an object.
+    """Returns the text of a special token in `tokenizer_config.json`.
 
-    None if the token is null.
+    The token is given as a string, or as an object with the text.
+
+    Returns None if it is null.
     """
     text = token.get("content") if isinstance(token, dict) else token
     if text is not None and not isinstance(text, str):

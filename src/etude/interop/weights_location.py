@@ -140,7 +140,7 @@ def _required_files(name: str, names: set[str], file: str | None) -> list[str]:
 
     Args:
         name: the repository's id.
-        names: the names of its files.
+        names: the names of the repository's files.
         file: the only file to download, a GGUF file; None for a model folder.
 
     Raises:
@@ -196,7 +196,11 @@ def _find_cached(name: str, revision: str | None, file: str | None) -> WeightsLo
 
 
 def _save_reference(name: str, revision: str | None, commit: str) -> None:
-    """Saves the commit of a branch or tag in the local cache, as `huggingface_hub` does."""
+    """Saves in the local cache to which commit a branch or tag refers, as `huggingface_hub` does.
+
+    Does nothing if `revision` is a commit. `name` is the repository's id; None as `revision` means
+    the main branch.
+    """
     if revision and COMMIT.fullmatch(revision):
         return
     reference = _cache(name) / "refs" / (revision or "main")

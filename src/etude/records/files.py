@@ -23,7 +23,10 @@ from etude.secrets import mask_variables
 
 @contextmanager
 def naming_errors(path: Path) -> Iterator[None]:
-    """Context manager that adds `path` to each `OSError`; errors of failed writes have no path."""
+    """Context manager that adds `path` to each `OSError` raised inside it.
+
+    Python's errors of failed writes, such as those of a full disk, do not name the file.
+    """
     try:
         yield
     except OSError as error:
@@ -52,22 +55,26 @@ def write_text(path: Path, text: str, kind: Kind | None = None) -> None:
     Args:
         path: path of the file.
         text: new content of the file.
-        kind: kind of the file if it is in a run's folder, where links are not followed; None for
-            all other files.
+        kind: the `Kind` (path and size limit) of a file in a run's folder, where links are not
+            followed; None for a file that is not in a run's folder.
     """
     write_bytes(path, mask_variables(text).encode(), kind)
 
 
 def write_bytes(path: Path, content: bytes, kind: Kind | None = None) -> None:
-    """Writes bytes to a file atomically; `kind` is as for `write_text`."""
+    """Writes bytes to a file atomically.
+
+    `kind` is the `Kind` (path and size limit) of a file in a run's folder, or None for any other
+    file.
+    """
     write_parts(path, [content], kind)
 
 
 def write_parts(path: Path, parts: Iterable[bytes], kind: Kind | None = None) -> None:
     """Writes blocks of bytes to a file atomically.
 
-    The blocks are written one by one, so the whole content need not fit into memory. `kind` is as
-    for `write_text`.
+    The blocks are written one by one, so the whole content need not fit into memory. `kind` is the
+    `Kind` (path and size limit) of a file in a run's folder, or None for any other file.
     """
     temporary_name = _temporary_name(path.name)
     with naming_errors(path), open_parent(path, 0 if kind is None else kind.depth) as folder:
@@ -86,22 +93,32 @@ def write_parts(path: Path, parts: Iterable[bytes], kind: Kind | None = None) ->
 
 
 def _temporary_name(name: str, more: str = "") -> str:
-    """Returns a temporary name, unique to this process and thread, that ends with `more`."""
+    """Returns a temporary name for the file or folder `name`, with `more` at its end.
+
+    The temporary name is unique to this process and thread.
+    """
     return f".{name}.tmp-{os.getpid()}-{threading.get_ident()}{more}"
 
 
 def _new_file(name: str, folder: int) -> int:
-    """Creates the file `name` in the folder with the descriptor `folder`; returns its descriptor.
+    """Creates the file `name` and returns its file descriptor.
+
+    `folder` is the file descriptor of the folder in which the file is created.
 
     Raises:
-        FileExistsError: the name exists, possibly as a link, which would lead to another file.
+        FileExistsError: the name exists. It may be a link, so writing to it could change another
+            file.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     return os.open(name, flags, 0o666, dir_fd=folder)
 
 
 def write_json(path: Path, value: Any, kind: Kind | None = None) -> None:
-    """Writes a value to a file atomically as indented JSON; `kind` is as for `write_text`."""
+    """Writes a value to a file atomically as indented JSON.
+
+    `kind` is the `Kind` (path and size limit) of a file in a run's folder, or None for any other
+    file.
+    """
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n", kind)
 
 
@@ -110,7 +127,7 @@ def read_json(path: Path | str, kind: Kind | None = None) -> Any:
 
     Args:
         path: path of the file.
-        kind: kind of the file if it is in a run's folder; None for all other files.
+        kind: the `Kind` (path and size limit) of a file in a run's folder; None for any other file.
 
     Raises:
         RequestError: the file is missing, is not JSON, or is rejected by `open_file`.
@@ -124,7 +141,9 @@ def read_json(path: Path | str, kind: Kind | None = None) -> Any:
 
 
 def parse_integer(digits: str) -> int:
-    """Converts a string of digits to an integer; for the argument `parse_int` of `json.loads`.
+    """Converts a string of digits to an integer.
+
+    It is passed to `json.loads` as the argument `parse_int`.
 
     Raises:
         ValueError: there are more than 308 digits, which exceeds the range of floats.
@@ -137,7 +156,7 @@ def parse_integer(digits: str) -> int:
 def unique_keys_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Builds a dictionary from the keys and values of a JSON object.
 
-    For the argument `object_pairs_hook` of `json.loads`.
+    It is passed to `json.loads` as the argument `object_pairs_hook`.
 
     Raises:
         ValueError: a key occurs twice. JSON libraries differ in which of the values they return.
@@ -152,11 +171,11 @@ def unique_keys_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 @contextmanager
 def atomic_folder(destination: Path) -> Iterator[Path]:
-    """Context manager that writes a folder atomically.
+    """Context manager that writes the folder `destination` atomically.
 
-    Yields a temporary folder next to `destination`. If the block ends without an exception, the
-    files are flushed to disk, an existing destination is removed, and the temporary folder is
-    renamed to `destination`.
+    Yields a temporary folder next to `destination`. The caller writes the files there. If the
+    `with` block ends without an exception, the files are flushed to disk, an existing destination
+    is removed, and the temporary folder is renamed to `destination`.
     """
     partial = temporary_path(destination)
     shutil.rmtree(partial, ignore_errors=True)
@@ -231,11 +250,14 @@ def fsync_file(path: Path) -> None:
 
 
 def fsync_folder(path: Path) -> None:
-    """Flushes a folder's entries to disk, so that a rename in it survives a power failure."""
+    """Flushes the entries of a folder to disk, so that a rename survives a power failure."""
     fsync_file(path)
 
 
 def sha256_file(path: Path, kind: Kind | None = None) -> str:
-    """Returns a file's sha256, 64 hex digits. Arguments and errors are those of `open_file`."""
+    """Returns the sha256 of a file's content as 64 hexadecimal digits.
+
+    The arguments and the errors are those of `open_file`.
+    """
     with open_file(path, kind) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -29,7 +29,8 @@ def cached_fingerprint(cache: Path, data: Mapping[str, Any]) -> str | None:
 
     Args:
         cache: folder of prepared data, which contains the cached fingerprints.
-        data: the config's section `data`, in the form that is hashed into the run's signature.
+        data: the config's section `data`, in the form that is hashed into the run's signature (a
+            hash of the config).
     """
     try:
         entry = json.loads(_cache_file(cache, data).read_text(encoding="utf-8"))
@@ -43,11 +44,12 @@ def cached_fingerprint(cache: Path, data: Mapping[str, Any]) -> str | None:
 def cache_fingerprint(
     cache: Path, data: Mapping[str, Any], fingerprint: str, files: Iterable[Path]
 ) -> None:
-    """Writes the fingerprint of data to the cache, unless a file has changed in the last 2 seconds.
+    """Writes the fingerprint of data to the cache, unless one of `files` has changed in the last 2
+    seconds.
 
     Args:
-        cache: folder of prepared data.
-        data: as for `cached_fingerprint`.
+        cache: folder of prepared data, to which the fingerprint is written.
+        data: the config's section `data`, as for `cached_fingerprint`.
         fingerprint: the fingerprint of the data.
         files: all files that were read, and the folders that were searched for them.
     """
@@ -64,9 +66,10 @@ def cache_fingerprint(
 
 
 def _cache_file(cache: Path, data: Mapping[str, Any]) -> Path:
-    """Returns the path of the cached fingerprint of a data config.
+    """Returns the path of the file that stores the fingerprint of data.
 
-    The path also depends on the version of Étude's source and on the working directory.
+    The arguments are those of `cached_fingerprint`. The path also depends on the version of Étude's
+    source and on the working directory.
     """
     key = sha256_of([data, source_hash(), os.getcwd()])[:DIGITS]
     return cache / "fingerprints" / f"{key}.json"

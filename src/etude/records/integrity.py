@@ -1,12 +1,12 @@
 """Integrity checks of saved runs, by hashes of their files.
 
-The field `sha256` of `run.json` is a dictionary from the paths of files to their hashes. It
-contains the files that results depend on. Its key `run.json` contains a short hash of each other
-field of `run.json`. For a checkpoint, the hashed file is its manifest, which contains the hashes of
-the checkpoint's files. The hash of a finished run's `metrics.jsonl` is in the field
-`metrics_sha256`, the hashes of source patches are in the field `starts`, and evaluations contain
-their own hashes (see `sealed`). Samples, figures and logs are not hashed, because no result depends
-on them.
+The field `sha256` of `run.json` is a dictionary from the paths of files to their hashes. The
+dictionary contains the files that results depend on. Its value for the key `run.json` is a
+dictionary from the names of all other fields of `run.json` to short hashes. For a checkpoint, the
+hashed file is its manifest, which contains the hashes of the checkpoint's files. The hash of a
+finished run's `metrics.jsonl` is in the field `metrics_sha256`, the hashes of source patches are in
+the field `starts`, and evaluations contain their own hashes (see `sealed`). Samples, figures and
+logs are not hashed, because no result depends on them.
 
 The hashes detect accidents: damage, files of another run, values edited by hand. They do not
 protect against forgery, as anyone can recompute them. Runs of older versions have no hashes; they
@@ -63,14 +63,19 @@ def is_hashed(info: Mapping[str, Any]) -> bool:
 
 
 def manifest_name(checkpoint: Path) -> str:
-    """Returns the path of a checkpoint's manifest, relative to the run's folder."""
+    """Returns the path of a checkpoint's manifest, relative to the run's folder.
+
+    The manifest is a file with the hashes of the checkpoint's files. `checkpoint` is the
+    checkpoint's folder.
+    """
     return f"{_CHECKPOINTS}{checkpoint.name}/{MANIFEST}"
 
 
 def hash_fields(info: dict[str, Any], keys: Iterable[str]) -> None:
     """Updates the hashes of fields of `run.json` that Étude has changed or removed.
 
-    The hashes of all other fields stay unchanged, so that manual edits of them can be detected.
+    The hashes of all other fields stay unchanged, so that a manual edit of another field can be
+    detected.
 
     Args:
         info: content of `run.json`; changed in place.
@@ -218,7 +223,11 @@ def change_problems(
 
 
 def _field_problem(info: Mapping[str, Any], folder: Path, key: str) -> Problem:
-    """Returns the problem for a changed field of `run.json` that results depend on."""
+    """Returns the problem to report for the changed field `key` of `run.json`.
+
+    Results depend on the field. `info` is the content of `run.json`, and `folder` is the run's
+    folder.
+    """
     value = info.get(key, "(removed)")
     if isinstance(value, dict | list):  # its shortened text would not show the change
         value = "(changed)"
@@ -227,12 +236,15 @@ def _field_problem(info: Mapping[str, Any], folder: Path, key: str) -> Problem:
 
 
 def accept_command(folder: Path) -> str:
-    """Returns the command that accepts manual edits of a run."""
+    """Returns the shell command that accepts manual edits of the run in `folder`."""
     return f"`etude runs verify {folder} --accept`"
 
 
 def edits(info: Mapping[str, Any], folder: Path) -> Iterator[str]:
-    """Yields a message for each of the fields `tags` and `notes` that was edited by hand."""
+    """Yields a message for each of the fields `tags` and `notes` that was edited by hand.
+
+    `info` is the content of `run.json`, and `folder` is the run's folder.
+    """
     for key in changed_fields(info):
         if key in ANNOTATIONS:
             command = accept_command(folder)
@@ -240,9 +252,10 @@ def edits(info: Mapping[str, Any], folder: Path) -> Iterator[str]:
 
 
 def describe_changes(info: Mapping[str, Any], folder: Path) -> Iterator[str]:
-    """Yields a message for each changed field of `run.json` and each changed, hashed file.
+    """Yields a message for each field of `run.json` and each file that differs from its hash.
 
-    The fields `tags` and `notes`, `metrics.jsonl` and removed checkpoints are not included.
+    There are no messages for the fields `tags` and `notes`, for `metrics.jsonl`, and for removed
+    checkpoints.
     """
     for key in changed_fields(info):
         if key not in ANNOTATIONS:
@@ -254,13 +267,14 @@ def describe_changes(info: Mapping[str, Any], folder: Path) -> Iterator[str]:
 
 
 def _sha256(folder: Path, name: str) -> str:
-    """Returns the sha256 of a file of a run.
+    """Returns the sha256 of the file `name` in the run's folder `folder`.
 
-    Only files of known names are read, because `run.json` may come from any source.
+    Only known files of runs are read, because the names come from a `run.json` that anyone may have
+    written.
 
     Raises:
         FileNotFoundError: the file does not exist.
-        RequestError: the name is not that of a hashed file, or `open_file` rejects the file.
+        RequestError: Étude hashes no file of this name, or `open_file` rejects the file.
     """
     if name == METRICS:
         return sha256_file(folder / name, opening.METRICS)

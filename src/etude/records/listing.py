@@ -59,10 +59,11 @@ class Query:
 
 @dataclass
 class Selection:
-    """The runs that `select_runs` selected, and the errors of runs that could not be read.
+    """Result of `select_runs`.
 
     Attributes:
-        rows: the value that `take` returned for each selected run, in order.
+        rows: for each selected run, in order, the value that the argument `take` of `select_runs`
+            returned.
         damaged: errors of the runs that could not be read.
     """
 
@@ -77,7 +78,8 @@ def select_runs(query: Query, take: Callable[[Record], Any], keys: Sequence[str]
 
     Args:
         query: runs to select.
-        take: function that is called with each selected run.
+        take: function that is called with each selected run; its results are the `rows` of the
+            selection.
         keys: keys that must exist in at least one run, in addition to the keys of `query`.
 
     Raises:
@@ -134,7 +136,10 @@ def print_list(query: Query, columns: Sequence[str] = COLUMNS, *, as_json: bool 
 
 
 def full_summary(record: Record) -> dict[str, Any]:
-    """Returns all fields of `run.json`, with the run's name, path, current status and step."""
+    """Returns a dictionary of all fields of a run's `run.json`.
+
+    The run's name, its path, and its current status and step are added.
+    """
     return {
         "run": field_value(record, "run"),
         "path": str(record.path),
@@ -181,7 +186,10 @@ def _print_fields(fields: Sequence[tuple[str, str]]) -> None:
 
 
 def _metric_lines(record: Record) -> Iterator[str]:
-    """Yields lines with a run's latest metrics, and with its `positive_class_note`, if any."""
+    """Yields lines of text with a run's latest metrics.
+
+    The last line names the positive class, if the metrics refer to one.
+    """
     metrics = record.info.get("final") or latest_metrics(record)
     if not metrics:
         return
@@ -209,9 +217,11 @@ def _records(query: Query, damaged: list[RequestError]) -> Iterator[Record]:
 
 
 def _sorted(rows: list[tuple[Any, Any]], *, descending: bool) -> list[tuple[Any, Any]]:
-    """Returns rows sorted by their first item; numbers and strings form two groups.
+    """Returns rows sorted by their first item.
 
-    Rows whose first item is missing are last in either order.
+    If `descending` is false, numbers come before all other values, which are compared as strings.
+    If `descending` is true, the order is reversed. Rows whose first item is missing are last in
+    either order.
     """
 
     def has_value(value: Any) -> bool:
@@ -249,7 +259,11 @@ def _as_json(record: Record, columns: Sequence[str]) -> dict[str, Any]:
 
 
 def _sections(record: Record) -> dict[str, list[tuple[str, Any]]]:
-    """Returns what `etude runs show` prints: for each section's title, its fields and values."""
+    """Returns the fields of a run that `etude runs show` prints.
+
+    The result is a dictionary from the title of each section to pairs of a field's name and its
+    value.
+    """
     info = record.info
     best = best_validation(record)
     start = info["starts"][-1]

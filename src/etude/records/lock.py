@@ -78,9 +78,10 @@ class RunLock:
         self._file = file
 
     def _try_lock(self, force: bool) -> IO[bytes] | None:
-        """Returns the open, locked lock file; None if another process holds or just removed it.
+        """Returns the open, locked lock file.
 
-        `force` is as for `acquire`.
+        Returns None if another process holds the lock or has just removed the file. `force` is as
+        for `acquire`.
         """
         create_folder(self.path.parent)
         try:
@@ -99,7 +100,10 @@ class RunLock:
         return None
 
     def release(self) -> None:
-        """Releases the lock. The lock file stays, as another process may be about to lock it."""
+        """Releases the lock.
+
+        The lock file is not deleted, as another process may be about to lock it.
+        """
         if self._file is not None:
             self._file.truncate(0)
             self._file.close()
@@ -107,7 +111,7 @@ class RunLock:
 
 
 def is_held(folder: Path) -> bool:
-    """Returns whether a live process holds the run in `folder`.
+    """Returns whether a live process holds the lock of the run in `folder`.
 
     Processes on other hosts are assumed to be alive. A run whose lock file is not a regular file
     counts as not held.
@@ -124,7 +128,11 @@ def is_held(folder: Path) -> bool:
 
 
 def read_holder(path: Path) -> dict[str, Any]:
-    """Returns `host`, `pid` and `since` from a lock file; empty if no process holds the lock."""
+    """Returns the content of a lock file: the process that holds the lock.
+
+    The keys of the dictionary are `host`, `pid` (process id) and `since` (time). The dictionary is
+    empty if no process holds the lock.
+    """
     try:
         content = json.loads(read_bytes(path, LOCK).decode())
         return content if isinstance(content, dict) else {}
@@ -133,17 +141,17 @@ def read_holder(path: Path) -> dict[str, Any]:
 
 
 def _is_on_other_host(info: dict[str, Any]) -> bool:
-    """Returns whether the content of a lock file, `info`, names another host.
+    """Returns whether the process that holds a lock runs on another host.
 
-    Processes on another host cannot be checked.
+    From this host, such a process cannot be checked. `info` is the content of the lock file.
     """
     return bool(info) and info.get("host") != socket.gethostname()
 
 
 def _is_alive_here(info: dict[str, Any]) -> bool:
-    """Returns whether the process that the content of a lock file names is alive on this host.
+    """Returns whether the process named in a lock file is alive on this host.
 
-    Used on file systems without `flock`.
+    `info` is the content of the lock file. The function is used on file systems without `flock`.
     """
     pid = info.get("pid")
     if not isinstance(pid, int) or pid <= 0 or _is_on_other_host(info):

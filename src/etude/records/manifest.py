@@ -21,13 +21,13 @@ _KINDS = {WEIGHTS: opening.WEIGHTS, STATE: opening.STATE}
 
 
 def write_manifest(folder: Path, step: int, metrics: Mapping[str, Any] | None) -> None:
-    """Hashes a checkpoint's files and writes the manifest.
+    """Writes the manifest of a checkpoint, which contains the hashes of the checkpoint's files.
 
     Args:
-        folder: folder with the weights and the state.
+        folder: the checkpoint's folder, with the weights and the training state.
         step: the checkpoint's step.
         metrics: length and hash of `metrics.jsonl`, which `MetricsFile.sync` returned before the
-            checkpoint was written; None omits both.
+            checkpoint was written; None leaves them out of the manifest.
     """
     hashes = {name: sha256_file(folder / name) for name in (WEIGHTS, STATE)}
     content: dict[str, Any] = {"format": FORMAT, "step": step, "sha256": hashes}
@@ -72,10 +72,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def verify_checkpoint(folder: Path) -> dict[str, Any]:
-    """Compares a checkpoint's files with its manifest, and returns the manifest.
+    """Checks that a checkpoint's files have the hashes in its manifest, and returns the manifest.
 
     Raises:
-        RequestError: a file is missing or differs; the message names the first such file.
+        RequestError: a file is missing or has another hash; the message names the first such file.
     """
     manifest = read_manifest(folder)
     for name in (WEIGHTS, STATE):

@@ -70,7 +70,11 @@ class MetricsFile:
         return {"bytes": self._bytes, "sha256": self._hash.hexdigest()}
 
     def starts_with(self, synced: Mapping[str, Any]) -> bool:
-        """Returns whether the file begins with the content for which `sync` returned `synced`."""
+        """Returns whether the beginning of the file is unchanged since an earlier call of `sync`.
+
+        `synced` is the dictionary that the earlier call returned: the length and the hash of the
+        content at that time.
+        """
         size, digest, count = synced.get("bytes"), hashlib.sha256(), 0
         if not isinstance(size, int):
             return False
@@ -120,13 +124,17 @@ def iter_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Returns the rows of `iter_rows` as a list; millions of rows need much memory."""
+    """Returns the rows of a `metrics.jsonl` as a list, as `iter_rows` yields them.
+
+    Millions of rows need much memory.
+    """
     return list(iter_rows(path))
 
 
 def read_frame(path: Path) -> pd.DataFrame:
-    """Returns all rows as a data frame with one column per key, about three times faster than
-    `read_rows`.
+    """Returns the rows of a `metrics.jsonl` as a data frame with one column per key.
+
+    This is about three times as fast as `read_rows`.
 
     Files that contain only numbers are read with Arrow. Files with other content (strings, lists, a
     damaged line), which Arrow may parse differently from Python's `json`, are read with `json`.
@@ -148,7 +156,9 @@ def read_frame(path: Path) -> pd.DataFrame:
 
 
 def read_latest(path: Path) -> dict[str, Any]:
-    """Returns the latest value of each key; reads only the last 64 KiB of the file.
+    """Returns a dictionary from each key of a `metrics.jsonl` to its latest value.
+
+    Only the last 64 KiB of the file are read.
 
     Raises:
         RequestError: `open_file` rejects the file.
@@ -176,7 +186,10 @@ def _rows(file: IO[bytes]) -> Iterator[dict[str, Any]]:
 
 
 def _lines_and_rows(file: IO[bytes]) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    """Yields each line and its row, up to the first line that is not JSON."""
+    """Yields each line of a `metrics.jsonl` together with its row (the parsed dictionary).
+
+    Stops at the first line that is not JSON.
+    """
     for line in iter_lines(file):
         try:
             row = json.loads(line.decode())
@@ -187,27 +200,30 @@ def _lines_and_rows(file: IO[bytes]) -> Iterator[tuple[bytes, dict[str, Any]]]:
 
 
 def _step(row: Mapping[str, Any]) -> float:
-    """Returns a row's step; infinity if the step is not an integer, as for a damaged row."""
+    """Returns the step of a row; infinity if it is not an integer, for example in a damaged row."""
     step = row.get("step", 0)
     return step if isinstance(step, int) else math.inf
 
 
 def _first_bytes(file: IO[bytes], size: int) -> Iterator[bytes]:
-    """Yields up to `size` bytes of a file from its current position, in blocks."""
+    """Yields the next `size` bytes of a file, in blocks; fewer bytes if the file ends before."""
     while size > 0 and (block := file.read(min(size, _LINE))):
         yield block
         size -= len(block)
 
 
 def iter_lines(file: IO[bytes]) -> Iterator[bytes]:
-    """Yields the lines of a file with their line ends; lines of more than 1 MiB are split."""
+    """Yields the lines of a file, including their newline characters.
+
+    A line of more than 1 MiB is split into several items.
+    """
     return iter(partial(file.readline, _LINE), b"")
 
 
 def _arrow_table(file: IO[bytes]) -> Any:
     """Returns the rows of a `metrics.jsonl` as an Arrow table of integers and floats.
 
-    None if there are values of other types, or if the last line is incomplete.
+    Returns None if there are values of other types, or if the last line is incomplete.
     """
     from importlib import import_module
 
@@ -257,13 +273,14 @@ LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte", "error")
 def is_higher_better(
     metric: str, more: Collection[str] = (), less: Collection[str] = ()
 ) -> bool | None:
-    """Returns whether higher is better for a metric such as `val/loss` or `val/f1_macro`; None if
-    unknown.
+    """Returns whether higher values of a metric are better.
+
+    Returns None if this is unknown. Étude knows its own metrics, such as `val/loss`.
 
     Args:
         metric: name of the metric.
-        more: further metric names, without `val/`, where higher is better.
-        less: further metric names, without `val/`, where lower is better.
+        more: names of additional metrics, without `val/`, whose higher values are better.
+        less: names of additional metrics, without `val/`, whose lower values are better.
     """
     names = set(metric.split("/"))
     if names & set(more):

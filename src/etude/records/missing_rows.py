@@ -25,7 +25,9 @@ def validation_interval(stated: float | None, total_steps: int) -> int:
 
 @dataclass(frozen=True)
 class RowInterval:
-    """Numbers of steps between the rows that a run writes after one of its starts.
+    """Numbers of steps between rows of `metrics.jsonl`, after one start of a run.
+
+    A run can have several starts: the first one, and one for each time that it is continued.
 
     Attributes:
         begin: step at which the run was started or continued.
@@ -53,9 +55,10 @@ def missing_row(info: Mapping[str, Any], steps: Iterable[int], upto: int) -> int
 
 
 def _expected_steps(info: Mapping[str, Any], upto: int) -> Iterator[int]:
-    """Yields the steps that should have rows, in order.
+    """Yields the steps up to `upto` for which `metrics.jsonl` should have rows, in order.
 
-    A step is yielded twice if it should have training metrics and a validation.
+    A step is yielded twice if both training metrics and a validation are due at it. `info` is the
+    content of `run.json`.
     """
     intervals = list(_intervals(info))
     if not intervals:
@@ -77,8 +80,9 @@ def _expected_steps(info: Mapping[str, Any], upto: int) -> Iterator[int]:
 def _intervals(info: Mapping[str, Any]) -> Iterator[RowInterval]:
     """Yields a `RowInterval` for each start of a run, in the order of steps.
 
-    Yields nothing if `run.json` (`info`) lacks the intervals. If a later start begins at an earlier
-    step, the intervals of previous starts from that step on are omitted.
+    `info` is the content of `run.json`; nothing is yielded if it does not contain the intervals. If
+    a run was continued from the step of a previous start, or from a step before it, the previous
+    start is left out, because its steps were trained again.
     """
     starts, total = info.get("starts"), info.get("total_steps")
     if not isinstance(starts, list) or not _is_number(total):
@@ -94,10 +98,10 @@ def _intervals(info: Mapping[str, Any]) -> Iterator[RowInterval]:
 
 
 def _interval_of_start(start: Any, info: Mapping[str, Any], *, alone: bool) -> RowInterval | None:
-    """Returns the `RowInterval` of an entry of `starts` in `run.json`; None if it is unknown.
+    """Returns the `RowInterval` after one start of a run; None if the intervals are unknown.
 
     Args:
-        start: the entry of `starts`.
+        start: the start's entry in the field `starts` of `run.json`.
         info: content of `run.json`.
         alone: whether the run has only this start.
     """
@@ -126,6 +130,9 @@ _KEYS = ("log_every_n_steps", "val_check_interval")
 
 
 def _is_number(value: Any, *kinds: type) -> bool:
-    """Returns whether a value is a positive number: an integer, or of one of the types `kinds`."""
+    """Returns whether a value is a positive number of type `int` or of one of the types `kinds`.
+
+    Booleans are not numbers here.
+    """
     is_one = isinstance(value, (int, *kinds)) and not isinstance(value, bool)
     return is_one and float(value) > 0

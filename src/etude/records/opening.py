@@ -90,10 +90,10 @@ def open_file(path: Path | str, kind: Kind | None, *, links: bool = False) -> Bu
 
     Args:
         path: path of the file.
-        kind: kind of the file if it is in a run's folder. None for any other file, which may be a
-            link and has no size limit, but must be a regular file.
-        links: whether to follow links, as for a path from the user; the size limit of the kind
-            still applies.
+        kind: the `Kind` (path and size limit) of a file in a run's folder. None for any other file:
+            it may be a link and has no size limit, but must be a regular file.
+        links: whether to follow links, as for a path from the user. The size limit of `kind` still
+            applies.
 
     Raises:
         FileNotFoundError: the file is missing.
@@ -132,8 +132,8 @@ def open_for_append(path: Path | str, kind: Kind, *, readable: bool = False) -> 
 
     Args:
         path: path of the file.
-        kind: kind of the file.
-        readable: whether to open the file for reading, too.
+        kind: the `Kind` of the file (path and size limit).
+        readable: whether the file is also opened for reading.
 
     Raises:
         RequestError: the file is not regular, or its path inside the run's folder contains a link.
@@ -195,7 +195,7 @@ def make_subfolder(base: Path, *names: str) -> Path:
 
 
 def list_names(folder: Path, depth: int = 1) -> list[str]:
-    """Returns the sorted names of the entries of a folder; an empty list if it is missing.
+    """Returns the sorted names of the entries of a folder; an empty list if the folder is missing.
 
     Args:
         folder: path of the folder, inside the folder of a run.
@@ -259,7 +259,10 @@ def check_file_type(stat_result: os.stat_result, path: Path | str, expected: str
 
 
 def size_error(path: Path | str, kind: Kind, size: int) -> RequestError:
-    """Returns the error for a file over its size limit."""
+    """Returns the error for a file that is larger than the size limit in `kind`.
+
+    `size` is the file's size in bytes.
+    """
     expected = f"a file of at most {kind.largest:,} bytes"
     return RequestError(Problem(str(path), expected, hint=f"it has {size:,} bytes"))
 
@@ -300,7 +303,7 @@ def _regular(descriptor: int, path: Path | str) -> int:
 def _components(path: Path | str, depth: int) -> list[str]:
     """Returns the names of the `depth` folders above a file, innermost first.
 
-    The last item is the path of the folder that contains these folders.
+    One more item follows: the path of the folder that contains these folders.
     """
     names = []
     above = os.path.dirname(path)
@@ -311,7 +314,10 @@ def _components(path: Path | str, depth: int) -> list[str]:
 
 
 def file_type(mode: int) -> str:
-    """Returns the file type of a mode from `os.stat` as text, such as `a folder` or `a link`."""
+    """Returns a file's type as text, such as `a folder` or `a link`.
+
+    `mode` is the file's `st_mode` from `os.stat`.
+    """
     for test, description in _DESCRIPTIONS:
         if test(mode):
             return description

@@ -48,14 +48,14 @@ def write_patches(
     """Writes a patch for each Git checkout with uncommitted changes into a run's folder.
 
     The patch of the first source's checkout is `source.patch`; other patches are
-    `source.<name>.patch`. If an earlier start of the run wrote a different patch of that name, the
-    name is `source-2.patch` and so on. A patch that the folder already contains is not written
-    again.
+    `source.<name>.patch`. If the folder contains a different patch of that name from an earlier
+    start of the run, the name is `source-2.patch` and so on. A patch that the folder already
+    contains is not written again.
 
     Args:
         record: the run's folder.
         sources: pairs of a package's name, such as `etude`, and the folder of its source code.
-        mask: mask for secrets in the source.
+        mask: object that masks secrets in the patches.
 
     Returns:
         For `run.json`: a list with a dictionary for each patch, with the keys `file`, `sha256` and
@@ -95,11 +95,12 @@ def find_checkout(folder: Path) -> Checkout | None:
 
 
 def diff_checkout(checkout: Checkout, folders: Sequence[Path]) -> bytes:
-    """Returns a checkout's difference from its commit as a patch; empty if there is no difference.
+    """Returns the difference between a checkout and its commit as a patch.
 
-    The patch contains tracked files of the whole checkout and, as additions, untracked Python and
-    YAML files in `folders` and in `conf/`. A patch of more than 5 MiB is limited to `folders`. If
-    that is still too large, or if git fails, the result is one line with the reason.
+    The patch is empty if there is no difference. It contains changes of tracked files in the whole
+    checkout and, as additions, untracked Python and YAML files in `folders` and in `conf/`. If the
+    patch is larger than 5 MiB, only changes in `folders` are included. If this smaller patch is
+    still too large, or if git fails, the result is one line with the reason.
     """
     inside = [os.path.relpath(folder.resolve(), checkout.top.resolve()) for folder in folders]
     try:
@@ -115,7 +116,10 @@ def diff_checkout(checkout: Checkout, folders: Sequence[Path]) -> bytes:
 
 
 def mask_patch(patch: bytes, mask: Mask) -> bytes:
-    """Returns a patch with masked secrets; if there are any, the first line reports the masking."""
+    """Returns a patch in which secrets are masked.
+
+    If any secret was masked, the first line says so.
+    """
     text = patch.decode(errors="surrogateescape")
     masked_text = mask.text(text)
     if masked_text == text:
@@ -124,9 +128,10 @@ def mask_patch(patch: bytes, mask: Mask) -> bytes:
 
 
 def _diff(checkout: Checkout, paths: Sequence[str], source: Sequence[str]) -> bytes:
-    """Returns the output of `git diff HEAD` for `paths`.
+    """Returns the output of `git diff HEAD` for the files and folders `paths` of a checkout.
 
-    Untracked Python and YAML files in `source` are included through a temporary index.
+    Untracked Python and YAML files in the folders `source` are included. They are added to a
+    temporary copy of the index, so that git's own index stays unchanged.
     """
     with tempfile.TemporaryDirectory() as scratch:
         index = Path(scratch) / "index"
@@ -166,7 +171,10 @@ def _git(
     stdin: bytes = b"",
     accepted_codes: Sequence[int] = (0,),
 ) -> bytes:
-    """Returns the output of a git command, up to one byte more than the largest patch.
+    """Returns the output of a git command.
+
+    The output is cut one byte after the maximum size of a patch, so the caller can notice that the
+    output is too large.
 
     Args:
         folder: folder in which git runs.
@@ -198,9 +206,10 @@ def _git(
 
 
 def _write_patch(record: Path, stem: str, patch: bytes) -> str:
-    """Writes a patch unless the run's folder already contains it, and returns the file's name.
+    """Writes a patch into a run's folder, unless it is already there, and returns the file's name.
 
-    The name is `<stem>.patch`, `<stem>-2.patch` and so on.
+    The name is `<stem>.patch`. If that file contains another patch, it is `<stem>-2.patch`, and so
+    on.
     """
     number = 1
     while True:

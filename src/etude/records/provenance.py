@@ -29,14 +29,17 @@ def timestamp() -> str:
 def module_hash(name: str) -> str | None:
     """Returns the hash of the source of a user's module, without importing the module.
 
-    None if the module or its source does not exist.
+    Returns None if the module or its source does not exist.
     """
     files = _module_files(name)
     return None if files is None else hash_of(*files)
 
 
 def _module_files(name: str) -> tuple[Path, list[Path]] | None:
-    """Returns the folder of a module's source, and its Python files; None without a source."""
+    """Returns the folder of a module's source, and the paths of its Python files.
+
+    Returns None if the module or its source does not exist.
+    """
     spec = importlib.util.find_spec(name)
     if spec is None or spec.origin is None:
         return None
@@ -77,10 +80,11 @@ def write_source_patches(record: Path, modules: Sequence[str], mask: Mask) -> li
     Args:
         record: the run's folder.
         modules: names of the user's modules.
-        mask: mask for secrets in the source.
+        mask: object that masks secrets in the patches.
 
     Returns:
-        The entries of the patches for `starts` in `run.json`; see `write_patches`.
+        A dictionary for each patch, as returned by `write_patches`, for the field `starts` of
+        `run.json`.
     """
     sources = [("etude", PACKAGE_FOLDER)]
     for name in modules:
@@ -91,7 +95,11 @@ def write_source_patches(record: Path, modules: Sequence[str], mask: Mask) -> li
 
 
 def start_entry(step: int) -> dict[str, Any]:
-    """Returns an entry of `starts` in `run.json`: time, host and software of a start at `step`."""
+    """Returns a dictionary that describes the start of a run at the optimizer step `step`.
+
+    The dictionary contains the time, the step, the host, and the versions of the software. It
+    becomes an entry of the field `starts` of `run.json`.
+    """
     return {
         "time": timestamp(),
         "step": step,

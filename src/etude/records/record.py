@@ -55,7 +55,10 @@ _TYPES: dict[str, tuple[type, ...]] = {
 
 
 def _result_numbers(info: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yields the key and the value of each result in the fields `final` and `best`."""
+    """Yields pairs of the key and the value of each result in `info`, the content of `run.json`.
+
+    The keys are `final.<metric>` for each final metric, and `best.value`.
+    """
     for metric, value in info.get("final", {}).items():
         yield f"final.{metric}", value
     yield "best.value", (info.get("best") or {}).get("value")
@@ -110,7 +113,9 @@ class Record:
         return record
 
     def update(self, **changes: Any) -> None:
-        """Sets fields of `run.json` and writes the file atomically; masks passwords in URLs.
+        """Sets the fields `changes` of `run.json` and writes the file atomically.
+
+        Passwords in URLs are masked.
 
         The hashes of the fields are updated, except for runs of older versions, which have no
         hashes.
@@ -123,24 +128,32 @@ class Record:
         write_json(self.path / "run.json", self.info, RUN)
 
     def forget(self, *keys: str) -> None:
-        """Deletes fields of `run.json`; the next `update` writes the file."""
+        """Deletes the fields `keys` of `run.json` in memory; the next `update` writes the file."""
         for key in keys:
             self.info.pop(key, None)
         if integrity.is_hashed(self.info):
             integrity.hash_fields(self.info, keys)
 
     def note_files(self, *names: str) -> None:
-        """Hashes files of the run, given by relative path; the next `update` saves the hashes."""
+        """Computes the hashes of files of the run; the next `update` saves the hashes in
+        `run.json`.
+
+        `names` are the files' paths relative to the run's folder.
+        """
         integrity.hash_files(self.info, self.path, names)
 
     def delete_checkpoint_hashes(self, after: int) -> None:
-        """Deletes the hashes of checkpoints after a step; the next `update` writes `run.json`."""
+        """Deletes the hashes of the checkpoints after the step `after`.
+
+        The next `update` writes `run.json`, which contains the hashes.
+        """
         if integrity.is_hashed(self.info):
             integrity.delete_checkpoint_hashes(self.info, self.path, after)
 
     def check(self, *names: str) -> None:
-        """Checks that the results in `run.json` and the files `names` are unchanged; see
-        `integrity`.
+        """Checks that the results in `run.json` and the files `names` are unchanged.
+
+        The hashes in `run.json` show whether something was changed; see `etude.records.integrity`.
 
         Args:
             names: paths relative to the run's folder. Files without a hash are not checked.
@@ -164,21 +177,21 @@ class Record:
         """Checks that the checkpoints in `folders` are unchanged since training.
 
         Raises:
-            RequestError: see `check`.
+            RequestError: a checkpoint or a result in `run.json` was changed; see `check`.
         """
         self.check(*map(integrity.manifest_name, folders))
 
     def accept(self) -> list[str]:
         """Accepts manual edits of fields of `run.json` and of files: updates their hashes.
 
-        Called by the process that holds the lock of the run. The time and the accepted changes are
+        The calling process must hold the lock of the run. The time and the accepted changes are
         stored in `run.json`.
 
         Returns:
             Descriptions of the changes.
 
         Raises:
-            RequestError: see `integrity.accept`.
+            RequestError: something was changed that may not be edited; see `integrity.accept`.
         """
         from etude.records.provenance import timestamp
 
@@ -188,7 +201,7 @@ class Record:
         return changed
 
     def write_config(self, config_yaml: str, overrides: Sequence[str]) -> None:
-        """Writes the config and the overrides to `config.yaml` and `overrides.yaml`.
+        """Writes the config to `config.yaml`, and the overrides to `overrides.yaml`.
 
         Raises:
             RequestError: the config is too large to be read again; no file is written.
@@ -207,7 +220,11 @@ class Record:
 
     @property
     def status(self) -> str:
-        """Status in `run.json`; `interrupted` instead of `running` if no process holds the run."""
+        """The run's status, such as `finished`, from `run.json`.
+
+        If the status in the file is `running`, but no process holds the lock of the run, the status
+        is `interrupted`.
+        """
         status = str(self.info.get("status", "interrupted"))
         return "interrupted" if status == "running" and not is_held(self.path) else status
 
@@ -217,12 +234,14 @@ class Record:
         return MetricsFile(self.path / "metrics.jsonl")
 
     def rows(self) -> list[dict[str, Any]]:
-        """Returns the rows of `metrics.jsonl`."""
+        """Returns the rows of the run's `metrics.jsonl`, one dictionary for each row."""
         return read_rows(self.path / "metrics.jsonl")
 
     @property
     def latest(self) -> dict[str, Any]:
-        """Latest value of each metric; final values from `run.json` if the run is finished."""
+        """Dictionary from each metric to its latest value; final values from `run.json` if the run
+        is finished.
+        """
         final: dict[str, Any] = self.info.get("final", {})
         return final or read_latest(self.path / "metrics.jsonl")
 
@@ -230,7 +249,8 @@ class Record:
     def step(self) -> int:
         """Number of completed optimizer steps.
 
-        During training, the number is the step of the latest checkpoint or logged row.
+        During training, the number is that of the latest checkpoint or of the latest row of
+        `metrics.jsonl`, whichever is larger.
         """
         step: int = self.info.get("step", 0)
         logged = self.latest.get("step") if self.status == "running" else None
@@ -238,13 +258,21 @@ class Record:
 
     @property
     def first_start(self) -> dict[str, Any]:
-        """Time, host and software of the first start; empty if `run.json` is damaged."""
+        """Dictionary with the time, the host and the software versions of the first start of the
+        run.
+
+        It is empty if `run.json` is damaged.
+        """
         starts = self.info.get("starts", [])
         return starts[0] if starts and isinstance(starts[0], dict) else {}
 
     @property
     def last_start(self) -> dict[str, Any]:
-        """Time, host and software of the last start; empty if `run.json` is damaged."""
+        """Dictionary with the time, the host and the software versions of the last start of the
+        run.
+
+        It is empty if `run.json` is damaged.
+        """
         starts = self.info.get("starts", [])
         return starts[-1] if starts and isinstance(starts[-1], dict) else {}
 
@@ -266,11 +294,14 @@ class Record:
 
     @property
     def label(self) -> str:
-        """Overrides that distinguish this run from its experiment file."""
+        """The run's label: its overrides with shortened keys, as one text; see `build_label`.
+
+        The text is empty if there are no such overrides.
+        """
         return str(self.info.get("label", ""))
 
     def checkpoints(self) -> list[tuple[int, Path]]:
-        """Returns the step and the folder of each complete checkpoint, earliest first.
+        """Returns a pair of the step and the folder for each complete checkpoint, earliest first.
 
         Raises:
             RequestError: the checkpoint folder is a link or cannot be read.
@@ -287,7 +318,7 @@ class Record:
         """Returns the folder of a checkpoint.
 
         Args:
-            which: `best` (by validation), `last`, or a step.
+            which: `best` (the best validation), `last`, or the step of a checkpoint.
 
         Raises:
             RequestError: the checkpoint does not exist; the message lists the available steps.
@@ -310,15 +341,15 @@ class Record:
         return available[step]
 
     def chosen(self, which: str = "best") -> SelectedCheckpoints:
-        """Returns the checkpoints that `which` selects.
+        """Returns the checkpoint that `which` selects, or several checkpoints to average.
 
         Args:
-            which: as for `checkpoint`; or `average` for all saved checkpoints, or `average:K` for
-                the last K.
+            which: as for `checkpoint`; or `average` for the average of all saved checkpoints, or
+                `average:K` for the average of the last K.
 
         Raises:
-            RequestError: the checkpoint does not exist, or there are fewer than K; the message
-                lists the available steps.
+            RequestError: the checkpoint does not exist, or there are fewer than K checkpoints; the
+                message lists the available steps.
         """
         match = re.fullmatch(r"average(?::(\d+))?", str(which))
         count = None if match is None or match[1] is None else int(match[1])
@@ -351,7 +382,7 @@ class SelectedCheckpoints:
     """One checkpoint, or several checkpoints whose weights are averaged.
 
     Attributes:
-        name: text in the names of output files that identifies the weights.
+        name: text that identifies the weights in the names of output files.
         folders: checkpoint folders, earliest first.
     """
 
@@ -372,7 +403,8 @@ def _average_name(steps: Sequence[int]) -> str:
 def run_folder(root: Path, name: str, whole_signature: str) -> Path:
     """Returns the folder of a run, `<root>/<name>/<first 12 digits of the signature>`.
 
-    If the run was trained again, the folder's name has a suffix such as `~2`, which is not added.
+    If the same config was trained again, its other folders have names with a suffix such as `~2`;
+    these folders are not returned.
     """
     return root / name / whole_signature[:DIGITS]
 

@@ -17,9 +17,10 @@ MISSING: Any = object()
 
 
 class ClassName(str):
-    """Class name of a component of the config, used if the component's config file is not known.
+    """Name of the class of a component of the config, such as `Rotary`.
 
-    In filters and comparisons, `rotary` and `Rotary` are equal.
+    A class name is the value of a component whose config file is not known. In filters and
+    comparisons, a class name equals the name of a config file in lower case, such as `rotary`.
     """
 
     __slots__ = ()
@@ -58,7 +59,10 @@ _ROW_FIELDS = ("step", "tokens", "time")
 
 
 def best_validation(record: Record) -> dict[str, Any]:
-    """Returns a dictionary with `metric`, `value` and `step` of the best validation.
+    """Returns a dictionary that describes the best validation of a run.
+
+    The keys are `metric` (name of the monitored metric), `value` (its best value) and `step` (the
+    optimizer step).
 
     The dictionary is empty before the first validation.
     """
@@ -81,7 +85,7 @@ def order_metrics(keys: Iterable[str], monitor: str) -> list[str]:
     metrics, learning rate, speed, time. Keys of the same group keep their order.
 
     Args:
-        keys: the keys.
+        keys: the keys of a row, such as `step` and `val/loss`.
         monitor: the monitored metric, which selects the best checkpoint.
     """
     first = ("step", "tokens", "train/loss", monitor)
@@ -108,7 +112,8 @@ def positive_class_note(config: Mapping[str, Any], metrics: Iterable[str]) -> st
         metrics: names of the metrics that are shown.
 
     Returns:
-        None if the task has no positive class, or none of its metrics is shown.
+        The sentence; None if the task has no positive class, or if no metric that refers to this
+        class is shown.
     """
     positive = config.get("task.positive")
     names = {name.removeprefix("val/") for name in metrics}
@@ -159,12 +164,15 @@ def config_values(record: Record) -> dict[str, Any]:
 
 
 def latest_metrics(record: Record) -> dict[str, Any]:
-    """Returns the latest value of each metric, without step, tokens and time."""
+    """Returns a dictionary from each metric of a run to its latest value.
+
+    Step, tokens and time are not included.
+    """
     return {key: value for key, value in record.latest.items() if key not in _ROW_FIELDS}
 
 
 def available_keys(record: Record) -> Iterator[str]:
-    """Yields every key for which `field_value` has a value in this run."""
+    """Yields every key of which a run has a value that `field_value` returns."""
     yield from FIELDS
     yield from config_values(record)
     yield from record.info.get("choices", {})

@@ -51,7 +51,10 @@ class _Sizes:
         self._open: set[tuple[str, ...]] = set()
 
     def of(self, path: tuple[str, ...]) -> int:
-        """Returns the size of the value at a key path with all references expanded."""
+        """Returns the number of characters of a value after all its references are expanded.
+
+        `path` is the key path of the value in the config.
+        """
         if path in self._known:
             return self._known[path]
         if path in self._open:
@@ -120,7 +123,11 @@ class _Sizes:
 
 
 def _target(reference: str, path: tuple[str, ...]) -> tuple[str, ...]:
-    """Returns the key path that `reference`, in the value at the key path `path`, refers to."""
+    """Returns the key path that a reference refers to.
+
+    `reference` is the text of the reference, and `path` is the key path of the value that contains
+    it. Leading dots make a reference relative to `path`.
+    """
     keys_text = reference.lstrip(".")
     dots = len(reference) - len(keys_text)
     keys = tuple(key for key in re.split(r"[.\[\]]+", keys_text) if key)
@@ -128,7 +135,10 @@ def _target(reference: str, path: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _at(tree: Any, path: tuple[str, ...]) -> Any:
-    """Returns the value at a key path; None if the key path does not exist."""
+    """Returns the value at the key path `path` of `tree` (nested dictionaries and lists).
+
+    Returns None if the key path does not exist.
+    """
     for key in path:
         if isinstance(tree, dict):
             names = (name for name in tree if str(name) == key)  # keys may be numbers

@@ -22,7 +22,7 @@ _EXPECTED = "a run's path, its name, or the first characters of its signature"
 
 
 def record_folders(root: Path, skipped: list[RequestError] | None = None) -> Iterator[Path]:
-    """Yields the folder of each run below `root`, sorted.
+    """Yields the path of the folder of each run in `root`, in sorted order.
 
     Args:
         root: the folder of all runs, of the runs of one name, or of one run.
@@ -47,8 +47,8 @@ def record_folders(root: Path, skipped: list[RequestError] | None = None) -> Ite
 def is_record(folder: Path | str) -> bool:
     """Returns whether a folder is the folder of a run, even if its `run.json` is missing.
 
-    Only the names of files are checked. If they are links or special files, the run is reported as
-    damaged when they are read.
+    Only the names of files are checked. If these files are links or special files, the run is
+    reported as damaged later, when they are read.
     """
     return path_exists(f"{folder}/run.json") or (
         path_exists(f"{folder}/config.yaml") and path_exists(f"{folder}/overrides.yaml")
@@ -76,7 +76,8 @@ def read_records(root: Path, damaged: list[RequestError] | None = None) -> Itera
 
     Args:
         root: as for `record_folders`.
-        damaged: list to which the errors of unreadable runs and of skipped entries are added.
+        damaged: list to which an error is added for each unreadable run and for each skipped entry
+            (see `record_folders`).
     """
     for folder in record_folders(root, damaged):
         try:
@@ -166,7 +167,7 @@ def find_finished(runs: Sequence[str], root: Path) -> list[Record]:
     sweep selects all finished runs of the sweep.
 
     Raises:
-        RequestError: see `find_record`.
+        RequestError: a RUN selects no finished run; see `find_record`.
     """
     result: dict[Path, Record] = {}
     for run in runs:
@@ -194,7 +195,7 @@ def _start_time(record: Record) -> str:
 def _sweep_runs(folder: Path) -> list[Record] | None:
     """Returns the finished runs of a sweep; None if `folder` is not the folder of a sweep.
 
-    Jobs whose runs are missing are listed in one line on standard error.
+    If runs of the sweep are missing, their jobs are listed in one line on standard error.
 
     Raises:
         RequestError: the sweep has no finished run.
@@ -226,7 +227,10 @@ def _sweep_runs(folder: Path) -> list[Record] | None:
 
 
 def run_folder_in(root: Path, path: str) -> Path:
-    """Returns the folder of a sweep's run: `root`, followed by the last two components of `path`.
+    """Returns the folder of a run of a sweep: `<root>/<name>/<signature>`.
+
+    Name and signature are the last two components of `path`, the run's path in `sweep.json`. `root`
+    can differ from the folder in `path`, as the runs may have been moved.
 
     Raises:
         RequestError: the path does not end in a name and a signature.
@@ -262,7 +266,10 @@ def _is_name(run: str, folder: Path) -> bool:
 
 
 def report_damaged(damaged: Sequence[RequestError]) -> None:
-    """Prints the unreadable runs and the skipped entries to standard error, in one line each."""
+    """Prints the errors of entries that could not be read to standard error.
+
+    Unreadable runs are listed in one line, skipped entries (which are not runs) in another line.
+    """
     records = [error for error in damaged if not isinstance(error, UnreadableEntry)]
     others = [error.problems[0] for error in damaged if isinstance(error, UnreadableEntry)]
     if records:
@@ -276,7 +283,10 @@ def report_damaged(damaged: Sequence[RequestError]) -> None:
 
 
 class UnreadableEntry(RequestError):
-    """Error of a path in a folder of runs that is not a run and cannot be read."""
+    """Error of an entry in a folder of runs: the entry cannot be read, and is not a run.
+
+    Such entries are, for example, FIFOs and broken links.
+    """
 
 
 def _join_first(items: Sequence[str]) -> str:
@@ -284,15 +294,19 @@ def _join_first(items: Sequence[str]) -> str:
 
 
 def _short_name(where: str) -> str:
-    """Shortens `.../nano/aaaa/run.json: format` to `nano/aaaa`."""
+    """Returns a run's name and the first digits of its signature, such as `nano/aaaa`.
+
+    `where` is the location in an error message, such as `.../nano/aaaa/run.json: format`.
+    """
     folder = Path(where.partition("/run.json")[0])
     return f"{folder.parent.name}/{folder.name}"
 
 
 def _entries(folder: Path | str, skipped: list[RequestError]) -> list[str]:
-    """Returns the paths in a folder that may be runs or folders of runs.
+    """Returns the paths of the entries of a folder that may be runs or folders of runs.
 
-    Names that begin with `_` or `.`, such as `_sweeps` and `.git`, are omitted.
+    Names that begin with `_` or `.`, such as `_sweeps` and `.git`, are omitted. If the folder
+    cannot be read, an error is added to `skipped`.
     """
     try:
         with os.scandir(folder) as entries:

@@ -69,10 +69,12 @@ def folder_size(folder: Path) -> int:
 
 
 def remove_records(folders: Sequence[Path], root: Path) -> None:
-    """Removes the folders of runs, and the folder of a run's name in `root` if it becomes empty.
+    """Removes the folders of runs.
 
-    All runs are locked before the first one is removed. Of links in a run's folder, only the links
-    are removed, not their targets.
+    If the folder of a run's name, `<root>/<name>`, becomes empty, it is removed, too.
+
+    All runs are locked before the first one is removed. If a run's folder contains a link, the link
+    is removed, but not the file or folder to which it leads.
 
     Raises:
         RunHeld: a live process holds the lock of a run; then no run is removed.

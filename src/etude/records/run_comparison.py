@@ -22,9 +22,10 @@ _KEYS = ("status", "step", "parameters", "tokens", "seconds")
 
 
 def config_differences(records: Sequence[Record]) -> dict[str, list[Any]]:
-    """Returns a dictionary from each config key whose values differ to the values of the runs.
+    """Returns the config values that are not equal in all runs.
 
-    The value of a run without the key is `MISSING`.
+    The result is a dictionary from each such key to a list with the value of each run. A run
+    without the key has the value `MISSING`.
     """
     configs = [config_values(record) for record in records]
     differences = {}
@@ -41,7 +42,7 @@ def config_differences(records: Sequence[Record]) -> dict[str, list[Any]]:
 
 
 def results(records: Sequence[Record]) -> dict[str, list[Any]]:
-    """Returns a dictionary from the keys of results to a list with the value of each run.
+    """Returns a dictionary from the key of each result to a list with the value of each run.
 
     Results are the status, step, number of parameters, time, and the best and latest metrics.
     """
@@ -62,8 +63,9 @@ def results(records: Sequence[Record]) -> dict[str, list[Any]]:
 def short_run_names(records: Sequence[Record], *, without_seed: bool = False) -> list[str]:
     """Returns a short, unique name for each run.
 
-    A name consists of the overrides in the run's label that not all runs share. If these names are
-    not unique, each name is the whole label, with the run's name and signature if necessary.
+    A name consists of those overrides in the run's label that some of the other runs do not have.
+    If these names are not unique, each name is the whole label, with the run's name and signature
+    if necessary.
 
     Args:
         records: the runs.
@@ -96,7 +98,8 @@ def short_run_names(records: Sequence[Record], *, without_seed: bool = False) ->
 def as_json(records: Sequence[Record]) -> dict[str, Any]:
     """Returns a dictionary for JSON with the runs, their config differences and their results.
 
-    Each list in it has one entry per run; the entry is null if the run lacks the key.
+    The keys are `runs`, `config` (differences) and `metrics` (results). Each list has one entry per
+    run; the entry is null if the run lacks the key.
     """
     return {
         "runs": [
@@ -114,7 +117,7 @@ def print_diff(first: Record, second: Record, *, as_text: bool = True) -> None:
     Args:
         first: the first run.
         second: the second run.
-        as_text: whether to print tables instead of JSON.
+        as_text: whether to print tables. If false, JSON is printed instead.
     """
     pair = (first, second)
     if not as_text:

@@ -20,7 +20,10 @@ SEAL = "seal"
 
 
 def digest(value: Any) -> str:
-    """Returns the sha256 of a value's JSON, 64 hex digits, independent of key order."""
+    """Returns the sha256 of a value in JSON, as 64 hexadecimal digits.
+
+    The order of keys has no effect.
+    """
     normalized = json.loads(json.dumps(value))
     text = json.dumps(normalized, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
@@ -38,8 +41,8 @@ def read_sealed(path: Path, kind: Kind, hint: str) -> dict[str, Any]:
 
     Args:
         path: path of the file.
-        kind: kind of the file.
-        hint: hint of the error message for a changed file.
+        kind: the `Kind` of the file, with its size limit.
+        hint: text that the error message for a changed file shows as a hint.
 
     Raises:
         RequestError: the file is missing, is not a JSON object, or was changed.

@@ -16,19 +16,22 @@ DIGITS = 12
 
 
 def canonical_json(value: Any) -> str:
-    """Returns the canonical JSON of a value, independent of key order."""
+    """Returns a value as JSON in a canonical form: equal values give equal texts.
+
+    Keys are sorted, and there are no spaces.
+    """
     return json.dumps(
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     )
 
 
 def sha256_of(value: Any) -> str:
-    """Returns the sha256 of the canonical JSON, 64 hex digits."""
+    """Returns the sha256 of the canonical JSON of a value, as 64 hexadecimal digits."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
 def signature(identity: Mapping[str, Any]) -> str:
-    """Returns the signature of a run, 64 hex digits.
+    """Returns the signature of a run, a hash of `identity`, as 64 hexadecimal digits.
 
     Args:
         identity: the values of the run's config that can change the result.

@@ -8,7 +8,8 @@ from enum import StrEnum
 class Status(StrEnum):
     """Status of a run, or of a sweep job.
 
-    The last four occur only for jobs, not in `run.json`.
+    Only jobs have the statuses `reused`, `refused`, `held` and `waiting`; these statuses do not
+    occur in `run.json`.
     """
 
     RUNNING = "running"
@@ -30,23 +31,24 @@ class Status(StrEnum):
 
     @property
     def is_successful(self) -> bool:
-        """Whether the requested work is done."""
+        """Whether the run or job did what was requested: `finished`, `reused` or `paused`."""
         return self in (Status.FINISHED, Status.REUSED, Status.PAUSED)
 
     @property
     def is_failure(self) -> bool:
-        """Whether the run failed, for any reason."""
+        """Whether the run or job failed: `failed`, `oom`, `diverged` or `refused`."""
         return self in (Status.FAILED, Status.OOM, Status.DIVERGED, Status.REFUSED)
 
     @property
     def is_trained(self) -> bool:
-        """Whether a completely trained model exists."""
+        """Whether a completely trained model exists: `finished` or `reused`."""
         return self in (Status.FINISHED, Status.REUSED)
 
     @property
     def is_final(self) -> bool:
-        """Whether a repeated command would end with the same status.
+        """Whether the same command, if repeated, would end with the same status.
 
-        The command then only reports the run, and does not train it again.
+        These statuses are `finished`, `reused` and `diverged`. The repeated command only reports
+        the run and does not train it again.
         """
         return self in (Status.FINISHED, Status.REUSED, Status.DIVERGED)

@@ -125,7 +125,7 @@ def nearest_existing_folder(folder: Path) -> Path:
 
 
 def check_free(existing: Path) -> None:
-    """Checks that the disk of a folder has enough free space.
+    """Checks that the disk that contains the folder `existing` has at least 64 MiB of free space.
 
     Raises:
         RequestError: less than 64 MiB are free.
@@ -143,9 +143,10 @@ def check_free(existing: Path) -> None:
 
 
 def check_new(root: Path, name: str, *, unsafe: bool) -> None:
-    """Checks with `check_root` that a run can be saved, unless runs of its name exist already.
+    """Checks that a run can be saved, unless a run of the same name exists already.
 
-    An existing run may be finished; it is then only read, possibly from a read-only folder.
+    An existing run may be finished. Then it is only read, so its folder may be read-only. The
+    errors are those of `check_root`.
 
     Args:
         root: the folder of all runs.

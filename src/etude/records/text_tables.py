@@ -34,7 +34,10 @@ a function selects the columns by name.
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Prints a table: on a terminal with wrapped cells, in a pipe like `print_columns`."""
+    """Prints a table; on a terminal, long cells are wrapped.
+
+    Otherwise, for example in a pipe, the table is printed as by `print_columns`.
+    """
     if not sys.stdout.isatty():
         print_columns(columns, rows)
         return
@@ -50,10 +53,10 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def print_columns(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Prints one line per row, with columns two spaces apart.
+    """Prints a table with one line per row and two spaces between columns.
 
-    On a terminal, columns are truncated to fit its width, labels first, and statuses are coloured.
-    In a pipe, the table has complete cells and no colours.
+    On a terminal, statuses are coloured, and columns are truncated to fit its width; the column
+    `label` is truncated first. In a pipe, the cells are complete and without colours.
     """
     cells = [[printable(cell, line=True) for cell in row] for row in (columns, *rows)]
     widths = [max(map(_width, column)) for column in zip(*cells, strict=True)]
@@ -75,7 +78,10 @@ def print_columns(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None
 
 
 def _pad(row: Sequence[str], widths: Sequence[int]) -> list[str]:
-    """Returns the cells of a row, padded to their widths plus two; the last cell is not padded."""
+    """Returns the cells of a row, padded with spaces to the widths of their columns plus two.
+
+    The last cell is not padded. `widths` are the widths of the columns in characters.
+    """
     padded = [
         cell + " " * (width + 2 - _width(cell)) for cell, width in zip(row, widths, strict=True)
     ]
@@ -83,7 +89,10 @@ def _pad(row: Sequence[str], widths: Sequence[int]) -> list[str]:
 
 
 def _colour(column: str, value: str) -> int | None:
-    """Returns the colour of a cell with a status; None for all other cells."""
+    """Returns the colour of a table cell if it is a status; None for all other cells.
+
+    `column` is the name of the cell's column, and `value` is the cell's text.
+    """
     if column != "status" or value not in tuple(Status):
         return None
     status = Status(value)
@@ -93,7 +102,7 @@ def _colour(column: str, value: str) -> int | None:
 
 
 def metric_grid(metrics: Sequence[tuple[str, str]], width: int) -> list[str]:
-    """Returns lines with the names and values of metrics, in as many columns as fit.
+    """Returns lines of text with the names and values of metrics, in as many columns as fit.
 
     Args:
         metrics: pairs of a metric's name and its formatted value; columns are filled from top to
@@ -147,7 +156,8 @@ def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 def format_cell(key: str, value: Any) -> str:
     """Formats the value of a key as a table cell.
 
-    Metrics have five decimals, `seconds` none; times are local times, and lists are JSON.
+    Metrics have five decimals, and `seconds` has none. Times are shown as local times, and lists as
+    JSON.
     """
     if value is None:
         return ""
@@ -172,12 +182,15 @@ def format_metric(value: float) -> str:
 
 
 def format_best(best: Mapping[str, Any]) -> str:
-    """Formats the best validation: `best at step 16 (val/f1 0.9100)`."""
+    """Formats the best validation of a run, such as `best at step 16 (val/f1 0.9100)`.
+
+    `best` is the dictionary that `best_validation` returns.
+    """
     return f"best at step {best['step']} ({best['metric']} {format_metric(best['value'])})"
 
 
 def format_bytes(count: int) -> str:
-    """Formats a number of bytes: `3.2 MB`."""
+    """Formats a number of bytes with a unit, such as `3.2 MB`."""
     amount = float(count)
     for unit in ("bytes", "kB", "MB", "GB"):
         if amount < 1000:
@@ -195,10 +208,11 @@ def _width(text: str) -> int:
 
 
 def _truncate(text: str, width: int, column: str = "") -> str:
-    """Returns a text, cut at the end to a maximum width.
+    """Returns a text, shortened to at most `width` characters.
 
-    In the column `run`, name and signature are cut separately, so that at least 8 digits of the
-    signature remain.
+    The last character of a shortened text is `…`. In the column `run`, whose texts are
+    `<name>/<signature>`, name and signature are shortened separately, so that at least 8 digits of
+    the signature remain.
     """
     if _width(text) <= width:
         return text
@@ -212,9 +226,11 @@ def _truncate(text: str, width: int, column: str = "") -> str:
 
 
 def _fit_widths(widths: list[int], columns: Sequence[str], available: int) -> list[int]:
-    """Returns column widths, reduced in the order of `_REDUCTIONS` to fit the available width.
+    """Returns the widths of columns, reduced so that a line fits the available width.
 
-    The columns may still be too wide if none of them can be reduced further.
+    `_REDUCTIONS` lists which columns are reduced first, and their minimum widths.
+
+    The result may still be too wide if all columns have their minimum widths.
 
     Args:
         widths: widths of the columns in characters.

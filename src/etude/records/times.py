@@ -14,7 +14,10 @@ _DAYS = {"today": 0, "yesterday": 1}
 
 
 def to_local(time: Any) -> Any:
-    """Returns an ISO 8601 time in local time, without its UTC offset; other values unchanged."""
+    """Converts an ISO 8601 time to local time, without its UTC offset.
+
+    Returns any value that is not such a time, or has no UTC offset, unchanged.
+    """
     try:
         parsed = datetime.fromisoformat(time)
         if parsed.tzinfo is None:
@@ -30,7 +33,10 @@ def format_time(time: Any) -> str:
 
 
 def format_short_time(time: Any) -> str:
-    """Formats a time in eleven characters: `01-31 14:05` in this year, otherwise `2025-01-31`."""
+    """Formats a time in at most eleven characters, such as `01-31 14:05`.
+
+    A time that is not in the current year is formatted as a date, such as `2025-01-31`.
+    """
     text = format_time(time)
     return text[5:] if text.startswith(f"{date.today().year}-") else text[:10]
 
