@@ -347,8 +347,8 @@ def shorten(text: str, limit: int = 64) -> str:
 
 
 def _wrap_name(name: str, limit: int = 44) -> str:
-    """Wraps a name of a curve to at most three lines of `limit` columns.
+    """Wraps a name of a curve to at most three lines of `limit` columns; the rest is cut.
 
-    The name is not cut at its end, because names often differ there.
+    Several lines are used because names often differ at their end.
     """
     return textwrap.fill(name, limit, max_lines=3, placeholder=" …", break_on_hyphens=False)

@@ -28,7 +28,8 @@ _has_drawn = False
 
 
 def prepare_to_fork(checked: CheckedConfig) -> Cost | None:
-    """Imports the modules of training, and does other work that is slow only the first time.
+    """Does work that all jobs need before jobs are forked, such as imports, so that it is done
+    once.
 
     The function calls no torch kernel, because a forked process would lack the kernel's worker
     threads.
