@@ -409,8 +409,7 @@ class Run:
 
     @property
     def labels(self) -> list[str]:
-        """The names of the labels or tags that the run predicts, by index; empty if there are none.
-        """
+        """The names of the run's labels or tags, by index; empty if the data has none."""
         names: list[str] = self.summary.get("data", {}).get("labels", [])
         return names
 
@@ -554,8 +553,8 @@ class Run:
 
         The table has one row for each document or data row in each example. Columns: `example`
         (number in the step, from 1), `document` (index of the document or data row, from 0),
-        `source` (its name) and, for running text, `first` and `end`, the range of the document's
-        tokens that is in the example.
+        `source` (text that states where it comes from) and, for running text, `first` and `end`,
+        the range of the document's tokens that is in the example.
 
         Args:
             step: optimizer step, as in the metrics; the first is 1.
@@ -672,8 +671,7 @@ class Runs(Sequence[Run]):
         )
 
     def frame(self) -> pd.DataFrame:
-        """Returns a table with one row per run: its name, status, config values and latest metrics.
-        """
+        """Returns a table with one row per run: name, status, config values and latest metrics."""
         import pandas as pd
 
         return pd.DataFrame([_row(run.record) for run in self._runs])
@@ -714,7 +712,7 @@ class Runs(Sequence[Run]):
         return Groups(finished, metric=metric, by=by)
 
     def significance(self, split: str = "val") -> pd.DataFrame:
-        """Tests whether each further run differs from the first run, from their scores of each
+        """Tests whether each further run differs from the first run, by their scores of each
         example.
 
         Returns:

@@ -66,8 +66,7 @@ class _NamedStream:
 
 
 class _NonRaisingStream(_NamedStream):
-    """Wrapper of standard error that ignores write errors, so that a full disk does not end a run.
-    """
+    """Wrapper of standard error that ignores write errors: a full disk does not end a run."""
 
     def write(self, text: str) -> int:
         with suppress(OSError):
@@ -292,8 +291,7 @@ NOTICES = "etude.notices"
 
 
 class Messages(logging.Handler):
-    """Log handler that prints Étude's messages to `sys.stdout`, even after a notebook or a test has
-    replaced this stream.
+    """Log handler that writes to the current `sys.stdout`, which a notebook or test may replace.
 
     Args:
         stderr: whether to write all messages to standard error, for commands whose standard output
@@ -316,8 +314,7 @@ class Messages(logging.Handler):
 
 
 def show_messages(*, stderr: bool = False) -> None:
-    """Makes Étude's log messages visible, by a log handler, unless the program has its own
-    handlers.
+    """Shows Étude's log messages by a log handler, unless the program has its own log handlers.
 
     Args:
         stderr: whether to write all messages to standard error; if false, only notices (`NOTICES`).

@@ -39,9 +39,7 @@ class Problem:
     hint: str | None = None
 
     def under(self, prefix: str) -> Problem:
-        """Returns a copy of the problem, with `prefix` before its key: `heads` becomes
-        `model.heads`.
-        """
+        """Returns a copy with `prefix` before the key: `heads` becomes `model.heads`."""
         if not prefix:
             return self
         return replace(self, where=f"{prefix}.{self.where}" if self.where else prefix)
@@ -191,18 +189,14 @@ class Checks:
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
-        """Context manager that catches an `InvalidArguments` of its block and adds the problems in
-        it.
-        """
+        """Context manager that catches an `InvalidArguments` and adds the problems in it."""
         try:
             yield
         except InvalidArguments as error:
             self.problems += error.problems
 
     def done(self) -> None:
-        """Raises `InvalidArguments` with all problems that were added; does nothing if there are
-        none.
-        """
+        """Raises `InvalidArguments` with all added problems; does nothing if there are none."""
         if self.problems:
             raise InvalidArguments(self.problems)
 

@@ -89,7 +89,6 @@ def reserve_process(what: str) -> Iterator[None]:
 
 
 def is_reserved_elsewhere() -> bool:
-    """Returns whether another thread of this process has reserved the process-wide state to train.
-    """
+    """Returns whether another thread of this process has reserved the process-wide state."""
     holder = _state.holder
     return holder is not None and holder.thread != threading.get_ident()

@@ -209,8 +209,7 @@ def _when_called(name: str, module: LazyModule) -> Callable[..., Any]:
 
 
 def _import_metric(name: str, file: str, module: LazyModule) -> Any:
-    """Imports the class `name` from `torchmetrics.<file>`, without executing the package
-    `torchmetrics`.
+    """Imports the class `name` from `torchmetrics.<file>`, but does not execute `torchmetrics`.
 
     Imports `torchmetrics.utilities` first, to avoid a circular import.
     """

@@ -38,8 +38,7 @@ _COMMON_WORDS = frozenset({"true", "false", "null", "none", "auto"})
 
 
 def mask_passwords(value: Any) -> Any:
-    """Returns a text, or nested lists and dictionaries, with the password of each URL replaced by
-    `***`.
+    """Replaces the password of each URL by `***`, in a text or in nested lists and dictionaries.
 
     A placeholder, such as the reference `${oc.env:NAME}`, is not a password and is unchanged.
 
@@ -74,10 +73,9 @@ class Mask:
 
     @property
     def spellings(self) -> dict[str, str]:
-        """Dict from each text that is masked to the text that replaces it, such as
-        `${oc.env:NAME}`.
+        """Dict from each masked text to the text that replaces it, such as `${oc.env:NAME}`.
 
-        A value has several spellings, such as that in JSON.
+        A value is masked in several spellings, such as that in JSON.
         """
         return dict(self._spellings)
 
@@ -268,11 +266,10 @@ def _without_tokens(text: str) -> str:
 
 
 def mask_record(value: Any) -> Any:
-    """Returns a text, or nested lists and dictionaries, with secrets masked so that it can be
-    saved.
+    """Masks the secrets in a text, or in nested lists and dictionaries, and returns the result.
 
-    Masks the secrets that `mask_secrets` masks, tokens of known formats, and the values of keys
-    whose names mark them as secret, also in overrides (`vars.api_key=...`).
+    For data that is saved. Masks the secrets that `mask_secrets` masks, tokens of known formats,
+    and the values of keys whose names mark them as secret, also in overrides (`vars.api_key=...`).
     """
     if isinstance(value, str):
         key, equals, rest = value.partition("=")
@@ -327,8 +324,7 @@ def _replace_spellings(text: str, references: Mapping[str, str]) -> str:
 
 
 def _spellings(value: str) -> list[str]:
-    """Returns the forms that a value has in texts: unchanged, in a Python or JSON string, and in a
-    URL.
+    """Returns the forms of a value in texts: unchanged, in a Python or JSON string, and in a URL.
     """
     stripped = value.rstrip("/")  # joined to a path, `/data/` becomes `/data`
     return [

@@ -79,8 +79,7 @@ class _Watch:
         threading.Thread(target=self._run, daemon=True, name="signals").start()
 
     def forget(self) -> None:
-        """Closes the pipe of signals in a forked child, which has no thread that watches signals.
-        """
+        """Closes the pipe of signals in a forked child, in which no thread watches signals."""
         for descriptor in (self._read, self._write):
             with suppress(OSError):
                 os.close(descriptor)
@@ -154,10 +153,9 @@ def is_watching() -> bool:
 
 @contextmanager
 def cleanup_on_kill(clean: Callable[[], object]) -> Iterator[None]:
-    """Context manager in which `clean` is called if a signal kills the process.
+    """Context manager: if a signal kills the process during the block, `clean` is called first.
 
-    The function is called before the end, in another thread, and only if `watch_signals` was
-    called.
+    The function is called in another thread, and only if `watch_signals` was called.
     """
     if _watch is None:
         yield
@@ -190,9 +188,9 @@ def end_saving(work: Saving) -> None:
 
 
 def write_stderr(text: str) -> None:
-    """Writes a text to standard error by a system call, as a signal handler must.
+    """Writes a text to standard error by a system call.
 
-    `sys.stderr` may be in the middle of a write.
+    `sys.stderr` is not used, because it may be in the middle of a write.
     """
     with suppress(OSError):  # the terminal may be closed
         os.write(2, text.encode())

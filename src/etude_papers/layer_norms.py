@@ -69,8 +69,7 @@ class LayerNorms:
         return {"slope/pre", "slope/post"}
 
     def measure(self, seeds: Sequence[int], figures: Path) -> dict[str, Reading]:
-        """Returns a dict from each key in `cells` to the measured values, and draws
-        `gradients.png`.
+        """Returns a dict from each key in `cells` to its values, and draws `gradients.png`.
 
         Args:
             seeds: seeds; each is measured once.
@@ -92,10 +91,10 @@ class LayerNorms:
         }
 
     def norm(self, name: str, depth: int, seed: int) -> float:
-        """Returns the Frobenius norm of a gradient: that of the second matrix of the last
-        feed-forward layer.
+        """Returns the Frobenius norm of the gradient of a matrix at initialisation.
 
-        The loss is the mean over all positions.
+        The matrix is the second one of the last feed-forward layer. The loss is the mean over all
+        positions.
 
         Args:
             name: `pre` or `post`.

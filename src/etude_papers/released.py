@@ -145,11 +145,10 @@ class Windows:
         return [end, *ids] if self.begin else ids  # type: ignore[list-item]
 
     def short(self, source: FileTexts, longest: int) -> Windows:
-        """Returns a copy of this measurement for a smoke test, with another text and a smaller
-        model.
+        """Returns a copy of this measurement for a smoke test with a small model.
 
         Args:
-            source: source of the other text.
+            source: source of the text to use instead.
             longest: maximum length of the model in tokens; longer windows are shortened.
         """
         short = copy(self)
@@ -313,8 +312,7 @@ class Released:
         self.device, self.dtype = device, dtype
 
     def measure(self, seeds: Sequence[int], figures: Path) -> dict[str, Reading]:
-        """Returns the measured values by their key `<model>/<text>/<metric>`, and draws
-        `released.png`.
+        """Returns the measured values by `<model>/<text>/<metric>`, and draws `released.png`.
 
         Args:
             seeds: seeds of the negative control.
@@ -411,10 +409,10 @@ def show_progress(label: str) -> Iterator[ReportProgress]:
 
 
 def plot(readings: dict[str, Reading], models: Sequence[str], path: Path) -> None:
-    """Draws one panel for each text and metric, with points for each model and its negative
-    control.
+    """Draws one panel for each text and metric, with two points for each model.
 
-    The negative control is a case in which the claim must not hold.
+    The points are the measured value and that of the negative control, a case in which the claim
+    must not hold.
 
     Args:
         readings: measured values by `<model>/<text>/<metric>`.

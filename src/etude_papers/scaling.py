@@ -199,8 +199,7 @@ def bootstrap(sizes: Floats, losses: Floats, resamples: int) -> list[Fit]:
 
 
 def at_compute(curves: Curves, flops: float) -> tuple[Floats, Floats]:
-    """Returns the model sizes whose training reached the compute `flops`, and their mean losses
-    there.
+    """Returns the model sizes that reached the training compute `flops`, and their losses there.
 
     The losses are averaged over the seeds, and interpolated between validations, linearly in the
     logarithm of the tokens.

@@ -22,8 +22,7 @@ _MARGIN = 0.05
 
 
 def value_range(low: float, high: float) -> tuple[float, float]:
-    """Returns the lower and upper end of a linear axis or colour scale for values from `low` to
-    `high`.
+    """Returns the two ends of a linear axis or colour scale for values from `low` to `high`.
 
     The range is widened to at least `MIN_RANGE` times the largest absolute value.
     """

@@ -76,9 +76,7 @@ class Comparison:
 
     @property
     def metrics(self) -> pd.DataFrame:
-        """Data frame with a row per run: status, steps, size, time, and the best and latest
-        metrics.
-        """
+        """Data frame with a row per run: status, steps, size, time, best and latest metrics."""
         return self._table(results(self.records))
 
     @property

@@ -142,14 +142,9 @@ def _check_at(config: DictConfig, width: int, seed: int, base: int | None) -> Ch
 
 
 def _train(checked: CheckedConfig, steps: int) -> Iterator[dict[str, Any]]:
-    """Trains a model, and yields rows of the table of `coordinate_check` before and after each
-    step.
+    """Trains a model, and yields measured rows before the first step and after each step.
 
-    A row is a dict with the keys `step`, `quantity`, `value` and `change`.
-
-    Args:
-        checked: checked config of the run.
-        steps: number of optimizer steps.
+    A row is a dict with the columns `step`, `quantity`, `value` and `change` of `coordinate_check`.
     """
     with exclusive_fresh_settings("etude.coordinate_check"):
         parts = build_parts(checked)

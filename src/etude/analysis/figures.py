@@ -58,8 +58,7 @@ def confusion_figure(counts: Any, labels: Sequence[str], path: Path) -> Path:
 
 
 def calibration_figure(bins: Sequence[tuple[float, float, int]], error: float, path: Path) -> Path:
-    """Draws a reliability diagram: accuracy and number of examples against the predicted
-    confidence.
+    """Draws a reliability diagram: accuracy and number of examples against confidence.
 
     See Guo et al. 2017, figure 1.
 

@@ -49,7 +49,7 @@ def group_key(record: Record, by: Sequence[str]) -> str:
 
 
 def distinguishing_keys(heads: Sequence[Record], by: Sequence[str]) -> list[dict[str, Any]]:
-    """Returns a dict for each group, with the config keys in which the groups differ, and their
+    """Returns a dict for each group of runs: the config keys by which it differs, with their
     values.
 
     Args:
@@ -76,10 +76,9 @@ def distinguishing_keys(heads: Sequence[Record], by: Sequence[str]) -> list[dict
 
 
 def _distinguishes(values: Sequence[Any], parts: Sequence[Any]) -> bool:
-    """Returns whether at least two groups have the same component but different values of an
-    argument.
+    """Returns whether two groups have the same component but different values of its argument.
 
-    A component is an object of the config that has the argument, such as `model.position`.
+    A component is an object in the config, such as `model.position`.
 
     Args:
         values: value of the argument in each group.

@@ -51,9 +51,7 @@ def heat_map(values: Mapping[tuple[Any, Any], float], *, x: str, y: str, metric:
 
 
 def _sorted_values(values: set[Any]) -> list[Any]:
-    """Returns the values as a list: first numbers in ascending order, then all others by their
-    text.
-    """
+    """Returns a list of the values: numbers in ascending order, then all others by their text."""
     numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
     return [*sorted(numbers), *sorted(values - set(numbers), key=str)]
 

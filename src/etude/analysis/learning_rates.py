@@ -25,8 +25,7 @@ WIDTH = 0.03
 
 @dataclass(frozen=True)
 class LearningRates:
-    """Result of a learning-rate range test, in which a model is trained with a rising learning
-    rate.
+    """Result of a range test, in which a model is trained with a rising learning rate.
 
     Attributes:
         rates: learning rate of each step.

@@ -66,11 +66,8 @@ class Predictor:
         yield from task.predict(evaluated, self.options)
 
     def read(self, file: Path, quoting: Quoting | None = None) -> Iterator[Text]:
-        """Yields the texts of a file to predict on; see
-        `etude.data.examples.input_texts.read_texts`.
+        """Yields the texts of a file; see `etude.data.examples.input_texts.read_texts`.
 
-        Args:
-            file: path of the file.
-            quoting: quoting of CSV and TSV; None for that of the run's data.
+        `quoting` is that of CSV and TSV; None for that of the run's data.
         """
         yield from read_texts(file, self.data, quoting)

@@ -206,8 +206,7 @@ class Groups:
         )
 
     def reference(self, against: str) -> Group:
-        """Returns the group `best` (best mean of the metric) or `first` (the group of the first
-        run).
+        """Returns the group `best` (best mean of the metric) or `first` (group of the first run).
         """
         return self.best if against == "best" else self.first
 
@@ -243,7 +242,7 @@ class Groups:
         return draw_curves({key: curves}, x=x, log=log, title=title, noun="group", note=note)
 
     def _curves_over(self, x: str, metric: str) -> tuple[list[Curve], list[Group]]:
-        """Returns the curves of a metric over a config key, and the groups that their points
+        """Returns curves of a metric over a config key, and a list of the groups that the points
         represent.
 
         A point is the mean of a group of runs with the same value of the key. There is one curve

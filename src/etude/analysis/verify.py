@@ -127,8 +127,7 @@ def accept(folder: Path, trust: Sequence[str] = ()) -> list[str]:
 
 
 def _check_hashes(record: Record, verdict: Verification) -> None:
-    """Compares files of a run with their hashes in `run.json`, and adds what was found to
-    `verdict`.
+    """Compares files of a run with their hashes in `run.json`, and adds the results to `verdict`.
 
     A changed file is a fault. A harmless or accepted edit is a note.
     """

@@ -360,8 +360,7 @@ def all_papers(config_dir: Path | None = None) -> dict[str, Paper]:
 
 
 def readable_papers(config_dir: Path | None = None) -> tuple[dict[str, Paper], list[Problem]]:
-    """Returns the papers whose files are valid, as a dict by name, and the errors in the other
-    files.
+    """Returns the papers with valid files, as a dict by name, and the errors in the other files.
 
     Args:
         config_dir: see `paper_names`.

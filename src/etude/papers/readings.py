@@ -91,8 +91,7 @@ class Value:
         return {self.run} | (set() if self.over is None else self.over.arms)
 
     def read(self, runs: Mapping[str, Sequence[Run]]) -> list[float]:
-        """Returns the measured numbers: one for each run of the arm or, with `swept`, for each
-        seed.
+        """Returns the measured numbers: one for each run of the arm, or with `swept` for each seed.
 
         Args:
             runs: finished runs of each arm, by the arm's name.

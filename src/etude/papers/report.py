@@ -83,8 +83,7 @@ def verdict_of(paper: Paper, readings: Mapping[str, Reading]) -> Verdict:
 
 
 def protocol_verdict_of(paper: Paper, readings: Mapping[str, Reading]) -> Verdict | None:
-    """Returns the verdict of the comparison with results that others measured with the same
-    settings.
+    """Returns the verdict of the comparison with what others measured with the same settings.
 
     Returns None if the paper file contains no results of others; see
     `etude.papers.claims.ProtocolFigure`.
@@ -277,9 +276,7 @@ def _run_entry(run: Any) -> dict[str, Any]:
 
 
 def _sha256(readings: Any) -> str:
-    """Returns the SHA-256 (hex) of the measured values in `result.json`, which reveals manual
-    edits.
-    """
+    """Returns the SHA-256 (hex) of the measured values, by which manual edits are detected."""
     return hashlib.sha256(json.dumps(readings, sort_keys=True).encode()).hexdigest()
 
 

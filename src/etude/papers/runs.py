@@ -64,8 +64,7 @@ class PaperRun:
     config_dir: Path | None = None
 
     def overrides(self) -> list[str] | None:
-        """Returns the overrides, with each arm's name in braces replaced by the folder of that
-        arm's run.
+        """Returns the overrides, with each arm's name in braces replaced by the folder of its run.
 
         Returns None until all of these other runs (source runs) have ended.
         """
@@ -342,8 +341,7 @@ def _train(missing: Sequence[PaperRun], logs: Path, slots: Sequence[JobSlot]) ->
 
 
 def finished_runs(all_runs: Sequence[PaperRun], trust: Sequence[str] = ()) -> dict[str, list[Run]]:
-    """Opens the finished runs of a paper, and returns them by the name of their arm, ordered by
-    seed.
+    """Opens a paper's finished runs, and returns them by the name of their arm, ordered by seed.
 
     An arm is a named group of the paper's runs. Arms without finished runs are omitted. If an arm
     is a sweep, a seed is omitted unless all runs with this seed are finished, because the best of

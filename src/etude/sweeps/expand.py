@@ -326,10 +326,9 @@ def _input_lines(overrides: Sequence[Override]) -> str:
 
 
 def _check_launcher(target: str) -> None:
-    """Checks that a custom launcher (a class that runs the jobs of a sweep) has the methods and
-    arguments that Étude uses.
+    """Checks that a custom launcher, which runs a sweep's jobs, has what Étude uses.
 
-    Launchers outside `hydra_plugins` are not checked.
+    These are methods and their arguments. Launchers outside `hydra_plugins` are not checked.
 
     Args:
         target: import path of the launcher's class.
@@ -349,8 +348,7 @@ def _check_launcher(target: str) -> None:
 
 
 def _read_hydra_config(overrides: list[str], hydra: Hydra) -> tuple[list[str], str]:
-    """Returns the overrides in `hydra.sweeper.params`, and the import path of the sweeper's class.
-    """
+    """Returns the overrides in `hydra.sweeper.params`, and the import path of the sweeper."""
     try:
         config = hydra.compose_config("train", overrides, RunMode.MULTIRUN)
         sweeper: Any = OmegaConf.to_container(config.hydra.sweeper, resolve=True)

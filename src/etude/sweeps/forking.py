@@ -28,8 +28,7 @@ _has_drawn = False
 
 
 def prepare_to_fork(checked: CheckedConfig) -> Cost | None:
-    """Does work that all jobs need before jobs are forked, such as imports, so that it is done
-    once.
+    """Does slow work that all jobs share, such as imports, once before jobs are forked.
 
     The function calls no torch kernel, because a forked process would lack the kernel's worker
     threads.

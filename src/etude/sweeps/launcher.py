@@ -93,8 +93,7 @@ class SweepLauncher:
         ended: Callable[[Job], None] | None = None,
         decide: Decide | None = None,
     ) -> list[JobReturn]:
-        """Runs jobs from an iterator; the next job is requested when resources for it (a slot) are
-        free.
+        """Runs jobs from an iterator; the next job is requested when a job slot is free.
 
         Args:
             job_overrides: overrides of each job. None means that no job is available until a

@@ -121,8 +121,7 @@ def _expand(overrides: Sequence[str], hydra: Hydra) -> Sweep:
 
 
 class _Planner:
-    """Planner of jobs, which builds the data modules and sizes that several jobs share only once.
-    """
+    """Planner of jobs, which builds data modules and sizes that several jobs share only once."""
 
     def __init__(self, measure: bool) -> None:
         self._estimator = Estimator(measure=measure)
@@ -171,8 +170,7 @@ class _Planner:
                 job.size.notes += _room_notes(checked, parts, job.size.vocabulary)
 
     def _share_data(self, key: str, parts: Parts) -> None:
-        """Replaces a job's data module by that of an earlier job with the same data, if there is
-        one.
+        """Replaces a job's data module by that of an earlier job with the same data, if any.
 
         The data files are therefore read only once.
 

@@ -260,8 +260,7 @@ class Pool:
         self._dashboard.waiting(task.number)
 
     def _job_in_folder(self, run: Path | None) -> _RunningJob | None:
-        """Returns the running job that uses the run folder `run`; None if no running job uses it.
-        """
+        """Returns the running job that uses the run folder `run`; None if there is no such job."""
         jobs = (one for one in self._running if one.task.run == run)
         return None if run is None else next(jobs, None)
 
@@ -342,8 +341,9 @@ class Pool:
             self._signal(one, self._signum)
 
     def _wait_for_events(self) -> None:
-        """Waits until a job sends an event or ends, for at most `_TICK` seconds, and handles the
-        events.
+        """Waits until a job sends an event or ends, for at most `_TICK` seconds.
+
+        Received events are handled.
         """
         sentinels = [one.process.sentinel for one in self._running]
         ready = wait([*(one.connection for one in self._running if one.open), *sentinels], _TICK)
@@ -352,7 +352,7 @@ class Pool:
                 self._receive(one)
 
     def _receive(self, one: _RunningJob) -> None:
-        """Handles the events, such as progress, that a running job has sent; see `run_job_process`.
+        """Handles the events that a running job has sent, such as progress; see `run_job_process`.
         """
         while one.open and one.connection.poll():
             try:
@@ -445,7 +445,9 @@ def _record_failure(folder: Path, job: Job) -> None:
 
 
 def _oom_kills() -> int:
-    """Returns how many processes of this cgroup (v2) were killed for lack of memory; 0 if unknown.
+    """Returns the number of processes that this cgroup (v2) killed for lack of memory.
+
+    0 if the number is unknown.
     """
     try:
         lines = dict(line.split() for line in _EVENTS.read_text().splitlines())

@@ -1,5 +1,5 @@
-"""Hyperparameter search with Optuna. Each trial is a run; Optuna's study, which stores the trials,
-is in the sweep's folder.
+"""Hyperparameter search with Optuna. Each trial is a run. The trials are stored in an Optuna study
+in the sweep's folder.
 
 `n_trials` is the total over all starts: a search that was killed and restarted ends with exactly
 that many trials. A trial that was running resumes from its checkpoint; a failed trial is repeated.
@@ -138,7 +138,7 @@ class Search:
         self._lock = RunLock(make_subfolder(self.folder, STUDY_NAME))
 
     def open(self) -> None:
-        """Opens the Optuna study in the sweep's folder, or creates it, and locks it for other
+        """Opens or creates the Optuna study in the sweep's folder, and locks it for other
         processes.
 
         Raises:
@@ -253,8 +253,8 @@ class Search:
         return step >= self.options.min_steps and trial.should_prune()
 
     def _promote(self) -> Trial | None:
-        """Returns a pruned trial that should resume, because later trials were worse; None without
-        one.
+        """Returns a pruned trial that should resume, because it became one of the best; None if
+        none.
         """
         for trial in self._paused:
             if self._should_resume(trial):
@@ -281,8 +281,7 @@ class Search:
         return better < len(values) // _REDUCTION_FACTOR
 
     def _values_by_step(self, trial: Trial) -> dict[int, float]:
-        """Returns the validation values of a trial: a dict from the optimizer step to the metric's
-        value.
+        """Returns a dict from each validated optimizer step of a trial to the value of the metric.
         """
         return self.study._storage.get_trial(trial._trial_id).intermediate_values
 

@@ -87,11 +87,10 @@ class EarlierRuns:
         group: str,
         device: torch.device,
     ) -> Speed | None:
-        """Returns the speed of the latest similar run: one with the same model, batch, precision
-        and devices.
+        """Returns the training speed of the latest earlier run that is similar.
 
-        Similar runs that differ only in their seed are preferred. Returns None if there is no
-        similar run.
+        A run is similar if it has the same model, batch, precision and devices. Similar runs that
+        differ only in their seed are preferred. Returns None if there is no similar run.
 
         Args:
             checked: checked config of the run whose speed is estimated.
@@ -281,9 +280,7 @@ def time_steps(
 
 
 def _timed(work: Callable[[], None], device: torch.device) -> float:
-    """Returns the duration of a call of `work` in seconds, until `device` has finished its
-    operations.
-    """
+    """Returns the seconds from a call of `work` until `device` has finished the operations."""
     began = time.perf_counter()
     work()
     if device.type == "cuda":

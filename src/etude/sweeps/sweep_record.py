@@ -70,11 +70,10 @@ class SweepRecord:
         self.file = folder / "sweep.json"
 
     def begin(self, sweep: Sweep) -> None:
-        """Writes the requested jobs to `sweep.json`, next to the jobs of earlier starts of the
-        sweep.
+        """Writes the requested jobs to `sweep.json`, next to the jobs of earlier starts.
 
         A requested job gets the status `waiting`, until it ends. A job that finished in an earlier
-        start keeps its status.
+        start of the sweep keeps its status.
         """
         make_subfolder(self.folder.parent.parent, *self.folder.parts[-2:])
         if path_exists(logs := self.folder / LOGS):  # a job's process could not report this
@@ -139,8 +138,7 @@ class SweepRecord:
                 log.warning("could not write %s: %s", self.folder / "results.csv", error)
 
     def read(self) -> dict[str, Any]:
-        """Returns the content of `sweep.json`; an empty dict before the first start of the sweep.
-        """
+        """Returns the content of `sweep.json`; an empty dict before the sweep's first start."""
         if not path_exists(self.file):
             return {}
         return read_sweep(self.file)
@@ -151,8 +149,7 @@ class SweepRecord:
 
     @contextmanager
     def _changing(self) -> Iterator[dict[str, Any]]:
-        """Context manager that yields the content of `sweep.json`, and writes it at the end of the
-        block.
+        """Context manager that yields the content of `sweep.json`, and finally writes it.
 
         The caller changes the yielded dict in place. During the block, the file is locked against
         other processes.
