@@ -253,8 +253,9 @@ class Search:
         return step >= self.options.min_steps and trial.should_prune()
 
     def _promote(self) -> Trial | None:
-        """Returns a pruned trial that should resume, because it became one of the best; None if
-        none.
+        """Returns a pruned trial that should resume, given the results of later trials.
+
+        None if there is no such trial.
         """
         for trial in self._paused:
             if self._should_resume(trial):
@@ -281,8 +282,7 @@ class Search:
         return better < len(values) // _REDUCTION_FACTOR
 
     def _values_by_step(self, trial: Trial) -> dict[int, float]:
-        """Returns a dict from each validated optimizer step of a trial to the value of the metric.
-        """
+        """Returns a dict from each validated optimizer step of a trial to the value of the metric."""
         return self.study._storage.get_trial(trial._trial_id).intermediate_values
 
     def _new_trial(self) -> list[str] | None:
