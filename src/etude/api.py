@@ -717,9 +717,9 @@ class Runs(Sequence[Run]):
 
         Returns:
             A table with one row for each run but the first: `difference` (its mean loss or score
-                minus that of the first run), the 95 % confidence interval `low` to `high`, the
-                p-values `permutation` and `bootstrap`, `holm` (`permutation` corrected for the
-                number of runs), and `mcnemar` if each example is either correct or incorrect.
+            minus that of the first run), the 95 % confidence interval `low` to `high`, the
+            p-values `permutation` and `bootstrap`, `holm` (`permutation` corrected for the
+            number of runs), and `mcnemar` if each example is either correct or incorrect.
 
         Raises:
             RequestError: there are fewer than two runs, the runs have different data or windows, or

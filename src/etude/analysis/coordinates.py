@@ -62,9 +62,9 @@ def coordinate_check(
 
     Returns:
         A data frame with a row for each `parametrisation`, `width`, `seed`, `step` (0 is before
-            training) and `quantity` (an activation, such as `logits`). The columns `value` and
-            `change` contain the quantity's mean absolute value, and its mean absolute change since
-            step 0.
+        training) and `quantity` (an activation, such as `logits`). The columns `value` and
+        `change` contain the quantity's mean absolute value, and its mean absolute change since
+        step 0.
 
     Raises:
         RequestError: fewer than two widths, no step, or a config that cannot run at a width.
@@ -111,9 +111,9 @@ def slopes(frame: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         A data frame with a row for each `parametrisation`, `quantity` (an activation, such as
-            `logits`) and `step`. The columns `value` and `change` contain the exponents: the slopes
-            of log(`value`) and log(`change`) against log(`width`), by least squares, from means
-            over the seeds. `change` is NaN at step 0.
+        `logits`) and `step`. The columns `value` and `change` contain the exponents: the slopes
+        of log(`value`) and log(`change`) against log(`width`), by least squares, from means
+        over the seeds. `change` is NaN at step 0.
     """
     import pandas as pd
 

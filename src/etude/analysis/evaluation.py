@@ -63,7 +63,7 @@ def slices(evaluation: Evaluation, groups: dict[str, set[int]]) -> dict[str, dic
 
     Returns:
         A dict from each group's name to a dict of its metrics, in which `examples` is the number of
-            its rows. Empty if the task cannot score parts of the data.
+        its rows. Empty if the task cannot score parts of the data.
     """
     if evaluation.of is None:
         return {}

@@ -189,9 +189,9 @@ class Groups:
 
         Returns:
             A data frame with one row per other group: its keys, `n` (number of runs), `mean`,
-                `difference` (its mean minus the reference's), `exact` (whether all permutations
-                were computed), `p` (p-value), `smallest_p` (the smallest p-value that this number
-                of runs permits) and `holm` (`p` corrected for the number of groups).
+            `difference` (its mean minus the reference's), `exact` (whether all permutations
+            were computed), `p` (p-value), `smallest_p` (the smallest p-value that this number
+            of runs permits) and `holm` (`p` corrected for the number of groups).
 
         Raises:
             RequestError: `against` is neither `best` nor `first`, or groups to pair have different

@@ -37,7 +37,7 @@ def draw_search(folder: Path) -> list[Path]:
 
     Returns:
         The paths of the figures; empty if the sweep is not a search, or has fewer than two finished
-            trials.
+        trials.
     """
     from etude.sweeps.search import JOURNAL, load_study
 

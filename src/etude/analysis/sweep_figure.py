@@ -29,7 +29,7 @@ def draw_curves(folder: Path, jobs: Sequence[Job]) -> Path | None:
 
     Returns:
         The path of the figure; None if fewer than two runs are finished, or if there are too many
-            curves.
+        curves.
     """
     done = [job for job in jobs if job.path and job.status.is_trained]
     paths = list(dict.fromkeys(Path(str(job.path)) for job in done))

@@ -158,8 +158,8 @@ def read_verdicts(
 
     Returns:
         The verdict of the comparison with the paper, and that of the comparison with results of
-            others, as returned by `judge_result`. If the file is missing, or a run that was
-            measured has changed, the first is "not run" and the second is None.
+        others, as returned by `judge_result`. If the file is missing, or a run that was
+        measured has changed, the first is "not run" and the second is None.
 
     Raises:
         RequestError: If the file is damaged, or was written by a newer Étude.
@@ -220,8 +220,8 @@ def judge_result(
 
     Returns:
         The verdict of the comparison with the paper, and that of the comparison with results of
-            others (None if the paper file contains no results of others). If the values were
-            measured with other settings or seeds, the first is "not run" and the second is None.
+        others (None if the paper file contains no results of others). If the values were
+        measured with other settings or seeds, the first is "not run" and the second is None.
 
     Raises:
         RequestError: If the file is damaged, or was written by a newer Étude.

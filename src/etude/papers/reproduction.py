@@ -148,7 +148,7 @@ def _judge_earlier(name: str, paper: Paper, settings: Mapping[str, Any], path: P
 
     Returns:
         Whether every measured value matches its value in the paper's table. False if there is no
-            earlier measurement with these settings.
+        earlier measurement with these settings.
     """
     readings: Mapping[str, Reading] | Verdict = Verdict("not run")
     if path_exists(path):

@@ -48,10 +48,10 @@ def run_job_process(
 ) -> None:
     """Runs a job in its own process, and sends the job's events to the sweep's process.
 
-    Each event is a pair (name, content): `("line", (level, text))` for a log message, `("began",
-    path)` with the run folder, `("progress", (step, total, metrics))`, `("validated", (step,
-    metrics))`, and at the end `("ended", job)` or, after a signal, `("stopped", signum)`. After
-    `validated`, the job waits for an answer: whether to pause the run.
+    Each event is a pair (name, content): `("line", (level, text))` for a log message,
+    `("began", path)` with the run folder, `("progress", (step, total, metrics))`,
+    `("validated", (step, metrics))`, and at the end `("ended", job)` or, after a signal,
+    `("stopped", signum)`. After `validated`, the job waits for an answer: whether to pause the run.
 
     Args:
         connection: connection to the sweep's process.
