@@ -324,7 +324,7 @@ def _replace_spellings(text: str, references: Mapping[str, str]) -> str:
 
 
 def _spellings(value: str) -> list[str]:
-    """Returns the forms of a value in texts: unchanged, in a Python or JSON string, and in a URL."""
+    """Returns the forms of a value in texts: unchanged, in Python or JSON strings, and in URLs."""
     stripped = value.rstrip("/")  # joined to a path, `/data/` becomes `/data`
     return [
         value,

@@ -168,7 +168,7 @@ def cleanup_on_kill(clean: Callable[[], object]) -> Iterator[None]:
 
 
 def begin_saving(work: Saving) -> None:
-    """Registers `work`, so that the first signal lets it save its state.
+    """Registers `work`, so that the first signal lets this work save its state.
 
     Only a second signal ends the process at once. A repeated call for the same work has no effect.
     The function `end_saving` unregisters the work.

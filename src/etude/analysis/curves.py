@@ -165,7 +165,7 @@ class Curve:
     complete: int | None = None
 
     def ends(self) -> tuple[np.ndarray, ...]:
-        """Returns two arrays, the lower and upper end of the band; an empty tuple without a band."""
+        """Returns the lower and the upper end of the band, as two arrays; empty without a band."""
         return () if self.spread is None else (self.y - self.spread, self.y + self.spread)
 
     def thin(self) -> Curve:

@@ -206,7 +206,7 @@ class Groups:
         )
 
     def reference(self, against: str) -> Group:
-        """Returns the group `best` (best mean of the metric) or `first` (group of the first run)."""
+        """Returns the group `best` (best mean) or `first` (the group of the first run)."""
         return self.best if against == "best" else self.first
 
     def plot(self, metric: str | None = None, *, x: str = "step", log: str = "") -> Figure:

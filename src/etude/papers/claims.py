@@ -150,9 +150,10 @@ class Cell:
 
 
 def _check_published(tolerance: Tolerance, key: str, number: float | None) -> None:
-    """Checks that the published number exists exactly if the tolerance compares with such a number.
+    """Checks that a published number is given if the tolerance needs one, and only then.
 
     Args:
+        tolerance: rule that compares a measured value with the published number.
         key: the number's key in the paper file, for errors.
         number: the published number, or None.
     """

@@ -352,7 +352,7 @@ class Pool:
                 self._receive(one)
 
     def _receive(self, one: _RunningJob) -> None:
-        """Handles the events that a running job has sent, such as progress; see `run_job_process`."""
+        """Handles the events, such as progress, that a job has sent; see `run_job_process`."""
         while one.open and one.connection.poll():
             try:
                 kind, content = one.connection.recv()

@@ -282,7 +282,7 @@ class Search:
         return better < len(values) // _REDUCTION_FACTOR
 
     def _values_by_step(self, trial: Trial) -> dict[int, float]:
-        """Returns a dict from each validated optimizer step of a trial to the value of the metric."""
+        """Returns a dict from each validated optimizer step of a trial to the metric's value."""
         return self.study._storage.get_trial(trial._trial_id).intermediate_values
 
     def _new_trial(self) -> list[str] | None:
