@@ -79,11 +79,11 @@ def train(config: DictConfig) -> Run:
 
 
 def train_record(config: DictConfig, checked: CheckedConfig | None = None) -> Any:
-    """Trains a run like `train`, and returns an `etude.training.state.Outcome`.
+    """Trains a run like `train`, and returns its result as an `etude.training.state.Outcome`.
 
     Args:
         config: the composed config.
-        checked: the result of checking `config`; if None, this function checks `config`.
+        checked: the config after it was checked; if None, this function checks `config`.
     """
     from etude.config.checks import InvalidConfig, check
     from etude.training.state import reuse_finished
@@ -117,7 +117,8 @@ def plan(
         overrides: as for `compose`.
         multirun: whether comma-separated values define a sweep.
         config_dir: as for `compose`.
-        measure: whether to time a few training steps of each model that no earlier run has timed.
+        measure: whether to time a few training steps of a model if no earlier run has saved its
+            speed.
 
     Raises:
         RequestError: an override is invalid in all jobs of the sweep.
@@ -133,10 +134,11 @@ def find_learning_rate(
 ) -> LearningRates:
     """Runs a learning rate range test (Smith 2015): trains with a rising learning rate.
 
-    The trained model is discarded, and no run is saved. The result has the learning rate at which
-    the loss falls fastest (`.steepest`, also `.suggestion`), a tenth of the learning rate at which
-    the loss is smallest (`.tenth_of_minimum`), and remarks (`.notes`). A figure and the plotted
-    numbers are saved in `.folder`, which is `<run.root>/_lr/<signature>`.
+    The trained model is discarded, and no run is saved. The result has these attributes:
+    `steepest`, also `suggestion`, is the learning rate at which the loss falls fastest;
+    `tenth_of_minimum` is a tenth of the learning rate at which the loss is smallest; `notes`
+    contains remarks. A figure and the plotted numbers are saved in the folder `folder`, which is
+    `<run.root>/_lr/<signature>`.
 
     Args:
         config: the config of a run, as for `train`.
@@ -340,7 +342,10 @@ class Run:
 
     @cached_property
     def checked(self) -> CheckedConfig:
-        """The checked config; each of its nodes (a class and its arguments) can be built."""
+        """The run's config after it was checked.
+
+        Each of its nodes (a class and its arguments) can be built.
+        """
         return check(to_portable(self.config), trust=self._trust)
 
     def tokenizer(self) -> Any:
@@ -367,7 +372,8 @@ class Run:
 
         Args:
             which: the checkpoint: `best` (by validation), `last`, a step, `average` (the mean of
-                all saved checkpoints) or `average:K` (of the last K).
+                the weights of all saved checkpoints) or `average:K` (the mean of the last K
+                checkpoints).
             merged: whether LoRA weights are merged into the weights that they change.
 
         Raises:
@@ -381,7 +387,7 @@ class Run:
         return wrap_trained(module.eval(), tokenizer, self.labels)
 
     def task(self, which: str = "best") -> Task:
-        """Builds the run's task with the trained model, for evaluation and prediction.
+        """Returns the run's task, with the trained model, for evaluation and prediction.
 
         Args:
             which: the checkpoint, as for `model`.
@@ -399,12 +405,17 @@ class Run:
 
     @property
     def labels(self) -> list[str]:
-        """The names of labels or tags, by index; empty if the data has none."""
+        """The names of the run's labels or tags, by index; empty if the data has none."""
         names: list[str] = self.summary.get("data", {}).get("labels", [])
         return names
 
     def _module(self, which: str, vocabulary: int, *, merged: bool = True) -> Any:
-        """Loads the trained `torch.nn.Module`."""
+        """Loads the trained model as a `torch.nn.Module`.
+
+        Args:
+            which, merged: as for `model`.
+            vocabulary: vocabulary size of the model.
+        """
         import torch
 
         from etude.training.checkpoints import load_mean
@@ -446,20 +457,20 @@ class Run:
         stride: int | None = None,
         which: str = "best",
     ) -> dict[str, float]:
-        """Computes the metrics of a checkpoint on a split of the run's data.
+        """Computes the metrics of a checkpoint on a split of the run's data, as a dict by name.
 
         Args:
             split: `val`, `train`, or `test` if the data has one.
             sequence_length: for language models, window length in tokens; None is the length of
                 training.
             stride: for language models, distance in tokens between the starts of overlapping
-                windows; only the last `stride` tokens of each window (all tokens of the first) are
-                scored, so that they have a long context. None is no overlap.
+                windows. In the first window, all tokens are scored; in each later window, only the
+                last `stride` tokens, so that they have a long context. None is no overlap.
             which: the checkpoint, as for `model`.
 
         Raises:
-            RequestError: the data is missing or differs from that of training, or
-                `sequence_length` exceeds the model's positions.
+            RequestError: the data is missing or differs from that of training, or `sequence_length`
+                exceeds the model's positions.
         """
         from etude.analysis.scoring import evaluation_options, write_evaluation
         from etude.data.evaluation_data import EvaluationRequest
@@ -537,8 +548,12 @@ class Run:
         """Returns a table of the documents or data rows in the examples of an optimizer step.
 
         The table has one row for each document or data row in each example. Columns: `example`
-        (number in the step, from 1), `document` (index), `source`, and for running text the range
-        `first` to `end` of tokens in the document.
+        (number in the step, from 1), `document` (index of the document or data row, from 0),
+        `source` (text that states where it comes from) and, for running text, `first` and `end`,
+        the range of the document's tokens that is in the example.
+
+        Args:
+            step: optimizer step, as in the metrics; the first is 1.
 
         Raises:
             RequestError: as for `batch`.
@@ -553,8 +568,8 @@ class Run:
         """Returns a table of the optimizer steps whose examples contained a text.
 
         The table has one row for each example that contains the text or a part of the text.
-        Columns: `step`, `example`, `document`, `source` and further columns as in `places`, and
-        `whole`, which states whether the example contains the complete text.
+        Columns: `step` (optimizer step), all columns of `places`, and `whole`, which states whether
+        the example contains the complete text.
 
         Args:
             text: text that occurs exactly like this in the training data.
@@ -584,7 +599,8 @@ class Run:
         """Returns the examples to evaluate, from the run's data or from other files.
 
         Args:
-            data: the run's data module; it is prepared unless other files are requested.
+            data: the run's data module; this method prepares the data unless other files are
+                requested.
             asked: the requested split or files.
 
         Raises:
@@ -598,7 +614,7 @@ class Run:
         return evaluated
 
     def prepare(self, data: Any) -> None:
-        """Prepares the run's data, after checking that it is the data of training.
+        """Prepares the data of a run's data module, after checking that it is the data of training.
 
         Raises:
             RequestError: the data is missing or differs from that of training.
@@ -651,7 +667,7 @@ class Runs(Sequence[Run]):
         )
 
     def frame(self) -> pd.DataFrame:
-        """Returns a table with one row per run: name, status, config values, latest metrics."""
+        """Returns a table with one row per run: name, status, config values and latest metrics."""
         import pandas as pd
 
         return pd.DataFrame([_row(run.record) for run in self._runs])
@@ -675,7 +691,7 @@ class Runs(Sequence[Run]):
     def group(self, metric: str | None = None, *, by: Sequence[str] = ()) -> Groups:
         """Returns groups of the finished runs, by default of runs that differ only in the seed.
 
-        The groups have means, standard deviations and mean curves.
+        The groups have means, standard deviations and mean curves of a metric.
 
         Args:
             metric: the metric; None is the best value of the metric that selects the best
@@ -692,13 +708,14 @@ class Runs(Sequence[Run]):
         return Groups(finished, metric=metric, by=by)
 
     def significance(self, split: str = "val") -> pd.DataFrame:
-        """Tests whether each further run differs from the first run, example by example.
+        """Tests whether each further run differs from the first run, by their scores of each
+        example.
 
         Returns:
             A table with one row for each run but the first: `difference` (its mean loss or score
-            minus that of the first run), the 95 % confidence interval `low` to `high`, the p-values
-            `permutation` and `bootstrap`, `holm` (`permutation` corrected for the number of runs),
-            and `mcnemar` if each example is either correct or incorrect.
+            minus that of the first run), the 95 % confidence interval `low` to `high`, the
+            p-values `permutation` and `bootstrap`, `holm` (`permutation` corrected for the
+            number of runs), and `mcnemar` if each example is either correct or incorrect.
 
         Raises:
             RequestError: there are fewer than two runs, the runs have different data or windows, or

@@ -34,7 +34,10 @@ line."""
 
 
 class _NamedStream:
-    """Stream whose `OSError`s name "standard output", as errors of files name the file."""
+    """Wrapper of standard output, whose errors (`OSError`) contain the name "standard output".
+
+    Errors of files contain the file's name in the same way.
+    """
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -63,7 +66,7 @@ class _NamedStream:
 
 
 class _NonRaisingStream(_NamedStream):
-    """Standard error that ignores write errors, so that a full disk does not end a run."""
+    """Wrapper of standard error that ignores write errors: a full disk does not end a run."""
 
     def write(self, text: str) -> int:
         with suppress(OSError):
@@ -101,7 +104,7 @@ class _ClosedInput:
         return False
 
     def close(self) -> None:
-        """Does nothing."""
+        """Does nothing, as there is no stream to close."""
 
 
 def open_closed_streams() -> None:
@@ -183,11 +186,14 @@ class SafeStream:
         return len(text)
 
     def flush(self) -> None:
-        """Flushes the stream; standard error raises no errors, other streams raise `OSError`."""
+        """Flushes the stream.
+
+        Standard error raises no errors; other streams raise `OSError`.
+        """
         self._stream.flush()
 
     def writelines(self, lines: Any) -> None:
-        """Writes each line."""
+        """Writes each of the texts `lines`, masked and escaped."""
         for line in lines:
             self.write(line)
 
@@ -212,9 +218,10 @@ def guarded() -> Iterator[None]:
 
 
 def raw_stdout() -> TextIO:
-    """Returns the standard output for generated text.
+    """Returns a stream for generated text, which writes to standard output.
 
-    On a terminal, it masks and escapes text; in a pipe or a file, it writes text unchanged.
+    On a terminal, the stream masks secrets and escapes control characters. In a pipe or a file, it
+    writes text unchanged.
     """
     out: Any = sys.stdout
     exactly = isinstance(out, SafeStream) and not out.terminal
@@ -230,7 +237,9 @@ def has_colours() -> bool:
 
 
 def print_styled(*parts: tuple[str, int | None]) -> None:
-    """Prints one line of styled texts; without colours (see `has_colours`), only the texts.
+    """Prints one line of texts with styles, such as bold or red.
+
+    Without colours (see `has_colours`), only the texts are printed.
 
     Args:
         parts: pairs of a text and its style: `BOLD`, `RED`, `GREEN`, `YELLOW`, or None.
@@ -305,10 +314,10 @@ class Messages(logging.Handler):
 
 
 def show_messages(*, stderr: bool = False) -> None:
-    """Installs the handler of Étude's log messages, unless the program has its own log handlers.
+    """Shows Étude's log messages by a log handler, unless the program has its own log handlers.
 
     Args:
-        stderr: whether to write all messages to standard error; if false, only notices.
+        stderr: whether to write all messages to standard error; if false, only notices (`NOTICES`).
     """
     logger = logging.getLogger("etude")
     if not logger.handlers and not logging.getLogger().handlers:
@@ -339,7 +348,7 @@ def redirect_log(stream: TextIO) -> Iterator[None]:
 def hide_messages() -> Iterator[None]:
     """Context manager that hides Étude's log messages below ERROR.
 
-    For steps that repeat earlier work, such as preparing data again. While another thread trains,
+    Used for work that is repeated, such as preparing data again. While another thread trains,
     messages are not hidden, because the log level applies to the whole process.
     """
     if is_reserved_elsewhere():

@@ -39,7 +39,7 @@ class Problem:
     hint: str | None = None
 
     def under(self, prefix: str) -> Problem:
-        """Returns the problem with `prefix` before its key: `heads` becomes `model.heads`."""
+        """Returns a copy with `prefix` before the key: `heads` becomes `model.heads`."""
         if not prefix:
             return self
         return replace(self, where=f"{prefix}.{self.where}" if self.where else prefix)
@@ -156,7 +156,7 @@ class Checks:
     def that(
         self, condition: bool, key: str, value: object, expected: str, hint: str | None = None
     ) -> bool:
-        """Adds a problem unless `condition` holds; returns `condition`.
+        """Adds a problem for an argument unless `condition` is true; returns `condition`.
 
         Args:
             condition: whether the argument is valid.
@@ -168,28 +168,35 @@ class Checks:
         return condition
 
     def positive(self, **values: float) -> None:
-        """Checks that each value is above zero and finite."""
+        """Adds a problem for each argument that is not above zero, or is not finite.
+
+        Args:
+            values: value of each argument, by its name.
+        """
         for key, value in values.items():
             self.that(is_real(value) and 0 < value < math.inf, key, value, "a positive number")
 
     def probability(self, **values: float) -> None:
-        """Checks that each value is at least 0 and below 1.
+        """Adds a problem for each argument that is not at least 0 and below 1.
 
         1 is invalid because a dropout of 1 would drop everything.
+
+        Args:
+            values: value of each argument, by its name.
         """
         for key, value in values.items():
             self.that(is_real(value) and 0 <= value < 1, key, value, "a probability in [0, 1)")
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
-        """Context manager that catches `InvalidArguments` and adds the problems in it."""
+        """Context manager that catches an `InvalidArguments` and adds the problems in it."""
         try:
             yield
         except InvalidArguments as error:
             self.problems += error.problems
 
     def done(self) -> None:
-        """Raises `InvalidArguments` with all problems, if there are any."""
+        """Raises `InvalidArguments` with all added problems; does nothing if there are none."""
         if self.problems:
             raise InvalidArguments(self.problems)
 
@@ -200,10 +207,10 @@ def is_real(value: object) -> TypeGuard[int | float]:
 
 
 def nearest(name: str, choices: Iterable[str]) -> str | None:
-    """Returns the hint `did you mean CHOICE?`, with the choice most similar to `name`.
+    """Returns a hint such as `did you mean heads?`, with the choice that is most similar to `name`.
 
-    If no choice is similar, returns a hint that lists all choices, or None if there are no choices
-    or more than 12.
+    If no choice is similar, returns a hint that lists all choices. Returns None if there are then
+    no choices or more than 12.
     """
     options = sorted({str(choice) for choice in choices})
     all_choices = "choose from: " + ", ".join(options) if 0 < len(options) <= 12 else None
@@ -213,9 +220,9 @@ def nearest(name: str, choices: Iterable[str]) -> str | None:
 def nearest_of(name: str, choices: Iterable[str]) -> str | None:
     """Returns the hint `did you mean CHOICE?`, with the choice most similar to `name`.
 
-    A key path that ends with `name`, such as `optimizer.lr` for `lr`, is the most similar one.
-    Returns None if no choice is similar. For messages that already list all choices.
-    """
+            A key path that ends with `name`, such as `optimizer.lr` for `lr`, is the most similar one.
+        Returns None if no choice is similar. For messages that already list all choices.
+        """
     options = [str(choice) for choice in choices]
     close = sorted((each for each in options if each.endswith(f".{name}")), key=len)
     close = close or difflib.get_close_matches(name, options, n=1, cutoff=0.5)

@@ -77,10 +77,10 @@ _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def csv_cell(value: object) -> object:
-    """Returns a value for a CSV file, with `'` before a text that a spreadsheet reads as a formula.
+    """Returns a value for a CSV file in a form that a spreadsheet does not execute.
 
-    Formulas start with `=`, `+`, `-` or `@`, for example `=cmd|...`. Numbers are unchanged, even if
-    they are given as text.
+    A text that a spreadsheet reads as a formula gets a `'` at its start. Formulas start with `=`,
+    `+`, `-` or `@`, for example `=cmd|...`. Numbers are unchanged, even if they are given as text.
     """
     if not isinstance(value, str) or not value.lstrip(" \n").startswith(_FORMULA_STARTS):
         return value

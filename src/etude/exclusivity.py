@@ -40,7 +40,10 @@ _state = _State()
 
 
 def _reset() -> None:
-    """Releases the state in a forked process, which has its own copy of the state."""
+    """Releases the process-wide state in a forked process, in which no training runs.
+
+    The forked process has its own copy of the state.
+    """
     global _state
     _state = _State()
 
@@ -50,7 +53,9 @@ os.register_at_fork(after_in_child=_reset)
 
 @contextmanager
 def reserve_process(what: str) -> Iterator[None]:
-    """Context manager that reserves the process-wide state for this thread.
+    """Context manager that reserves the process-wide state for the operation of this thread.
+
+    During the block, no other operation can reserve the state.
 
     Args:
         what: name of the operation, such as `etude.train`.

@@ -55,7 +55,7 @@ _said: set[str] = set()
 
 
 def add_fallbacks() -> None:
-    """Appends the installed `FALLBACKS` to matplotlib's `font.family`.
+    """Appends the installed fonts of `FALLBACKS` to matplotlib's font list, `font.family`.
 
     matplotlib uses the appended fonts only for characters that the earlier fonts lack.
     """
@@ -68,7 +68,7 @@ def add_fallbacks() -> None:
 
 @lru_cache(maxsize=1)
 def _installed() -> tuple[str, ...]:
-    """Returns the font families of `FALLBACKS` that are installed, in the same order."""
+    """Returns the font families of `FALLBACKS` that are installed, in the order of `FALLBACKS`."""
     from matplotlib.font_manager import findSystemFonts, fontManager
 
     paths = [path for path in findSystemFonts() if _FILES.search(path)]
@@ -82,7 +82,10 @@ def _installed() -> tuple[str, ...]:
 
 
 def _bundled_files() -> list[str]:
-    """Returns the font files of `zhplot` without importing it; the import changes `rcParams`."""
+    """Returns the paths of the font files in the package `zhplot`.
+
+    The package is not imported, because its import changes matplotlib's `rcParams`.
+    """
     spec = find_spec("zhplot")
     folders = (spec and spec.submodule_search_locations) or []
     return sorted(str(path) for folder in folders for path in Path(folder).glob("fonts/*.ttf"))
@@ -118,7 +121,7 @@ def _code(character: str) -> str:
 
 
 def _charmaps() -> Iterator[Collection[int]]:
-    """Yields the code points of each font of `font.family`."""
+    """Yields, for each font of matplotlib's `font.family`, the code points of its characters."""
     from matplotlib import rcParams
     from matplotlib.font_manager import FontProperties, findfont
 

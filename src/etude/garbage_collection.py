@@ -1,4 +1,4 @@
-"""Settings of Python's cyclic garbage collector.
+"""Functions that make Python's cyclic garbage collector run less often.
 
 Each collection visits the existing objects; imports create hundreds of thousands of them, none of
 which is garbage. With the default thresholds, collections take half a second of every command's
@@ -16,13 +16,16 @@ _RARE_THRESHOLDS = (50_000, 20, 100)
 
 
 def collect_rarely() -> None:
-    """Makes collections rare, one per 50,000 new objects, for the imports of a command's start."""
+    """Makes garbage collections rare (one per 50,000 new objects) while a command starts.
+
+    The imports of the start create many objects, none of which is garbage.
+    """
     gc.set_threshold(*_RARE_THRESHOLDS)
 
 
 @contextmanager
 def collect_rarely_in_block() -> Iterator[None]:
-    """Context manager in which collections are rare and visit only new objects.
+    """Context manager in which garbage collections are rare and visit only new objects.
 
     For work that creates many objects without reference cycles.
     """
@@ -38,7 +41,7 @@ def collect_rarely_in_block() -> Iterator[None]:
 
 
 def restore_collection() -> None:
-    """Restores Python's thresholds and exempts all existing objects from collection.
+    """Restores Python's collection thresholds, and exempts all existing objects from collection.
 
     Called at the start of a training loop, and before a fork, because memory that no collection
     visits stays shared between the processes.

@@ -1,10 +1,10 @@
 """Lazy import of modules that libraries import and most commands never use.
 
-Lightning imports `torch._dynamo` for one `isinstance`, and so does each optimizer of torch; the
-import takes as long as the rest of torch. Lightning imports `torchmetrics` for two classes, and
-with it `transformers`, `scipy` and `matplotlib`. After `install`, an import of one of these modules
-returns a `LazyModule`. Its code is executed on the first access to an attribute for which
-`SUBSTITUTES` contains no substitute.
+Lightning imports `torch._dynamo` for one `isinstance` check. Each optimizer of torch imports it,
+too. This import takes as long as that of the rest of torch. Lightning imports `torchmetrics` for
+two classes, and with it `transformers`, `scipy` and `matplotlib`. After `install`, an import of one
+of these modules returns a `LazyModule`. Its code is executed on the first access to an attribute
+for which `SUBSTITUTES` contains no substitute.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class LazyModule(ModuleType):
     """Module whose code is executed on the first access to an attribute that has no substitute.
 
     Args:
-        real: spec (`importlib`) of the real module.
+        real: import spec (`ModuleSpec`) of the real module.
         substitutes: maps the name of an attribute to a function that creates its substitute.
     """
 
@@ -75,7 +75,9 @@ class LazyModule(ModuleType):
                 raise
 
     def import_attribute(self, modules: Sequence[str], name: str) -> Any:
-        """Imports submodules without executing this package; returns an attribute of the last one.
+        """Imports submodules of this lazy package, and returns an attribute of the last submodule.
+
+        The package itself is not executed.
 
         Args:
             modules: names relative to this package, imported in this order.
@@ -142,13 +144,16 @@ class _Finder(MetaPathFinder):
 
 
 def install() -> None:
-    """Makes later imports of the modules in `SUBSTITUTES` lazy; imported modules don't change."""
+    """Makes later imports of the modules in `SUBSTITUTES` lazy.
+
+    Modules that are already imported don't change.
+    """
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
 
 
 def _class_for_isinstance(name: str, module: LazyModule) -> type:
-    """Returns a substitute, for `isinstance` checks, of the class `name` in `module`.
+    """Returns a class for `isinstance` checks, which replaces the class `name` of a lazy module.
 
     Before the module is executed, the real class has no instances, so each check is false.
     """
@@ -161,9 +166,10 @@ def _class_for_isinstance(name: str, module: LazyModule) -> type:
 
 
 def _disable(module: LazyModule) -> Callable[..., Any]:
-    """Returns a substitute of `torch._dynamo.disable`.
+    """Returns a function that replaces `torch._dynamo.disable` of the lazy module.
 
-    Nothing is compiled before the module is executed, so functions are called directly until then.
+    `disable` excludes functions from compilation. Nothing is compiled before the module is
+    executed, so functions are called directly until then.
     """
 
     def disable(function: Any = None, *args: Any, **options: Any) -> Any:
@@ -186,11 +192,14 @@ def _disable(module: LazyModule) -> Callable[..., Any]:
 
 
 def _do_nothing(*args: Any, **options: Any) -> None:
-    """Does nothing."""
+    """Does nothing, whatever the arguments; replaces functions of lazy modules."""
 
 
 def _when_called(name: str, module: LazyModule) -> Callable[..., Any]:
-    """Returns a substitute of the function `name`; its call executes the module."""
+    """Returns a function that replaces the function `name` of a lazy module.
+
+    Its first call executes the module, and each call calls the real function.
+    """
 
     def call(*args: Any, **options: Any) -> Any:
         module.execute()
@@ -200,7 +209,7 @@ def _when_called(name: str, module: LazyModule) -> Callable[..., Any]:
 
 
 def _import_metric(name: str, file: str, module: LazyModule) -> Any:
-    """Imports the class `name` from `torchmetrics.<file>`, without executing `torchmetrics`.
+    """Imports the class `name` from `torchmetrics.<file>`, but does not execute `torchmetrics`.
 
     Imports `torchmetrics.utilities` first, to avoid a circular import.
     """

@@ -65,7 +65,7 @@ class Mask:
     Args:
         values: value of each environment variable that the config uses, by the variable's name.
             Values shorter than four characters, short numbers and words such as `true` are not
-            masked: they occur in any text.
+            masked, because they occur in any text.
     """
 
     def __init__(self, values: Mapping[str, str] | None = None) -> None:
@@ -73,7 +73,10 @@ class Mask:
 
     @property
     def spellings(self) -> dict[str, str]:
-        """Dict from each masked text to the reference that replaces it, `${oc.env:NAME}`."""
+        """Dict from each masked text to the text that replaces it, such as `${oc.env:NAME}`.
+
+        A value is masked in several spellings, such as that in JSON.
+        """
         return dict(self._spellings)
 
     def text(self, text: str) -> str:
@@ -84,11 +87,17 @@ class Mask:
         return mask_secrets(self.spelled(text))
 
     def spelled(self, text: str) -> str:
-        """Returns a text in which only this mask's values are replaced by references."""
+        """Returns a text in which this mask's values are replaced by references, `${oc.env:NAME}`.
+
+        Unlike the method `text`, other secrets are not masked.
+        """
         return _replace_spellings(text, self._spellings)
 
     def tree(self, value: Any) -> Any:
-        """Applies the method `text` to all texts in nested lists and dictionaries, except keys."""
+        """Returns nested lists and dictionaries with secrets masked in all texts, except in keys.
+
+        Each text is masked by the method `text`.
+        """
         if isinstance(value, str):
             return self.text(value)
         if isinstance(value, Mapping):
@@ -98,7 +107,7 @@ class Mask:
         return value
 
     def hides(self, value: str | None) -> bool:
-        """Returns whether the method `text` would change the value."""
+        """Returns whether `value` contains a secret, which the method `text` would mask."""
         return value is not None and self.text(value) != value
 
 
@@ -150,24 +159,31 @@ _seen: tuple[dict[Any, Any], tuple[tuple[str, str], ...]] | None = None
 
 
 def register_secret_value(name: str, value: str) -> None:
-    """Registers `value`, which a config took from the environment variable `name`.
+    """Registers a value that a config took from an environment variable.
 
     Error messages mask registered values. Values shorter than 8 characters are not registered.
+
+    Args:
+        name: name of the environment variable.
+        value: its value.
     """
     if len(value) >= _MIN_CONFIG_VALUE and value not in _taken:
         _taken.update(_references([(name, value)]))
 
 
 def secret_variables() -> Mapping[str, str]:
-    """Returns the environment variables whose names mark their values as secret.
+    """Returns the environment variables whose names mark their values as secret, as a dict.
 
-    Excludes short values, which occur in any text, and paths of existing files.
+    Short values, which occur in any text, and paths of existing files are excluded.
     """
     return _secret_variables(_environment())[0]
 
 
 def _environment() -> tuple[tuple[str, str], ...]:
-    """Returns the environment variables; cached until they change, because decoding is slow."""
+    """Returns the environment variables as pairs (name, value).
+
+    The result is cached until a variable changes, because decoding the variables is slow.
+    """
     global _seen
     now: Mapping[Any, Any] = getattr(os.environ, "_data", os.environ)
     if _seen is None or _seen[0] != now:
@@ -179,9 +195,13 @@ def _environment() -> tuple[tuple[str, str], ...]:
 def _secret_variables(
     environment: tuple[tuple[str, str], ...],
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Returns two dicts: the values of the secret environment variables by name, and references.
+    """Returns the secret environment variables, and what replaces their values in texts.
 
-    The second dict maps each spelling of a value to its reference, `${oc.env:NAME}`.
+    The first dict contains the value of each secret variable, by its name. The second dict maps
+    each spelling of each value, such as that in JSON, to the reference `${oc.env:NAME}`.
+
+    Args:
+        environment: all environment variables, as pairs (name, value).
     """
     secrets = {
         name: value
@@ -195,12 +215,15 @@ def _secret_variables(
 
 
 def find_secret_variable(text: str) -> str | None:
-    """Returns the name of a secret variable whose value is in the text, or None."""
+    """Returns the name of a secret environment variable whose value occurs in the text.
+
+    None if there is no such variable.
+    """
     return next((name for name, value in secret_variables().items() if value in text), None)
 
 
 def mask_secrets(text: str) -> str:
-    """Masks the values of secret variables and passwords in URLs, for text that is output."""
+    """Masks the values of secret environment variables, and passwords in URLs, in a text."""
     return str(mask_passwords(mask_variables(text)))
 
 
@@ -212,8 +235,8 @@ def mask_variables(text: str) -> str:
 def mask_error(text: str) -> str:
     """Masks secrets in an error message, which may quote any input.
 
-    Masks the same as `mask_secrets`, the values that configs took from the environment, and text
-    that looks like a key or a token.
+    Masks the secrets that `mask_secrets` masks, the values that configs took from the environment,
+    and text that looks like a key or a token.
 
     Example:
         >>> mask_error("wandb_key = '0123456789abcdef': expected a key of the config")
@@ -223,7 +246,7 @@ def mask_error(text: str) -> str:
 
 
 def mask_keys(text: str) -> str:
-    """Masks values after `..._key=`, `password:` and the like, and tokens such as `hf_...`.
+    """Masks the values after texts such as `..._key=` or `password:`, and tokens such as `hf_...`.
 
     Not for source code, where such assignments are not secrets.
     """
@@ -243,10 +266,10 @@ def _without_tokens(text: str) -> str:
 
 
 def mask_record(value: Any) -> Any:
-    """Masks the secrets in a text, or in nested lists and dictionaries, before they are saved.
+    """Masks the secrets in a text, or in nested lists and dictionaries, and returns the result.
 
-    Masks the same as `mask_secrets`, tokens of known formats, and the values of keys whose names
-    mark them as secret, also in overrides (`vars.api_key=...`).
+    For data that is saved. Masks the secrets that `mask_secrets` masks, tokens of known formats,
+    and the values of keys whose names mark them as secret, also in overrides (`vars.api_key=...`).
     """
     if isinstance(value, str):
         key, equals, rest = value.partition("=")
@@ -278,7 +301,10 @@ def _worth_hiding(value: str) -> bool:
 
 
 def _references(values: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Returns a dict from each spelling of the values to a reference, the longest spelling first.
+    """Returns a dict from each spelling of secret values to the reference that replaces it.
+
+    A spelling is the value as it is written in a text, such as in JSON. A reference is a text
+    `${oc.env:NAME}`. The longest spelling is first.
 
     Args:
         values: pairs of an environment variable's name and its value.
@@ -298,7 +324,7 @@ def _replace_spellings(text: str, references: Mapping[str, str]) -> str:
 
 
 def _spellings(value: str) -> list[str]:
-    """Returns the spellings of a value: unchanged, in a Python or JSON string, and in a URL."""
+    """Returns the forms of a value in texts: unchanged, in Python or JSON strings, and in URLs."""
     stripped = value.rstrip("/")  # joined to a path, `/data/` becomes `/data`
     return [
         value,

@@ -13,12 +13,17 @@ PACKAGE_FOLDER = Path(__file__).resolve().parent
 
 @cache
 def source_hash() -> str:
-    """Returns the hash of all Python files of the package `etude`, 12 hex digits."""
+    """Returns a hash of all Python files of the package `etude`, as 12 hex digits."""
     return hash_of(PACKAGE_FOLDER, sorted(PACKAGE_FOLDER.rglob("*.py")))
 
 
 def hash_of(folder: Path, files: Sequence[Path]) -> str:
-    """Returns the hash of the paths (relative to `folder`) and contents of files, 12 hex digits."""
+    """Returns a hash of the paths and contents of files, as 12 hex digits.
+
+    Args:
+        folder: folder to which the hashed paths are relative.
+        files: the files.
+    """
     digest = hashlib.sha256()
     for path in files:
         digest.update(str(path.relative_to(folder)).encode())

@@ -38,24 +38,28 @@ class Saving(Protocol):
     """Protocol of work, such as training, that saves its state after a signal and then ends.
 
     Attributes:
-        notice: message that acknowledges the first signal.
+        notice: message that is printed when the first signal arrives.
     """
 
     notice: str
 
     def saves(self) -> bool:
-        """Returns whether there is state to save; if not, the first signal ends the process."""
+        """Returns whether the work has state to save.
+
+        If so, the first signal lets the work save its state. If not, the first signal ends the
+        process at once.
+        """
 
 
 class _Watch:
-    """State of the thread that watches this process's signals; starts the thread.
+    """Watcher of this process's signals, which starts its own thread.
 
     Args:
         patience: see `watch_signals`.
 
     Attributes:
-        saving: work in progress that saves its state after a signal (`begin_saving`). The signal is
-            for the last item, which is the innermost work.
+        saving: work in progress that saves its state after a signal (`begin_saving`). A signal
+            concerns the last item, which is the innermost work.
         signalled: `id` of each item of `saving` that has received its first signal.
         at_the_end: cleanup functions, called in reverse order before the process is killed.
         signum: number of the signal that ends the process; None if there was none.
@@ -75,7 +79,7 @@ class _Watch:
         threading.Thread(target=self._run, daemon=True, name="signals").start()
 
     def forget(self) -> None:
-        """Closes the pipe in a forked child, which has no watching thread."""
+        """Closes the pipe of signals in a forked child, in which no thread watches signals."""
         for descriptor in (self._read, self._write):
             with suppress(OSError):
                 os.close(descriptor)
@@ -122,11 +126,12 @@ _watch: _Watch | None = None
 def watch_signals(patience: float = PATIENCE) -> None:
     """Starts watching the signals of this process.
 
-    To be called from the main thread of Étude's own processes, not in a notebook or a test. The
-    installed signal handlers don't change. Signals without a Python handler are not watched.
+    A thread then acknowledges each signal, and ends the process if the main thread does not. To be
+    called from the main thread of Étude's own processes, not in a notebook or a test. The installed
+    signal handlers don't change. Signals without a Python handler are not watched.
 
     Args:
-        patience: seconds that the main thread has to end by itself.
+        patience: seconds after a signal in which the main thread can end the process by itself.
     """
     global _watch
     if threading.current_thread() is threading.main_thread() and _watch is None:
@@ -134,7 +139,10 @@ def watch_signals(patience: float = PATIENCE) -> None:
 
 
 def stop_signal() -> int | None:
-    """Returns the number of the signal that is ending this process at once; None without one."""
+    """Returns the number of the signal that is ending this process at once.
+
+    None if no signal is ending the process, or if signals are not watched.
+    """
     return _watch.signum if _watch is not None else None
 
 
@@ -145,7 +153,7 @@ def is_watching() -> bool:
 
 @contextmanager
 def cleanup_on_kill(clean: Callable[[], object]) -> Iterator[None]:
-    """Context manager: if the process is killed during the block, `clean` is called before.
+    """Context manager: if a signal kills the process during the block, `clean` is called first.
 
     The function is called in another thread, and only if `watch_signals` was called.
     """
@@ -160,9 +168,10 @@ def cleanup_on_kill(clean: Callable[[], object]) -> Iterator[None]:
 
 
 def begin_saving(work: Saving) -> None:
-    """Registers `work`: the first signal does not end the process, until `end_saving(work)`.
+    """Registers `work`, so that the first signal lets this work save its state.
 
-    A repeated call for the same work has no effect.
+    Only a second signal ends the process at once. A repeated call for the same work has no effect.
+    The function `end_saving` unregisters the work.
     """
     if _watch is not None and work not in _watch.saving:
         _watch.signalled.discard(id(work))
@@ -170,22 +179,28 @@ def begin_saving(work: Saving) -> None:
 
 
 def end_saving(work: Saving) -> None:
-    """Ends the registration of `work` by `begin_saving`; the next signal ends the process."""
+    """Unregisters `work`, which `begin_saving` registered.
+
+    A later signal then ends the process at once, unless other work is registered.
+    """
     if _watch is not None and work in _watch.saving:
         _watch.saving.remove(work)
 
 
 def write_stderr(text: str) -> None:
-    """Writes to standard error by a system call, because `sys.stderr` may be in use by a write."""
+    """Writes a text to standard error by a system call.
+
+    `sys.stderr` is not used, because it may be in the middle of a write.
+    """
     with suppress(OSError):  # the terminal may be closed
         os.write(2, text.encode())
 
 
 def finish() -> None:
-    """Waits for threads and runs the exit handlers, as Python does when it ends.
+    """Waits for the threads and runs the exit handlers, as Python does when a process ends.
 
-    Python would then destroy all modules and objects, which takes a second if torch is imported.
-    The caller skips this destruction by a call of `os._exit`.
+    Python would then also destroy all modules and objects, which takes a second if torch is
+    imported. The caller skips this by ending the process with `os._exit`.
     """
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
@@ -200,7 +215,10 @@ def kill_process(code: int) -> None:
 
 
 def descendants(pid: int) -> list[int]:
-    """Returns the process ids of all descendants of the process `pid`; none without /proc."""
+    """Returns the ids of all child processes of the process `pid`, of their children, and so on.
+
+    The list is empty on systems without /proc.
+    """
     pids: list[int] = []
     waiting = [pid]
     while waiting:

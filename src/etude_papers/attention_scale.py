@@ -33,8 +33,8 @@ class SoftmaxStatistics:
     Attributes:
         variance: mean variance of a query's logits over the keys.
         entropy: mean entropy of a query's weights, in nats.
-        gradient: derivative dp/dx = p (1 - p) of a weight p with respect to its own logit x, median
-            over queries and keys.
+        gradient: median over queries and keys of dp/dx = p (1 - p), the derivative of a weight p
+            with respect to its own logit x.
     """
 
     variance: float
@@ -43,14 +43,15 @@ class SoftmaxStatistics:
 
 
 def softmax_statistics(weights: Tensor) -> SoftmaxStatistics:
-    """Returns variance of the logits, entropy and gradient of the softmax of attention weights.
+    """Returns variance of the logits, entropy and gradient of the softmax, given attention weights.
 
-    The logits of a query are computed as the logarithms of its weights. The results differ from the
+    The logits of a query are computed as the logarithms of its weights. They differ from the true
     logits by a constant, which does not change the variance. In float64, the weights are above zero
     even if logits differ by 700.
 
     Args:
-        weights: attention weights (B, H, T, S) over S keys; each row sums to 1.
+        weights: attention weights, of shape (B, H, T, S): B sequences, H heads, T queries, S keys.
+            Each row (last dimension) sums to 1.
     """
     return SoftmaxStatistics(
         variance=weights.log().var(dim=-1).mean().item(),
@@ -63,12 +64,13 @@ class AttentionScale:
     """Measurement of the softmax of random attention for several d_k (the dimensions of a query),
     with and without the scale 1/sqrt(d_k).
 
-    Measured values for every width d_k above 1, with the negative control in brackets:
-    `variance/d_k`, variance of the unscaled logits (scaled logits); `scaled_variance/d_k`, variance
-    of the scaled logits (unscaled logits); `entropy_gap/d_k`, entropy of the scaled softmax minus
-    that of the unscaled softmax, in nats (the same at d_k = 1, where the scale is 1);
-    `gradient_ratio/d_k`, gradient of the unscaled softmax divided by that of the scaled softmax
-    (the same at d_k = 1).
+    There are four measured values for every width d_k above 1. The negative control, a case in
+    which the claim must not hold, is in brackets. `variance/d_k`: variance of the unscaled logits
+    (that of the scaled logits). `scaled_variance/d_k`: variance of the scaled logits (that of the
+    unscaled logits). `entropy_gap/d_k`: entropy of the scaled softmax minus that of the unscaled
+    softmax, in nats (the same difference at d_k = 1, where the scale is 1). `gradient_ratio/d_k`:
+    gradient of the unscaled softmax divided by that of the scaled softmax (the same ratio at d_k =
+    1).
 
     Args:
         widths: values of d_k, including 1.
@@ -93,12 +95,17 @@ class AttentionScale:
 
     @property
     def cells(self) -> set[str]:
-        """The keys of the measured values."""
+        """Keys of the measured values, such as `variance/64`."""
         kinds = ("variance", "scaled_variance", "entropy_gap", "gradient_ratio")
         return {f"{kind}/{width}" for kind in kinds for width in self.widths if width > 1}
 
     def measure(self, seeds: Sequence[int], figures: Path) -> dict[str, Reading]:
-        """Returns the measured values by the key of their cell, and draws `softmax.png`."""
+        """Returns a dict from each key in `cells` to the measured values, and draws `softmax.png`.
+
+        Args:
+            seeds: seeds; each is measured once.
+            figures: existing folder for the figure.
+        """
         scaled: dict[int, list[SoftmaxStatistics]] = {width: [] for width in self.widths}
         unscaled: dict[int, list[SoftmaxStatistics]] = {width: [] for width in self.widths}
         for seed in seeds:
@@ -111,9 +118,10 @@ class AttentionScale:
         return _build_readings(scaled, unscaled)
 
     def draw(self, width: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Returns random queries (1, H, T, K) and keys (1, H, S, K); K is `width`.
+        """Returns random queries of shape (1, H, T, K) and random keys of shape (1, H, S, K).
 
-        The components are independent and normally distributed with mean 0 and variance 1.
+        H is the number of heads, T that of queries, S that of keys; K is `width`. The components
+        are independent and normally distributed with mean 0 and variance 1.
         """
         q, k = (
             torch.randn(1, self.heads, length, width, generator=random, dtype=torch.float64)
@@ -122,11 +130,13 @@ class AttentionScale:
         return q, k
 
     def attend(self, q: Tensor, k: Tensor, scale: float | None) -> Tensor:
-        """Returns the attention weights (1, H, T, S) of queries `q` and keys `k`.
+        """Returns the attention weights of queries and keys, of shape (1, H, T, S).
 
-        The weights are the output of attention if its values are the identity matrix.
+        H is the number of heads, T that of queries, S that of keys. The weights are the output of
+        attention if its values are the identity matrix.
 
         Args:
+            q, k: queries and keys, from `draw`.
             scale: factor of the logits; None is 1/sqrt(d_k).
         """
         v = torch.eye(self.keys, dtype=q.dtype).expand(1, self.heads, -1, -1)
@@ -167,7 +177,8 @@ def plot(
     about 1.
 
     Args:
-        scaled, unscaled: statistics with and without the scale, by d_k, one item for each seed.
+        scaled, unscaled: statistics with and without the scale: a dict from each d_k to a list with
+            one item for each seed.
         keys: S, the number of keys.
         path: path of the PNG file.
     """

@@ -23,7 +23,7 @@ class InContext(Metrics):
     the context.
 
     The figure corresponds to figure 2 of Garg et al. 2022 (arXiv:2208.01066), and also shows the
-    error of least squares. An arm is a group of runs with different seeds.
+    error of least squares. An arm is a named group of runs with different seeds.
 
     Args:
         errors: first part of the metrics' names: the metric `<errors>/k` is the error after k
@@ -61,11 +61,11 @@ class InContext(Metrics):
 
 
 def last_errors(run: Run, name: str) -> dict[int, float]:
-    """Returns a dict from each number of examples in the context to a run's last logged error.
+    """Returns the last logged errors of a run, by the number of examples in the context.
 
     Args:
         run: the run.
-        name: first part of the metrics' names; see `errors` of `InContext`.
+        name: first part of the metrics' names: the metric `<name>/k` is the error after k examples.
     """
     frame = run.metrics
     matches = ((re.fullmatch(rf"{name}/(\d+)", column), column) for column in map(str, frame))
@@ -83,6 +83,10 @@ def least_squares(examples: NDArray[np.int64], dimensions: int) -> NDArray[np.fl
 
     Inputs and weights are isotropic, and there is no noise. k random examples determine the weights
     in k of the d directions; in the other directions, the solution of minimum norm is 0.
+
+    Args:
+        examples: the numbers of examples.
+        dimensions: d, the dimension of an input.
     """
     return np.maximum(0.0, 1 - examples / dimensions)
 
@@ -94,7 +98,8 @@ def plot(errors: Mapping[str, Sequence[Mapping[int, float]]], dimensions: int, p
     least squares.
 
     Args:
-        errors: by arm, for each of its runs, the error by number of examples.
+        errors: dict from each arm (named group of runs) to a list of dicts, one for each run. Such
+            a dict maps the number of examples to the error.
         dimensions: d, the dimension of an input.
         path: path of the PNG file.
     """

@@ -37,7 +37,8 @@ class LayerNorms:
     on the depth L (number of layers), with Pre-LN and Post-LN, on random tokens.
 
     Measured values: `slope/pre` and `slope/post`, the slope of the logarithm of the gradient's norm
-    over log(L), by least squares. Each is the negative control of the other.
+    over log(L), by least squares. Each of the two is the negative control of the other, a case in
+    which the claim must not hold.
 
     Args:
         depths: at least two values of L.
@@ -64,11 +65,16 @@ class LayerNorms:
 
     @property
     def cells(self) -> set[str]:
-        """The keys of the measured values."""
+        """Keys of the measured values, `slope/pre` and `slope/post`."""
         return {"slope/pre", "slope/post"}
 
     def measure(self, seeds: Sequence[int], figures: Path) -> dict[str, Reading]:
-        """Returns the measured values by the key of their cell, and draws `gradients.png`."""
+        """Returns a dict from each key in `cells` to its values, and draws `gradients.png`.
+
+        Args:
+            seeds: seeds; each is measured once.
+            figures: existing folder for the figure.
+        """
         norms = {
             name: np.array(
                 [[self.norm(name, depth, seed) for depth in self.depths] for seed in seeds]
@@ -85,9 +91,10 @@ class LayerNorms:
         }
 
     def norm(self, name: str, depth: int, seed: int) -> float:
-        """Returns the Frobenius norm of the gradient of the last layer's second matrix.
+        """Returns the Frobenius norm of the gradient of a matrix at initialisation.
 
-        The matrix is that of the feed-forward layer, and the loss is the mean over all positions.
+        The matrix is the second one of the last feed-forward layer. The loss is the mean over all
+        positions.
 
         Args:
             name: `pre` or `post`.
@@ -124,7 +131,8 @@ def plot(depths: Sequence[int], norms: dict[str, np.ndarray], path: Path) -> Non
 
     Args:
         depths: numbers of layers.
-        norms: by `pre` or `post`, an array (seeds, depths).
+        norms: gradient norms of `pre` (Pre-LN) and `post` (Post-LN), arrays of shape (number of
+            seeds, number of depths).
         path: path of the PNG file.
     """
     figure = new_figure(5.4, 3.8)

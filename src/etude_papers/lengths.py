@@ -27,12 +27,12 @@ class Lengths:
     """Measurement of the loss of runs on the validation text, in windows of several lengths.
 
     Measured values: `gap/<arm>`, the loss at the longest length minus the loss at the training
-    length, in nats per token. An arm is a group of runs with different seeds.
+    length, in nats per token. An arm is a named group of runs with different seeds.
 
     Args:
         times: lengths, as multiples of the training length; includes 1.
         controls: maps the name of each measured arm to the name of the arm that is its negative
-            control.
+            control, a case in which the claim must not hold.
     """
 
     def __init__(self, *, times: list[int], controls: dict[str, str]) -> None:
@@ -46,16 +46,21 @@ class Lengths:
 
     @property
     def arms(self) -> set[str]:
-        """The names of the arms whose runs are read."""
+        """Names of the arms (named groups of the paper's runs) that `read` needs."""
         return {*self.controls, *self.controls.values()}
 
     @property
     def cells(self) -> set[str]:
-        """The keys of the measured values."""
+        """Keys of the measured values, such as `gap/<arm>`."""
         return {f"gap/{arm}" for arm in self.controls}
 
     def read(self, runs: Mapping[str, Sequence[Run]], figures: Path) -> dict[str, Reading]:
-        """Returns the measured values by the key of their cell, and draws `lengths.png`."""
+        """Returns a dict from each key in `cells` to the measured values, and draws `lengths.png`.
+
+        Args:
+            runs: finished runs by the name of their arm.
+            figures: existing folder for the figure.
+        """
         losses_of: dict[str, list[list[Floats]]] = {}
         for arm, arm_runs in runs.items():
             for number, run in enumerate(arm_runs, 1):
@@ -77,7 +82,9 @@ class Lengths:
 
 @torch.inference_mode()
 def losses_by_position(run: Run, times: int) -> Floats:
-    """Returns the mean loss in nats at each position of windows of the validation text.
+    """Returns the mean loss of a model at each position of windows of the validation text.
+
+    The result is an array in nats with one item for each position, averaged over the windows.
 
     Args:
         run: a finished run.
@@ -101,11 +108,12 @@ def losses_by_position(run: Run, times: int) -> Floats:
 
 
 def plot(losses_of: Mapping[str, list[list[Floats]]], times: Sequence[int], path: Path) -> None:
-    """Draws the loss over the window length (left), as the paper's figure 1, and over the position
-    in the longest windows (right).
+    """Draws two panels: the loss over the window length (left), as in the paper's figure 1, and the
+    loss over the position in the longest windows (right).
 
     Args:
-        losses_of: by arm, for each run and length, the loss at each position.
+        losses_of: dict from each arm (named group of runs) to its runs' losses: for each run, a
+            list with one array for each length; the array contains the loss at each position.
         times: lengths, as multiples of the training length.
         path: path of the PNG file.
     """

@@ -35,12 +35,13 @@ class Windows:
 
     Measured values: `loss`, in nats per token; `perplexity`, the exponential of the loss, or with
     `per=word` the exponential of the nats per word, where words are separated by white space in the
-    text before `clean`. The negative control has the same tokens in a random order.
+    text before `clean`. The negative control, a case in which the claim must not hold, has the same
+    tokens in a random order.
 
     Args:
         source: source of the texts.
         join: separator of the texts if they are parts of one text, such as the lines of WikiText;
-            None appends the model's end-of-text token to each.
+            None appends the model's end-of-text token to each text.
         begin: whether to prepend the end-of-text token, so that the first token is predicted too.
         window: tokens per window, of which the first is only an input; None is the model's maximum
             length plus one.
@@ -76,16 +77,17 @@ class Windows:
 
     @cached_property
     def texts(self) -> list[str]:
-        """The texts to score, read once for all models."""
+        """The texts to score; read only once."""
         texts = list(self.source.read())
         return texts if self.join is None else [self.join.join(texts)]
 
     def score(
         self, model: LanguageModel, report: ReportProgress, shuffled: int | None = None
     ) -> dict[str, float]:
-        """Returns `loss` and `perplexity` of a model.
+        """Returns a dict with the `loss` and the `perplexity` of a model on the texts.
 
         Args:
+            model: the model.
             report: function that is called with the progress, from 0 to 1000.
             shuffled: seed of a random order of the tokens; None retains their order.
 
@@ -143,7 +145,12 @@ class Windows:
         return [end, *ids] if self.begin else ids  # type: ignore[list-item]
 
     def short(self, source: FileTexts, longest: int) -> Windows:
-        """Returns the same measurement of another text, for a model of `longest` positions."""
+        """Returns a copy of this measurement for a smoke test with a small model.
+
+        Args:
+            source: source of the text to use instead.
+            longest: maximum length of the model in tokens; longer windows are shortened.
+        """
         short = copy(self)
         short.__dict__.pop("texts", None)
         short.source = source
@@ -160,8 +167,9 @@ class LastWords:
     Measured values: `accuracy`, the fraction of texts for which every token of the last word,
     including the space before the word, is the most probable token; `perplexity`, the exponential
     of the mean negative log-likelihood of the whole word. There is no stop-word filter: if the most
-    probable word is a frequent word that other words could follow, it counts as wrong. The negative
-    control has the tokens before the last word in a random order.
+    probable word is a frequent word that other words could follow, it counts as wrong. In the
+    negative control, a case in which the claim must not hold, the tokens before the last word are
+    in a random order.
 
     Args:
         source: source of the texts.
@@ -172,13 +180,15 @@ class LastWords:
 
     @cached_property
     def texts(self) -> list[str]:
-        """The texts of at least two words, read once for all models."""
+        """The texts of at least two words, of which the last is predicted; read only once."""
         return [text for text in self.source.read() if " " in text.strip()]
 
     def score(
         self, model: LanguageModel, report: ReportProgress, shuffled: int | None = None
     ) -> dict[str, float]:
-        """Returns `accuracy` and `perplexity` of a model; see `Windows.score` for the arguments.
+        """Returns a dict with the `accuracy` and the `perplexity` of a model on the last words.
+
+        See `Windows.score` for the arguments.
 
         Raises:
             RequestError: no text has two words.
@@ -214,7 +224,7 @@ class LastWords:
         return {"accuracy": correct / len(rows), "perplexity": perplexity}
 
     def parts(self, model: LanguageModel, text: str) -> tuple[list[int], list[int]]:
-        """Returns the tokens before the last word of a text, and the tokens of the last word.
+        """Returns the token ids before the last word of a text, and those of the last word.
 
         If the text exceeds the model's maximum length, its first tokens are omitted. To find the
         tokens of the last word, the text before the last word is encoded separately. If it has n
@@ -227,19 +237,24 @@ class LastWords:
         return context[-capacity:], word
 
     def short(self, source: FileTexts, longest: int) -> LastWords:
-        """Returns the same measurement of the texts of `source`; `longest` is ignored."""
+        """Returns a copy of this measurement with the texts of `source`, for a smoke test.
+
+        `longest` is ignored.
+        """
         return LastWords(source=source)
 
 
 def _score_last_words(
     model: LanguageModel, rows: list[tuple[list[int], list[int]]]
 ) -> tuple[float, int]:
-    """Returns the summed log-likelihood of the last words, in nats, and the number of last words
-    of which each token is the most probable token.
+    """Returns the summed log-likelihood of the last words, in nats, and the number of correct
+    words.
 
-    Texts are padded on the right. Causal attention does not read this padding.
+    A word is correct if each of its tokens is the most probable token. Texts are padded on the
+    right. Causal attention does not read this padding.
 
     Args:
+        model: the model.
         rows: for each text, the tokens before the last word and the tokens of the last word.
     """
     import torch
@@ -265,7 +280,8 @@ class Released:
     """Measurement of released models, each on several texts.
 
     Measured values: `<model>/<text>/<metric>`, such as `gpt2/lambada/accuracy`. The seeds only
-    determine the order of the tokens in the negative control.
+    determine the order of the tokens in the negative control, a case in which the claim must not
+    hold.
 
     Args:
         models: maps a name of your choice to the folder or Hugging Face Hub id of a model; see
@@ -296,7 +312,11 @@ class Released:
         self.device, self.dtype = device, dtype
 
     def measure(self, seeds: Sequence[int], figures: Path) -> dict[str, Reading]:
-        """Returns the measured values by the key of their cell, and draws `released.png`.
+        """Returns the measured values by `<model>/<text>/<metric>`, and draws `released.png`.
+
+        Args:
+            seeds: seeds of the negative control.
+            figures: existing folder for the figure.
 
         Raises:
             RequestError: a model or a text is not available, or a model is not a decoder.
@@ -327,7 +347,7 @@ class Released:
         return readings
 
     def load_model(self, name: str) -> LanguageModel:
-        """Loads the model with this name in the argument `models`."""
+        """Loads the model whose name in the argument `models` of the class is `name`."""
         import torch
 
         from etude.api import load_pretrained
@@ -347,7 +367,7 @@ class Released:
         a few lines.
 
         Args:
-            toys: folder of `etude.papers.toy_data`, where the model is saved as well.
+            toys: folder with the files of `etude.papers.toy_data`; the model is saved there, too.
         """
         from etude.papers import toy_data as small
 
@@ -389,7 +409,10 @@ def show_progress(label: str) -> Iterator[ReportProgress]:
 
 
 def plot(readings: dict[str, Reading], models: Sequence[str], path: Path) -> None:
-    """Draws one panel per text and metric, with a point for each model and its negative control.
+    """Draws one panel for each text and metric, with two points for each model.
+
+    The points are the measured value and that of the negative control, a case in which the claim
+    must not hold.
 
     Args:
         readings: measured values by `<model>/<text>/<metric>`.

@@ -25,12 +25,13 @@ BLUE, ORANGE = "#1d4ed8", "#c2410c"
 
 @dataclass(frozen=True)
 class Fit:
-    """Least-squares fit of the loss L as a function of the model size N: L(N) = floor + scale
-    N^-exponent.
+    """Least-squares fit of the loss L as a function of the model size N.
+
+    The function is L(N) = floor + scale N^-exponent.
 
     Attributes:
         floor, scale, exponent: parameters of the function.
-        r2: fraction of the variance of L over the sizes that the fit explains.
+        r2: R²: the fraction of the variance of L over the sizes that the fit explains.
     """
 
     floor: float
@@ -47,9 +48,9 @@ class Curves:
     """Losses of M model sizes at P validations during training.
 
     Attributes:
-        sizes: numbers of parameters, in ascending order, (M,).
-        tokens: number of training tokens before each validation, (P,).
-        losses: losses, (seeds, M, P).
+        sizes: numbers of parameters, in ascending order; shape (M,).
+        tokens: number of training tokens before each validation; shape (P,).
+        losses: losses; shape (number of seeds, M, P).
     """
 
     sizes: Floats
@@ -58,7 +59,7 @@ class Curves:
 
     @property
     def last(self) -> Floats:
-        """The losses at the end of training, (seeds, M)."""
+        """The losses at the last validation, of shape (number of seeds, number of model sizes)."""
         return self.losses[:, :, -1]
 
 
@@ -67,9 +68,9 @@ class Scaling:
 
     All models are trained on the same number of tokens. Measured values, one per seed: `rise`, the
     largest rise of the last loss from one size to the next, in nats; `r2`, R² of a power law with a
-    floor (see `Fit`); `pure_r2`, R² of a power law without a floor. For the negative control of
-    each value, the losses are assigned to other sizes: the list of losses is rotated by half its
-    length.
+    floor (see `Fit`); `pure_r2`, R² of a power law without a floor. For the negative control (a
+    case in which the claim must not hold) of each value, the losses are assigned to other sizes:
+    the list of losses is rotated by half its length.
 
     The figure shows the fit with a bootstrap interval over the seeds, and the loss over the size N
     at equal compute C = 6 N D, D being the number of training tokens (Hoffmann et al. 2022,
@@ -90,18 +91,22 @@ class Scaling:
 
     @property
     def arms(self) -> set[str]:
-        """The names of the arms whose runs are read."""
+        """Names of the arms (named groups of the paper's runs) that `read` needs."""
         return {self.sizes}
 
     @property
     def cells(self) -> set[str]:
-        """The keys of the measured values."""
+        """Keys of the measured values: `rise`, `r2` and `pure_r2`."""
         return {"rise", "r2", "pure_r2"}
 
     def read(self, runs: Mapping[str, Sequence[Run]], figures: Path) -> dict[str, Reading]:
-        """Returns the measured values by the key of their cell, and draws `scaling.png`.
+        """Returns a dict from each key in `cells` to the measured values, and draws `scaling.png`.
 
-        If there are fewer than four sizes, returns no values and draws nothing.
+        If there are fewer than four model sizes, returns an empty dict and draws nothing.
+
+        Args:
+            runs: finished runs by the name of their arm.
+            figures: existing folder for the figure.
         """
         curves = load_curves(runs.get(self.sizes, ()), self.metric)
         if curves is None or len(curves.sizes) < 4:  # three parameters fit any three sizes
@@ -119,10 +124,10 @@ class Scaling:
 
 
 def load_curves(runs: Sequence[Run], metric: str) -> Curves | None:
-    """Returns the losses of all seeds with which a model of each size was trained.
+    """Returns the losses of runs as arrays over seeds, model sizes and validations.
 
-    The losses are those at the validations that all of these runs have. Returns None if there is no
-    such seed or no such validation.
+    A seed is used if a model of each size was trained with it. A validation is used if all of these
+    runs have it. Returns None if no seed or no validation is left.
 
     Args:
         runs: runs of all sizes and seeds.
@@ -156,7 +161,7 @@ def fit(sizes: Floats, losses: Floats, *, floor: bool = True) -> Fit:
     least squares.
 
     Args:
-        sizes, losses: the M model sizes and their losses, (M,).
+        sizes, losses: the M model sizes and their losses, arrays of shape (M,).
         floor: whether to fit a floor of at least 0.
     """
     exponents = np.geomspace(0.005, 3, 800)
@@ -176,13 +181,14 @@ def fit(sizes: Floats, losses: Floats, *, floor: bool = True) -> Fit:
 
 
 def bootstrap(sizes: Floats, losses: Floats, resamples: int) -> list[Fit]:
-    """Returns fits of the mean loss over resampled seeds (bootstrap).
+    """Returns fits of the loss as a function of the model size, for resampled seeds (bootstrap).
 
-    The seeds are resampled with replacement, separately for each size.
+    For each fit and each size, the seeds are resampled with replacement, and their losses are
+    averaged.
 
     Args:
-        sizes: the M model sizes, (M,).
-        losses: losses, (seeds, M).
+        sizes: the M model sizes; shape (M,).
+        losses: losses; shape (number of seeds, M).
         resamples: number of fits.
     """
     random = np.random.default_rng(0)
@@ -193,9 +199,10 @@ def bootstrap(sizes: Floats, losses: Floats, resamples: int) -> list[Fit]:
 
 
 def at_compute(curves: Curves, flops: float) -> tuple[Floats, Floats]:
-    """Returns the model sizes whose training reached the compute `flops`, and their losses there.
+    """Returns the model sizes that reached the training compute `flops`, and their losses there.
 
-    The losses are interpolated between validations, linearly in the logarithm of the tokens.
+    The losses are averaged over the seeds, and interpolated between validations, linearly in the
+    logarithm of the tokens.
 
     Args:
         curves: the losses.

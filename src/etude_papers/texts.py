@@ -67,8 +67,8 @@ class FileTexts:
 
     Args:
         path: path of the file.
-        column: column that contains the texts, in a file of rows.
-        rows: number of rows to read from the start; None reads all.
+        column: column that contains the texts, for JSON lines, CSV and Parquet.
+        rows: number of rows to read from the start; None reads all rows.
     """
 
     def __init__(self, *, path: str, column: str = "text", rows: int | None = None) -> None:

@@ -25,7 +25,8 @@ class Transfer:
     muP and with the standard parametrisation.
 
     Measured values, one per seed: `shift/mup` and `shift/standard`, log2 of the best learning rate
-    of the narrowest model divided by that of the widest. Each is the negative control of the other.
+    of the narrowest model divided by that of the widest. Each of the two is the negative control of
+    the other, a case in which the claim must not hold.
 
     Args:
         base: name of the arm (a key of the paper's `runs`) of the narrowest models, for which the
@@ -44,16 +45,21 @@ class Transfer:
 
     @property
     def arms(self) -> set[str]:
-        """The names of the arms whose runs are read."""
+        """Names of the arms (named groups of the paper's runs) that `read` needs."""
         return {self.base, *self.wider.values()}
 
     @property
     def cells(self) -> set[str]:
-        """The keys of the measured values."""
+        """Keys of the measured values, `shift/mup` and `shift/standard`."""
         return {f"shift/{name}" for name in self.wider}
 
     def read(self, runs: Mapping[str, Sequence[Run]], figures: Path) -> dict[str, Reading]:
-        """Returns the measured values by the key of their cell, and draws `transfer.png`."""
+        """Returns a dict from each key in `cells` to the measured values, and draws `transfer.png`.
+
+        Args:
+            runs: finished runs by the name of their arm.
+            figures: existing folder for the figure.
+        """
         losses = {name: self.losses(runs, arm) for name, arm in self.wider.items()}
         shifts = {name: rate_shifts(values) for name, values in losses.items()}
         if any(losses.values()):
@@ -66,8 +72,10 @@ class Transfer:
         }
 
     def losses(self, runs: Mapping[str, Sequence[Run]], arm: str) -> Losses:
-        """Returns the losses of the narrowest models and of one arm of wider models, by width,
-        learning rate and seed; NaN becomes infinity.
+        """Returns the final losses of the narrowest models, and of the wider models of one arm.
+
+        The result is a dict: `losses[width][learning rate][seed]`. A loss that is not finite is
+        infinity. An arm is a named group of the paper's runs.
 
         Args:
             runs: finished runs by the name of their arm.
@@ -83,11 +91,15 @@ class Transfer:
 
 
 def rate_shifts(losses: Losses) -> list[float]:
-    """Returns, for each seed, log2 of the best learning rate of the narrowest width divided by that
-    of the widest.
+    """Returns, for each seed, how the best learning rate shifts from the narrowest to the widest
+    model.
 
-    Seeds without a loss at each width and learning rate are omitted. If, for a seed, all learning
-    rates of the narrowest or of the widest model diverged, its number is NaN.
+    The shift is log2 of the best learning rate of the narrowest model divided by that of the
+    widest. Seeds without a loss at each width and learning rate are omitted. If, for a seed, all
+    learning rates of the narrowest or of the widest model diverged, the shift is NaN.
+
+    Args:
+        losses: losses by width, learning rate and seed.
     """
     if len(losses) < 2:
         return []
@@ -98,7 +110,7 @@ def rate_shifts(losses: Losses) -> list[float]:
 
 
 def best_rate(rates: Mapping[float, Mapping[int, float]], seed: int) -> float:
-    """Returns the learning rate with the smallest loss of a seed; NaN if no loss is finite.
+    """Returns the learning rate at which a seed has the smallest loss; NaN if no loss is finite.
 
     Args:
         rates: losses by learning rate and seed.
@@ -146,5 +158,9 @@ def plot(losses: Mapping[str, Losses], metric: str, path: Path) -> None:
 
 
 def seed_means(rates: Mapping[float, Mapping[int, float]]) -> list[float]:
-    """Returns the mean loss over seeds for each learning rate, given losses by rate and seed."""
+    """Returns the mean loss over the seeds, one number for each learning rate in `rates`.
+
+    Args:
+        rates: losses by learning rate and seed.
+    """
     return [fmean(seeds.values()) for seeds in rates.values()]

@@ -22,9 +22,9 @@ _MARGIN = 0.05
 
 
 def value_range(low: float, high: float) -> tuple[float, float]:
-    """Returns the ends of a linear axis or colour scale for values from `low` to `high`.
+    """Returns the two ends of a linear axis or colour scale for values from `low` to `high`.
 
-    If the range is smaller than `MIN_RANGE` demands, it is widened.
+    The range is widened to at least `MIN_RANGE` times the largest absolute value.
     """
     missing = MIN_RANGE * max(abs(low), abs(high)) - (high - low)
     if missing <= 0 and high > low:
@@ -36,12 +36,13 @@ def value_range(low: float, high: float) -> tuple[float, float]:
 def set_value_range(
     axes: Axes, curves: Sequence[np.ndarray], bands: Sequence[np.ndarray] = ()
 ) -> bool:
-    """Sets the y axis so that it contains all finite values; see `MIN_RANGE`.
+    """Sets the range of the y axis so that it contains all finite values.
 
-    The axis becomes logarithmic if one curve would flatten the others on a linear axis. The
-    condition is that all values are positive, and the largest value is more than ten times m and
-    exceeds m by more than three times the distance from the smallest value to m, where m is the
-    median of the curves' largest values.
+    The height is at least `MIN_RANGE` times the largest absolute value. The axis becomes
+    logarithmic if one curve would flatten the others on a linear axis. The condition uses m, the
+    median of the curves' largest values. All values must be positive, and the largest value must be
+    more than ten times m. It must also exceed m by more than three times the distance from the
+    smallest value to m.
 
     Args:
         axes: axes with a linear y axis.
@@ -49,7 +50,7 @@ def set_value_range(
         bands: values of the lower and upper ends of each band.
 
     Returns:
-        Whether the axis is now logarithmic.
+        Whether the y axis was made logarithmic.
     """
     everything = np.concatenate([*curves, *bands, []])
     everything = everything[np.isfinite(everything)]

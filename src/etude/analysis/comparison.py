@@ -37,7 +37,7 @@ class Comparison:
 
     Args:
         records: the runs.
-        metrics: metrics to plot, one per panel; empty for the metric by which the runs selected
+        metrics: metrics to plot, one per panel; if empty, the metric by which the runs selected
             their best checkpoint.
         x: `step`, `tokens` or `time` (seconds of training).
         log: axes with logarithmic scale: `x`, `y`, `xy` or an empty string.
@@ -94,17 +94,23 @@ class Comparison:
         )
 
     def save(self, path: str | Path, kind: Kind | None = None) -> Path:
-        """Saves the figure as PNG (or the format of the path's suffix), and returns its path.
+        """Saves the figure, and returns the path of its file.
+
+        The format is that of the path's suffix; without a suffix, it is PNG.
 
         Args:
             path: path of the file.
-            kind: kind of file, if the path is in a run folder, where links are not followed; None
-                for a path that the user chose.
+            kind: kind of file in a run folder, for error messages; links are then not followed.
+                None for a path that the user chose.
         """
         return save_figure(self.figure(), Path(path), kind)
 
     def default_path(self, root: Path) -> Path:
-        """Returns the default path of the figure, in the folder of runs `root`."""
+        """Returns the path at which the figure is saved if the user chose none.
+
+        Args:
+            root: root folder of the runs, in which the path lies.
+        """
         runs = sorted(str(field_value(record, "run")) for record in self.records)
         identity = {"runs": runs, "metrics": self.metrics_shown, "x": self.x, "log": self.log}
         return default_path(root, identity)

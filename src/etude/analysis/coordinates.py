@@ -61,8 +61,10 @@ def coordinate_check(
         figure: path of the figure from `coordinate_figure`; None for no figure.
 
     Returns:
-        A row for each `parametrisation`, `width`, `seed`, `step` (0 is before training) and
-        `quantity`, with its mean absolute `value` and the mean absolute `change` since step 0.
+        A data frame with a row for each `parametrisation`, `width`, `seed`, `step` (0 is before
+        training) and `quantity` (an activation, such as `logits`). The columns `value` and
+        `change` contain the quantity's mean absolute value, and its mean absolute change since
+        step 0.
 
     Raises:
         RequestError: fewer than two widths, no step, or a config that cannot run at a width.
@@ -102,15 +104,16 @@ def coordinate_check(
 
 
 def slopes(frame: pd.DataFrame) -> pd.DataFrame:
-    """Computes the exponent with which each quantity of a coordinate check grows with the width.
+    """Returns the exponents with which the activations in a coordinate check grow with the width.
 
     Args:
         frame: result of `coordinate_check`.
 
     Returns:
-        A row for each `parametrisation`, `quantity` and `step`. Its columns `value` and `change`
-        are the slopes of log(`value`) and log(`change`) against log(`width`), by least squares,
-        from means over the seeds. `change` is NaN at step 0.
+        A data frame with a row for each `parametrisation`, `quantity` (an activation, such as
+        `logits`) and `step`. The columns `value` and `change` contain the exponents: the slopes
+        of log(`value`) and log(`change`) against log(`width`), by least squares, from means
+        over the seeds. `change` is NaN at step 0.
     """
     import pandas as pd
 
@@ -139,7 +142,10 @@ def _check_at(config: DictConfig, width: int, seed: int, base: int | None) -> Ch
 
 
 def _train(checked: CheckedConfig, steps: int) -> Iterator[dict[str, Any]]:
-    """Trains a model, and yields the rows of `coordinate_check` before and after each step."""
+    """Trains a model, and yields measured rows before the first step and after each step.
+
+    A row is a dict with the columns `step`, `quantity`, `value` and `change` of `coordinate_check`.
+    """
     with exclusive_fresh_settings("etude.coordinate_check"):
         parts = build_parts(checked)
         data = parts.data
@@ -187,9 +193,9 @@ def _rows(
 
 @torch.no_grad()
 def measure(task: Task, micro: Any) -> dict[str, Tensor]:
-    """Returns the activations of a task's model on a micro-batch, without dropout.
+    """Computes the activations of a task's model on a micro-batch, without dropout.
 
-    The keys of the result are the names of the quantities, such as `blocks.0` and `logits`.
+    Returns a dict from the name of each activation, such as `blocks.0` or `logits`, to its values.
     """
     activations: dict[str, Tensor] = {}
     with evaluation_mode(task.model), _captured(task.model, activations):
@@ -199,9 +205,9 @@ def measure(task: Task, micro: Any) -> dict[str, Tensor]:
 
 @contextmanager
 def _captured(model: nn.Module, activations: dict[str, Tensor]) -> Iterator[None]:
-    """Context manager that stores the activations of a model's calls in the dict `activations`.
+    """Context manager in which calls of `model` store their activations in the dict `activations`.
 
-    The keys are the names of the quantities, such as `blocks.0` and `logits`.
+    The keys are the names of the activations, such as `blocks.0` and `logits`.
     """
 
     def capturing(name: str) -> Any:

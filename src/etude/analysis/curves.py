@@ -103,13 +103,15 @@ def style_axes(axes: Axes) -> None:
 
 
 def save_figure(figure: Figure, file: Path, kind: Kind | None = None, **options: Any) -> Path:
-    """Saves a figure as PNG (or the format of the path's suffix), and returns its path.
+    """Saves a figure, and returns the path of its file.
+
+    The format is that of the path's suffix; without a suffix, it is PNG.
 
     Args:
         figure: figure to save.
         file: path of the file.
-        kind: kind of file, if the file is in a run folder, where links are not followed; None for
-            a path that the user chose.
+        kind: kind of file in a run folder, for error messages; links are then not followed. None
+            for a path that the user chose.
         options: arguments of matplotlib's `savefig`; without any, `bbox_inches="tight"` is used.
 
     Raises:
@@ -133,9 +135,11 @@ def save_figure(figure: Figure, file: Path, kind: Kind | None = None, **options:
 
 
 def default_path(root: Path, identity: dict[str, Any]) -> Path:
-    """Returns the default path of a figure, in the folder of runs `root`.
+    """Returns the path at which a figure is saved if the user chose none.
 
-    The file's name is a hash of `identity`, which describes the content of the figure.
+    Args:
+        root: root folder of the runs, in which the path lies.
+        identity: description of the figure's content; the file's name is a hash of it.
     """
     return root / "_comparisons" / f"{sha256_of(identity)[:DIGITS]}.png"
 
@@ -161,7 +165,7 @@ class Curve:
     complete: int | None = None
 
     def ends(self) -> tuple[np.ndarray, ...]:
-        """Returns the lower and upper end of the band; empty without a band."""
+        """Returns the lower and the upper end of the band, as two arrays; empty without a band."""
         return () if self.spread is None else (self.y - self.spread, self.y + self.spread)
 
     def thin(self) -> Curve:
@@ -270,7 +274,14 @@ def _line_styles(names: Sequence[str]) -> dict[str, Any]:
 
 
 def _legend(figure: Figure, grid: Sequence[Axes], order: Sequence[Curve], heading: str) -> None:
-    """Draws the legend: the curves' names and last values, in the order of `order`."""
+    """Draws the legend of a figure: the curves' names and last values.
+
+    Args:
+        figure: the figure.
+        grid: axes of the panels.
+        order: curves in the order of the legend.
+        heading: heading of the legend.
+    """
     drawn: dict[Any, Any] = {line.get_label(): line for axes in grid for line in axes.get_lines()}
     shown = list(order)
     omitted = len(shown) - _MAX_LISTED
@@ -298,9 +309,10 @@ def _legend(figure: Figure, grid: Sequence[Axes], order: Sequence[Curve], headin
 
 
 def _logarithmic(axes: Axes, which: str) -> None:
-    """Makes the axis `which`, x or y, logarithmic, with up to four ticks per decade: 1, 2, 3, 5.
+    """Makes an axis logarithmic, with up to four ticks per decade: 1, 2, 3, 5.
 
-    One tick per decade would be too few for losses, which seldom span more than one decade.
+    `which` is `x` or `y`. One tick per decade would be too few for losses, which seldom span more
+    than one decade.
     """
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
@@ -333,5 +345,8 @@ def shorten(text: str, limit: int = 64) -> str:
 
 
 def _wrap_name(name: str, limit: int = 44) -> str:
-    """Wraps a name to at most three lines, as names often differ at their end."""
+    """Wraps a name of a curve to at most three lines of `limit` columns; the rest is cut.
+
+    Several lines are used because names often differ at their end.
+    """
     return textwrap.fill(name, limit, max_lines=3, placeholder=" …", break_on_hyphens=False)

@@ -1,7 +1,7 @@
-"""Data that a run used in an optimizer step, and the optimizer steps in which it used a text.
+"""Finds the data that a run used in an optimizer step, and the steps in which it used a text.
 
-Both are recomputed and not logged, since the data of a step depends only on the run's seed and the
-step number.
+The answers are recomputed and not logged, since the data of a step depends only on the run's seed
+and the step number.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from etude.errors import Problem, RequestError
 
 
 def batch_of(run: Any, step: int) -> dict[str, Any]:
-    """Returns the whole batch of an optimizer step of a run, as a dict of arrays by name.
+    """Returns the whole batch of an optimizer step, over all processes, as arrays by name.
 
     Args:
         run: an `etude.api.Run`.
@@ -31,11 +31,12 @@ def batch_of(run: Any, step: int) -> dict[str, Any]:
 
 
 def example_sources(run: Any, step: int) -> list[dict[str, Any]]:
-    """Returns the sources of a step's examples, with an entry for each document in each example.
+    """Returns where the examples of an optimizer step come from, as a list of dicts.
 
-    An entry has the number of the `example`, from 1, the number of the `document` in the training
-    split, from 0, and the name of its `source`. For running text, it also has the token positions
-    `first` and `end` of the part of the document that is in the example.
+    There is a dict for each document in each example. It has the number of the `example`, from 1,
+    the number of the `document` in the training split, from 0, and its `source`: a text that states
+    where the document comes from. For running text, it also has `first` and `end`: the token
+    positions in the document between which its part in the example lies.
 
     Args:
         run: an `etude.api.Run`.
@@ -54,11 +55,11 @@ def example_sources(run: Any, step: int) -> list[dict[str, Any]]:
 
 
 def steps_of_text(run: Any, text: str) -> list[dict[str, Any]]:
-    """Returns the optimizer steps in which a run used a text, in order.
+    """Returns the optimizer steps in which a run used a text, in order, as a list of dicts.
 
-    There is an entry for each example that contains the text or a part of the text. An entry has
-    the number of the `step` and, as in `example_sources`, of the `example`, the `document`, its
-    `source` and the token positions. `whole` is true if the example contains the whole text.
+    There is a dict for each example that contains the text or a part of the text. Its keys are
+    `step` (the step number), `example`, `document`, `source`, `first` and `end`, as in
+    `example_sources`, and `whole`, which is true if the example contains the whole text.
 
     Args:
         run: an `etude.api.Run`.
@@ -87,11 +88,11 @@ def steps_of_text(run: Any, text: str) -> list[dict[str, Any]]:
 
 
 def step_lines(run: Any, step: int, examples: int) -> Iterator[str]:
-    """Yields the lines that `etude data step` prints.
+    """Yields the lines that `etude data step` prints about the data of an optimizer step.
 
     Args:
         run: an `etude.api.Run`.
-        step: step number.
+        step: step number as in the metrics; the first is 1.
         examples: number of examples to show.
 
     Raises:
@@ -116,7 +117,7 @@ def step_lines(run: Any, step: int, examples: int) -> Iterator[str]:
 
 
 def _recorded_number(run: Any, key: str) -> int:
-    """Returns the integer with the key `key` in the run's `run.json`.
+    """Returns the integer that the run's `run.json` contains under the key `key`.
 
     Raises:
         RequestError: `run.json` does not contain an integer under this key.

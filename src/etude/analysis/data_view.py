@@ -11,11 +11,11 @@ from etude.data.view import truncate
 
 
 def show_lines(data: Any, *, examples: int, seed: int) -> Iterator[str]:
-    """Yields the lines that `etude data show` prints.
+    """Yields the lines that `etude data show` prints about a data module.
 
     Args:
         data: prepared data module.
-        examples: number of examples to show of the data, and of the first step.
+        examples: number of examples to show, both of the data and of the first step.
         seed: seed of the run whose first step is shown.
     """
     yield from data.described(examples)

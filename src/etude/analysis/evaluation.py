@@ -1,4 +1,5 @@
-"""Further results of an evaluation: metrics of slices, scores per label, and figures.
+"""Further results of an evaluation: metrics of slices (subsets of the rows), scores per label, and
+figures.
 
 Metrics are stored in `evaluations/`. Predictions are stored in `predictions/`, as one JSON object
 per line and without the texts. The files are named by split and checkpoint.
@@ -20,7 +21,7 @@ log = logging.getLogger(NOTICES)
 
 
 def report_rows_without_text(evaluated: Evaluated) -> int:
-    """Logs and returns the number of rows without text, which are not scored."""
+    """Logs the number of evaluated rows that have no text and are not scored, and returns it."""
     without = len(evaluated.rows) - len(evaluated.read)
     if without:
         log.warning(
@@ -32,9 +33,10 @@ def report_rows_without_text(evaluated: Evaluated) -> int:
 
 
 def rows_by_value(evaluated: Evaluated, by: str | None) -> dict[str, set[int]]:
-    """Returns a dict from each value of the column `by` to the numbers of the rows with the value.
+    """Groups the evaluated rows by their value in the column `by`.
 
-    Only rows with text are included. If `by` is None, the dict is empty.
+    Returns a dict from each value, as text, to the set of the numbers of its rows. Rows without
+    text are omitted. If `by` is None, the dict is empty.
 
     Raises:
         RequestError: a row has no such column.
@@ -53,12 +55,15 @@ def rows_by_value(evaluated: Evaluated, by: str | None) -> dict[str, set[int]]:
 
 
 def slices(evaluation: Evaluation, groups: dict[str, set[int]]) -> dict[str, dict[str, float]]:
-    """Returns a dict from each group's name to its metrics and its number of `examples`.
-
-    Empty if the task cannot score parts of the data.
+    """Computes the metrics of each group of rows of an evaluation.
 
     Args:
-        groups: result of `rows_by_value`.
+        evaluation: the evaluation.
+        groups: dict from each group's name to its row numbers, from `rows_by_value`.
+
+    Returns:
+        A dict from each group's name to a dict of its metrics, in which `examples` is the number of
+        its rows. Empty if the task cannot score parts of the data.
     """
     if evaluation.of is None:
         return {}
@@ -75,12 +80,13 @@ def per_class(evaluation: Evaluation) -> list[dict[str, Any]]:
 
 
 def draw_figures(evaluation: Evaluation, folder: Path, name: str) -> list[Path]:
-    """Draws the confusion matrix and the calibration diagram, and returns the figures' paths.
+    """Draws the confusion matrix and the calibration diagram, and returns the paths of the figures.
 
-    A figure is omitted if the evaluation does not contain its values, and the confusion matrix if
-    there are more than 60 labels.
+    A figure is omitted if the evaluation does not contain its values. The confusion matrix is also
+    omitted if there are more than 60 labels.
 
     Args:
+        evaluation: the evaluation.
         folder: folder of the figures.
         name: suffix of the files' names.
     """

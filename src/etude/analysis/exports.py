@@ -35,9 +35,10 @@ def heading(key: str) -> str:
 
 
 def headings(keys: Sequence[str]) -> list[str]:
-    """Returns readable headings for config keys or metrics.
+    """Returns readable headings for config keys or metrics, one for each key.
 
-    A heading contains the whole key if its last component alone is not unique.
+    The heading of a config key is its last component. If another key has the same last component,
+    the heading is the whole key.
 
     Example:
         >>> headings(["model.dim", "head.dim"])
@@ -63,7 +64,7 @@ def latex(
     Args:
         head: headings of the columns.
         rows: texts of the cells of each row.
-        bold: cells in bold, as (row, column).
+        bold: cells in bold, as pairs (row, column), from 0.
         caption: caption of the floating `table`. If caption and label are empty, the result is a
             `tabular`.
         label: label for references, of letters (of any script), digits and `:-._/`; other
@@ -114,7 +115,7 @@ def markdown(
     Args:
         head: headings of the columns.
         rows: texts of the cells of each row.
-        bold: cells in bold, as (row, column).
+        bold: cells in bold, as pairs (row, column), from 0.
         caption: caption; empty for none.
     """
     cells = [[escaping.markdown(cell) for cell in row] for row in rows]

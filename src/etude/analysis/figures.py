@@ -17,12 +17,15 @@ NUMBERED = 12
 
 
 def confusion_figure(counts: Any, labels: Sequence[str], path: Path) -> Path:
-    """Draws a confusion matrix; each cell's shade is its fraction of the label's examples.
+    """Draws a confusion matrix: the number of examples for each pair of label and prediction.
+
+    A cell is darker if it contains a larger fraction of its label's examples.
 
     Args:
-        counts: number of examples of each (label, predicted label).
+        counts: numbers of examples, an array with a row for each label and a column for each
+            predicted label.
         labels: names of the labels.
-        path: path of the figure.
+        path: path of the figure, which is returned.
     """
     counts = np.asarray(counts)
     totals = np.maximum(counts.sum(1, keepdims=True), 1)
@@ -55,12 +58,14 @@ def confusion_figure(counts: Any, labels: Sequence[str], path: Path) -> Path:
 
 
 def calibration_figure(bins: Sequence[tuple[float, float, int]], error: float, path: Path) -> Path:
-    """Draws accuracy and number of examples against confidence (Guo et al. 2017, figure 1).
+    """Draws a reliability diagram: accuracy and number of examples against confidence.
+
+    See Guo et al. 2017, figure 1.
 
     Args:
-        bins: mean confidence, accuracy and number of examples of each bin of confidence.
+        bins: for each bin of confidence: mean confidence, accuracy and number of examples.
         error: expected calibration error.
-        path: path of the figure.
+        path: path of the figure, which is returned.
     """
     figure = new_figure(4.6, 5.2)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])

@@ -17,7 +17,7 @@ FORMATS = ("csv", "latex", "markdown")
 
 
 def export(groups: Groups, form: str, *, caption: str | None, label: str | None) -> str:
-    """Returns the table of the groups as text; see `Groups.export`.
+    """Returns the table of the groups of runs as CSV, LaTeX or Markdown; see `Groups.export`.
 
     Raises:
         RequestError: the format is unknown, or does not support a caption or label.
@@ -63,7 +63,8 @@ def export(groups: Groups, form: str, *, caption: str | None, label: str | None)
 def _best_is_separate(groups: Groups) -> bool:
     """Returns whether the best group's confidence interval overlaps no other group's interval.
 
-    False if a group has no interval, or if there is only one group.
+    False if a group has no interval, which needs at least three runs, or if there is only one
+    group.
     """
     best = groups.best
     others = [group.interval for group in groups.groups if group is not best]
@@ -74,7 +75,10 @@ def _best_is_separate(groups: Groups) -> bool:
 
 
 def _format_statistics(group: Group) -> list[str]:
-    """Returns two cells: `mean ± standard deviation` and the confidence interval, both rounded."""
+    """Returns two texts for the table: `mean ± standard deviation`, and the confidence interval.
+
+    Both are rounded.
+    """
     deviation = group.deviation
     digits = _digits(deviation)
     mean = f"{group.mean:.{digits}f}"
@@ -87,7 +91,7 @@ def _format_statistics(group: Group) -> list[str]:
 
 
 def _digits(deviation: float | None) -> int:
-    """Returns the number of decimals with which the deviation has two significant digits."""
+    """Returns the number of decimals with which a standard deviation has two significant digits."""
     if not deviation:
         return 4
     return min(8, max(0, 1 - math.floor(math.log10(deviation))))

@@ -18,10 +18,11 @@ log = logging.getLogger(NOTICES)
 
 
 def without_duplicates(records: Sequence[Record]) -> list[Record]:
-    """Returns the runs without duplicates: of several runs with one signature, only the last.
+    """Returns the runs without duplicates, which are runs with the same config and seed.
 
-    A warning names the ignored runs. A run that was trained again, linked or copied is not an
-    independent seed, and would make the confidence interval too narrow.
+    Of several duplicates, only the last is kept, and a warning names the others. A run that was
+    trained again, linked or copied is not an independent seed, and would make the confidence
+    interval too narrow.
     """
     counted: dict[str, Record] = {}
     replaced: list[Path] = []
@@ -37,10 +38,10 @@ def without_duplicates(records: Sequence[Record]) -> list[Record]:
 
 
 def group_key(record: Record, by: Sequence[str]) -> str:
-    """Returns a string that is equal for all runs of a group.
+    """Returns a string that identifies the group of a run: it is equal for all runs of the group.
 
-    The runs of a group have the same values of the keys `by`. If `by` is empty, they have the same
-    config except for the seed.
+    The runs of a group have the same values of the config keys `by`. If `by` is empty, they have
+    the same config except for the seed.
     """
     if by:
         return sha256_of([str(field_value(record, key)) for key in by])
@@ -48,11 +49,12 @@ def group_key(record: Record, by: Sequence[str]) -> str:
 
 
 def distinguishing_keys(heads: Sequence[Record], by: Sequence[str]) -> list[dict[str, Any]]:
-    """Returns a dict for each group: the config keys and values that distinguish the group.
+    """Returns a dict for each group of runs: the config keys by which it differs, with their
+    values.
 
     Args:
         heads: one run of each group.
-        by: keys that the runs are grouped by; empty for the whole config.
+        by: keys that the runs are grouped by; empty if they are grouped by the whole config.
     """
     if by:
         return [{key: field_value(record, key) for key in by} for record in heads]
@@ -74,7 +76,9 @@ def distinguishing_keys(heads: Sequence[Record], by: Sequence[str]) -> list[dict
 
 
 def _distinguishes(values: Sequence[Any], parts: Sequence[Any]) -> bool:
-    """Returns whether two groups have the same component but different values of an argument.
+    """Returns whether two groups have the same component but different values of its argument.
+
+    A component is an object in the config, such as `model.position`.
 
     Args:
         values: value of the argument in each group.
@@ -87,14 +91,22 @@ def _distinguishes(values: Sequence[Any], parts: Sequence[Any]) -> bool:
 
 
 def table_value(value: Any) -> Any:
-    """Returns a config value for a data frame: lists and dicts as text, a missing key as None."""
+    """Converts a config value for a cell of a data frame.
+
+    Lists and dicts become text. The marker of a missing key becomes None.
+    """
     if value is MISSING:
         return None
     return str(value) if isinstance(value, list | dict | str) else value
 
 
 def format_value(key: str, value: Any) -> str:
-    """Returns the value of a config key as text, or `-` if the run does not have the key."""
+    """Returns the value of a config key as text, for a table.
+
+    Args:
+        key: the config key.
+        value: the value; the marker `MISSING` is shown as `-`.
+    """
     return "-" if value is MISSING else format_cell(key, value) or "null"
 
 

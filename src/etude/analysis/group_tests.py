@@ -65,7 +65,7 @@ def comparison_table(
 
 
 def _values_by_seed(first: Group, second: Group) -> tuple[list[float], list[float]]:
-    """Returns the values of both groups in the order of the first group's seeds.
+    """Returns the metric values of two groups, both in the order of the first group's seeds.
 
     Raises:
         RequestError: the groups have different seeds, or a group has a seed twice.
@@ -99,7 +99,10 @@ def _seeds(seeds: Iterable[Any]) -> str:
 def limits_of_tests(
     frame: pd.DataFrame, reference: Group, *, against: str, paired: bool = False
 ) -> list[str]:
-    """Returns warnings about the tests: too few seeds, or a reference chosen by its values.
+    """Returns warnings about significance tests that are weak or biased.
+
+    A test is weak if a group has too few seeds, and biased if the reference was chosen by the
+    tested values.
 
     Args:
         frame: result of `comparison_table`.
@@ -130,10 +133,12 @@ def limits_of_tests(
 
 
 def check_reference(name: str) -> None:
-    """Checks the name of the reference group, with which the other groups are compared.
+    """Checks that the name of the reference group is `best` or `first`.
+
+    The other groups are compared with the reference group.
 
     Raises:
-        RequestError: the name is neither `best` nor `first`.
+        RequestError: `name` is another name.
     """
     if name not in REFERENCES:
         expected = " or ".join(REFERENCES)

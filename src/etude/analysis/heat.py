@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 def heat_map(values: Mapping[tuple[Any, Any], float], *, x: str, y: str, metric: str) -> Figure:
-    """Draws a heat map with a cell for each pair of x value and y value.
+    """Draws a heat map with a cell for each combination of an x value and a y value.
 
-    A cell shows the value of the metric. Cells without a run are empty.
+    A cell shows the value of the metric. Cells without a value are empty.
 
     Args:
         values: value of the metric for each pair (x value, y value).
@@ -51,7 +51,7 @@ def heat_map(values: Mapping[tuple[Any, Any], float], *, x: str, y: str, metric:
 
 
 def _sorted_values(values: set[Any]) -> list[Any]:
-    """Sorts numbers by value, then all other values by name."""
+    """Returns a list of the values: numbers in ascending order, then all others by their text."""
     numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
     return [*sorted(numbers), *sorted(values - set(numbers), key=str)]
 

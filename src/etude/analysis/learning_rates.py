@@ -1,4 +1,7 @@
-"""Learning rates that a range test suggests, with a JSON file and a figure."""
+"""Suggestion of a learning rate from a range test, with a JSON file and a figure.
+
+In a range test, a model is trained with a rising learning rate.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ WIDTH = 0.03
 
 @dataclass(frozen=True)
 class LearningRates:
-    """Result of a range test.
+    """Result of a range test, in which a model is trained with a rising learning rate.
 
     Attributes:
         rates: learning rate of each step.
@@ -54,11 +57,13 @@ class LearningRates:
 
 
 def suggest_rates(sweep: RangeTestResult, steps: int) -> LearningRates:
-    """Derives the suggested learning rates from the losses of a range test.
+    """Derives suggested learning rates from the losses of a range test.
+
+    In a range test, a model is trained with a rising learning rate.
 
     Args:
-        sweep: result of a range test of at least ten steps.
-        steps: number of steps that the range test was configured for.
+        sweep: losses and learning rates of a test of at least ten steps.
+        steps: number of steps that the test was configured for; it may have ended earlier.
     """
     losses = np.array(sweep.losses)
     reach = max(1.0, WIDTH * steps)
@@ -92,9 +97,13 @@ def suggest_rates(sweep: RangeTestResult, steps: int) -> LearningRates:
 
 
 def smooth(values: Any, deviation: float) -> Any:
-    """Returns values (N,) smoothed by a Gaussian with a standard deviation of `deviation` steps.
+    """Returns values smoothed by a Gaussian over the steps.
 
     At both ends, the weights of the remaining values are normalised to a sum of 1.
+
+    Args:
+        values: array of shape (N,), one value for each of N steps.
+        deviation: standard deviation of the Gaussian, in steps.
     """
     steps = np.arange(len(values))
     weights = np.exp(-0.5 * ((steps[:, None] - steps[None, :]) / deviation) ** 2)

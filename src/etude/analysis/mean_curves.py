@@ -18,13 +18,15 @@ def mean_curve(name: str, frames: Sequence[pd.DataFrame], metric: str, x: str) -
     """Returns the mean curve of runs at their common steps, with a band of one standard deviation.
 
     After the last step of the shortest run, the curve continues as the mean of the runs that
-    trained longer, so that no run is cut. `Curve.complete` marks where the shortest run ends.
+    trained longer, so that no run is cut. The attribute `complete` of the curve states where the
+    shortest run ends.
 
     Args:
         name: name of the curve.
-        frames: metrics of each run, with the columns `step`, `metric` and `x`.
+        frames: metrics of each run: a data frame with the column `step` and those named by `metric`
+            and `x`.
         metric: metric on the y axis.
-        x: `step`, `tokens` or `time`, averaged over the runs.
+        x: column on the x axis: `step`, `tokens` or `time`; its values are averaged over the runs.
 
     Returns:
         The curve; None if the runs have no step in common.
@@ -63,9 +65,9 @@ def mean_curve(name: str, frames: Sequence[pd.DataFrame], metric: str, x: str) -
 
 
 def mean_of(groups: Sequence[Sequence[Record]]) -> str:
-    """Returns a legend text such as `mean of 3 seeds, ± one standard deviation`.
+    """Returns a text for the legend, such as `mean of 3 seeds, ± one standard deviation`.
 
-    Empty if each curve is a single run.
+    The text is empty if each curve is a single run.
 
     Args:
         groups: runs of each curve.

@@ -14,7 +14,7 @@ from etude.errors import Problem, RequestError
 
 
 class Predictor:
-    """Loaded run that predicts labels of texts.
+    """Loaded run that makes predictions for texts, such as labels or tags.
 
     Args:
         run: an `etude.api.Run`.
@@ -36,10 +36,10 @@ class Predictor:
         """Yields the predictions for each text, in order.
 
         Args:
-            texts: texts. For a tagging run, a text can be a list of words; for a run on pairs of
-                texts, it can be a pair.
-            pair: for a run on pairs, one second text that is combined with each of `texts`; only
-                if `texts` contains no pairs.
+            texts: the texts. For a tagging run, a text can be a list of words; for a run on pairs
+                of texts, it can be a pair.
+            pair: for a run on pairs, one second text that is combined with each of `texts`; only if
+                `texts` contains no pairs.
 
         Raises:
             RequestError: a text is empty, or there are no texts.
@@ -66,5 +66,8 @@ class Predictor:
         yield from task.predict(evaluated, self.options)
 
     def read(self, file: Path, quoting: Quoting | None = None) -> Iterator[Text]:
-        """Yields the texts of a file; see `etude.data.examples.input_texts.read_texts`."""
+        """Yields the texts of a file; see `etude.data.examples.input_texts.read_texts`.
+
+        `quoting` is that of CSV and TSV; None for that of the run's data.
+        """
         yield from read_texts(file, self.data, quoting)

@@ -54,7 +54,7 @@ class Group:
     """Group of runs that have the same config and different seeds.
 
     Attributes:
-        keys: keys and values by which the group differs from the other groups.
+        keys: config keys and values by which the group differs from the other groups.
         records: the group's runs.
         values: values of the metric, one per run.
     """
@@ -74,7 +74,7 @@ class Group:
 
     @property
     def cells(self) -> dict[str, Any]:
-        """The keys and values of `keys`, converted to cells of a data frame."""
+        """The keys and values in `keys`, with the values converted for a data frame."""
         return {key: table_value(value) for key, value in self.keys.items()}
 
     @property
@@ -94,7 +94,10 @@ class Group:
 
     @cached_property
     def interval(self) -> tuple[float, float] | None:
-        """95 % confidence interval of the mean; see `statistics.interval`."""
+        """95 % confidence interval of the mean, as (lower end, upper end).
+
+        None for fewer than three runs; see `statistics.interval`.
+        """
         return interval(self.values)
 
 
@@ -153,8 +156,9 @@ class Groups:
     def frame(self) -> pd.DataFrame:
         """Returns a data frame with one row per group.
 
-        The columns are the keys, `n` (number of runs), `mean`, `median`, `std` and the ends `low`
-        and `high` of the 95 % confidence interval.
+        The columns are the config keys by which the groups differ, `n` (number of runs), `mean`,
+        `median`, `std` (standard deviation), and the ends `low` and `high` of the 95 % confidence
+        interval of the mean.
         """
         import pandas as pd
 
@@ -162,16 +166,20 @@ class Groups:
 
     @property
     def best(self) -> Group:
-        """Group with the best mean: for metrics such as accuracy the highest, else the lowest."""
+        """Group with the best mean of the metric.
+
+        The best is the highest for metrics such as accuracy, and otherwise the lowest.
+        """
         return self.groups[-1 if is_higher_better(self.metric) else 0]
 
     def comparison(self, against: str = "best", *, paired: bool = False) -> pd.DataFrame:
         """Tests whether the mean of each group differs from that of a reference group.
 
-        The test is an exact permutation test of the difference of means, over all assignments of
-        the runs to the two groups. If `paired` is true, it is over all swaps of two runs with the
-        same seed. The p-values against the best of several groups are too small, as this group may
-        be the best by chance. The group `first` can be a baseline that was chosen in advance.
+        The test is an exact permutation test of the difference of means. The permutations are all
+        assignments of the runs to the two groups or, if `paired` is true, all swaps of two runs
+        with the same seed. The p-values against the best of several groups are too small, as this
+        group may be the best by chance. The group `first` can be a baseline that was chosen in
+        advance.
 
         Args:
             against: reference group: `best`, or `first` (the group of the first run).
@@ -180,10 +188,10 @@ class Groups:
                 pairing, four seeds suffice.
 
         Returns:
-            One row per other group: its keys, `n`, `mean`, `difference` (its mean minus the
-            reference's), `exact` (whether all permutations were computed), `p`, `smallest_p` (the
-            smallest p-value that this number of runs permits) and `holm` (`p` corrected for the
-            number of groups).
+            A data frame with one row per other group: its keys, `n` (number of runs), `mean`,
+            `difference` (its mean minus the reference's), `exact` (whether all permutations
+            were computed), `p` (p-value), `smallest_p` (the smallest p-value that this number
+            of runs permits) and `holm` (`p` corrected for the number of groups).
 
         Raises:
             RequestError: `against` is neither `best` nor `first`, or groups to pair have different
@@ -198,17 +206,18 @@ class Groups:
         )
 
     def reference(self, against: str) -> Group:
-        """Returns the group named `best` or `first`."""
+        """Returns the group `best` (best mean) or `first` (the group of the first run)."""
         return self.best if against == "best" else self.first
 
     def plot(self, metric: str | None = None, *, x: str = "step", log: str = "") -> Figure:
-        """Plots mean curves, with bands of one standard deviation over the seeds.
+        """Plots the mean curve of each group, with a band of one standard deviation over the seeds.
 
         Args:
             metric: metric to plot; None for the metric of the groups.
-            x: `step`, `tokens` or `time`; or a key such as `optimizer.lr`. With a key, each curve
-                has a point per value, and there is one curve per combination of the other keys that
-                differ.
+            x: quantity on the x axis: `step`, `tokens` or `time`; or a config key such as
+                `optimizer.lr`. With a key, each curve has one point for each value of the key.
+                There is one curve for each combination of values of the other keys by which the
+                groups differ.
             log: axes with logarithmic scale: `x`, `y` or `xy`.
 
         Raises:
@@ -232,10 +241,11 @@ class Groups:
         return draw_curves({key: curves}, x=x, log=log, title=title, noun="group", note=note)
 
     def _curves_over(self, x: str, metric: str) -> tuple[list[Curve], list[Group]]:
-        """Returns curves of a metric over a config key, and the groups of the curves' points.
+        """Returns curves of a metric over a config key, and a list of the groups that the points
+        represent.
 
-        A point is the mean of the runs with one value of the key. There is one curve for each
-        combination of values of the other keys by which the groups differ.
+        A point is the mean of a group of runs with the same value of the key. There is one curve
+        for each combination of values of the other keys by which the groups differ.
 
         Args:
             x: the config key.
@@ -272,8 +282,8 @@ class Groups:
     def heat(self, x: str, y: str) -> Figure:
         """Plots a heat map of the metric over two config keys.
 
-        A cell is the mean of all runs with one pair of values, also of runs that differ in other
-        keys.
+        A cell is the mean of all runs with one pair of values of the two keys; the runs may differ
+        in other keys.
 
         Args:
             x: config key on the x axis.
@@ -293,7 +303,7 @@ class Groups:
         )
 
     def export(self, form: str, *, caption: str | None = None, label: str | None = None) -> str:
-        """Returns the table as text.
+        """Returns the table of the groups as text.
 
         Args:
             form: `csv` with full precision; `latex` (a `table` for booktabs) or `markdown` with
@@ -310,10 +320,10 @@ class Groups:
         return export(self, form, caption=caption, label=label)
 
     def default_path(self, root: Path, *what: object) -> Path:
-        """Returns the default path of a figure.
+        """Returns the path at which a figure is saved if the user chose none.
 
         Args:
-            root: folder of runs.
+            root: root folder of the runs, in which the path lies.
             what: values that distinguish the figure from other figures of the same runs.
         """
         runs = sorted(str(field_value(r, "run")) for group in self.groups for r in group.records)
@@ -353,13 +363,13 @@ def _mean(group: Group, metric: str, x: str) -> Curve | None:
 
 
 def _line(name: str, points: Sequence[tuple[float, Group]]) -> Curve:
-    """Returns a curve of the groups' means over x values, with a band of one standard deviation.
+    """Returns a curve through the means of several groups, with a band of one standard deviation.
 
     There is no band if each group has a single run.
 
     Args:
         name: name of the curve.
-        points: pairs of x value and group, in ascending order of the x value.
+        points: pairs of the group's x value and the group, in ascending order of the x value.
     """
     spread = np.array([group.deviation for _, group in points], dtype=np.float64)  # None is NaN
     return Curve(

@@ -19,7 +19,9 @@ log = logging.getLogger("etude")
 
 
 def write_outputs(record: Record, task: Task, data: Any, options: DictConfig) -> None:
-    """Writes `samples/step-*.txt` and `figures/loss.png`, and logs the first sample.
+    """Writes the sample texts and the loss curve of a finished run, and logs the first sample.
+
+    The files are `samples/step-*.txt` and `figures/loss.png` in the run folder.
 
     Args:
         record: the run; this process has the lock of its folder.

@@ -45,19 +45,20 @@ def evaluate_run(
     quoting: Quoting | None = None,
     **how: Any,
 ) -> dict[str, Any]:
-    """Evaluates a run, as `etude evaluate` does, and returns the results.
+    """Evaluates a run, as the command `etude evaluate` does, and returns the results as a dict.
 
     The metrics are stored in `evaluations/`, with a line in `evaluations/log.jsonl` for each
     evaluation, and predictions in `predictions/`.
 
     Args:
         run: an `etude.api.Run`.
-        split: split to evaluate on, if there are no `files`.
+        split: split to evaluate on if `files` is None.
         which: checkpoint to use.
-        files: files to evaluate on.
+        files: files to evaluate on; None for the split of the run's own data.
         by: column of the data; the metrics are also computed for each of its values (slices).
-        quoting: quoting of CSV and TSV in `files`; None for that of the run's data.
-        how: the task's options (`etude.tasks.options`); an option that is None has its default.
+        quoting: quoting of CSV and TSV in `files`; None for the quoting of the run's data.
+        how: the task's options for evaluation (`etude.tasks.options`); an option that is None has
+            its default.
 
     Raises:
         RequestError: the data is missing or was changed, or lacks a requested column or split.
@@ -78,7 +79,7 @@ def write_evaluation(
 ) -> dict[str, Any]:
     """Evaluates a run on loaded data, stores the results in the run folder, and returns them.
 
-    See `evaluate_run`.
+    The stored files and the result are those of `evaluate_run`.
 
     Args:
         run: an `etude.api.Run`.
@@ -131,7 +132,7 @@ def write_evaluation(
 
 
 def evaluation_options(run: Any, data: Any, how: Mapping[str, Any]) -> EvaluationOptions:
-    """Returns the evaluation options of a run.
+    """Returns the options of a run's task for evaluation, after checking them.
 
     Args:
         run: an `etude.api.Run`.
@@ -147,12 +148,15 @@ def evaluation_options(run: Any, data: Any, how: Mapping[str, Any]) -> Evaluatio
 
 
 def stored_metrics(run: Any, split: str, how: Mapping[str, Any]) -> Mapping[str, float] | None:
-    """Returns the stored metrics of an evaluation; None if no valid metrics are stored.
+    """Returns the metrics that an earlier evaluation of a run stored; None if there are none.
+
+    Metrics of other weights or other windows don't count.
 
     Args:
         run: an `etude.api.Run`.
         split: evaluated split.
-        how: `which` (the checkpoint), and the task's options.
+        how: options of the evaluation: `which` (the checkpoint; default: `best`), and the task's
+            options.
 
     Raises:
         RequestError: the stored file was changed.
@@ -230,8 +234,8 @@ def _row_scores(file: Path) -> list[float]:
 def evaluation_name(on: str | Sequence[str], checkpoint: str, options: EvaluationOptions) -> str:
     """Returns the name of an evaluation's files, without their suffix.
 
-    The name consists of the split, or the first file's name and a hash of all paths; the
-    checkpoint; and the options that are not the defaults.
+    The name consists of three parts: the split (for files, the first file's name and a hash of all
+    paths), the checkpoint, and the options that are not the defaults.
 
     Args:
         on: the split, or the evaluated files.

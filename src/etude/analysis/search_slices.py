@@ -1,4 +1,4 @@
-"""Figures of a search: its objective over each hyperparameter, and over two hyperparameters."""
+"""Figures of a hyperparameter search: its objective over one and over two hyperparameters."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ _MAX_PANELS = 12
 
 
 def slices(study: Any) -> Figure | None:
-    """Plots the objective over each hyperparameter of the search, with pruned trials as crosses.
+    """Plots the objective over each hyperparameter of a search, in one panel each.
+
+    A dot is a finished trial, a cross is a pruned trial.
 
     Args:
         study: Optuna study of the search.
@@ -108,14 +110,17 @@ def pair(study: Any, importances: Mapping[str, float]) -> Figure | None:
 
 
 def finished_trials(study: Any) -> list[tuple[Any, float]]:
-    """Returns a pair (trial, value of the objective) for each finished trial."""
+    """Returns the finished trials of an Optuna study, as pairs (trial, value of the objective)."""
     from optuna.trial import TrialState
 
     return [(t, float(t.value)) for t in study.trials if t.state is TrialState.COMPLETE]
 
 
 def pruned_trials(study: Any) -> list[tuple[Any, float]]:
-    """Returns a pair (trial, last validation value) for each pruned trial with such a value."""
+    """Returns the pruned trials of an Optuna study, as pairs (trial, last validation value).
+
+    Trials without a validation value are omitted.
+    """
     from optuna.trial import TrialState
 
     return [
@@ -134,7 +139,12 @@ def _distribution(study: Any, name: str) -> Any:
 
 
 def _position(distribution: Any, choice: Any) -> Any:
-    """Returns the axis position of a hyperparameter's value: a choice's index, or the number."""
+    """Returns the position of a hyperparameter's value on an axis.
+
+    Args:
+        distribution: Optuna distribution of the hyperparameter.
+        choice: the value. A categorical value is placed at its index; a number is its own position.
+    """
     return distribution.to_internal_repr(choice) if hasattr(distribution, "choices") else choice
 
 
@@ -149,7 +159,10 @@ def _style_axis(axes: Axes, which: str, name: str, distribution: Any) -> None:
 
 
 def _explain(figure: Figure, *, has_pruned: bool) -> None:
-    """Adds a legend of dots (finished) and crosses (pruned) if trials were pruned."""
+    """Adds a legend to a figure of trials: dots are finished, crosses are pruned.
+
+    If no trial was pruned, nothing is added.
+    """
     if not has_pruned:
         return
     from matplotlib.lines import Line2D

@@ -31,11 +31,14 @@ log = logging.getLogger("etude")
 
 
 def draw_search(folder: Path) -> list[Path]:
-    """Draws the figures of a search into the folder `figures` in the sweep's folder `folder`.
+    """Draws the figures of a hyperparameter search, and saves them in the folder `figures`.
+
+    Args:
+        folder: the sweep's folder, in which `figures` lies.
 
     Returns:
-        The paths of the figures; empty for a sweep that is not a search, or has fewer than two
-        finished trials.
+        The paths of the figures; empty if the sweep is not a search, or has fewer than two finished
+        trials.
     """
     from etude.sweeps.search import JOURNAL, load_study
 
@@ -59,9 +62,12 @@ def draw_search(folder: Path) -> list[Path]:
 
 
 def history(study: Any) -> Figure:
-    """Plots the objective of finished and pruned trials in their order, and the best value so far.
+    """Plots the objective of each trial in the order of the trials, and the best value so far.
 
-    For a pruned trial, this is its last validation value.
+    The objective of a pruned trial is its last validation value.
+
+    Args:
+        study: Optuna study of the search.
     """
     from optuna.study import StudyDirection
 
@@ -86,9 +92,9 @@ def history(study: Any) -> Figure:
 
 
 def importance(study: Any) -> Figure | None:
-    """Plots how much each hyperparameter determines whether a trial is good.
+    """Plots the importance of each hyperparameter: how much it determines whether a trial is good.
 
-    This importance is computed by PED-ANOVA (Watanabe et al. 2023).
+    The importance is computed by PED-ANOVA (Watanabe et al. 2023).
 
     Args:
         study: Optuna study of the search.
@@ -107,7 +113,7 @@ def importance(study: Any) -> Figure | None:
 
 
 def _importances(study: Any) -> dict[str, float] | None:
-    """Returns the importance of each hyperparameter; None if it cannot be computed."""
+    """Returns a dict from each hyperparameter to its importance; None if it cannot be computed."""
     import optuna
 
     try:

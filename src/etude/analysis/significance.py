@@ -1,4 +1,4 @@
-"""Significance tests between runs, based on their scores of the same examples."""
+"""Significance tests between runs, based on their scores on the same examples."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class ScoredRun(Protocol):
-    """Contract of a run with a loss, or another score, for each example."""
+    """Contract of a run that has a loss, or another score, for each example of a split."""
 
     @property
     def path(self) -> Path: ...
@@ -29,9 +29,13 @@ class ScoredRun(Protocol):
 
 
 def significance_table(runs: Sequence[ScoredRun], split: str) -> pd.DataFrame:
-    """Returns a table of significance tests that compare each further run with the first run.
+    """Returns a table of significance tests between the first run and each further run.
 
     The columns are those of `etude.api.Runs.significance`.
+
+    Args:
+        runs: at least two runs.
+        split: split on whose examples the runs are compared.
     """
     import pandas as pd
 

@@ -23,7 +23,7 @@ _BATCH_NUMBERS = 2**24  # numbers drawn at a time
 def interval(
     values: Sequence[float], *, level: float = 0.95, seed: int = 0
 ) -> tuple[float, float] | None:
-    """Computes a bootstrap confidence interval of the mean.
+    """Returns a bootstrap confidence interval of the mean of the values.
 
     The interval is the expanded percentile interval (Hesterberg 2015, "What Teachers Should Know
     About the Bootstrap", section 4.5). The percentile bootstrap is too narrow for few values, as it
@@ -73,10 +73,10 @@ class PairedTests:
         examples: number of examples.
         mean: mean of the second model's scores minus the first's.
         low: lower end of the 95 % bootstrap interval of that mean.
-        high: upper end of the interval.
+        high: upper end of this interval.
         permutation: p-value of the sign-flip permutation test.
         bootstrap: p-value of the paired bootstrap.
-        mcnemar: p-value of McNemar's exact test; None unless every score is 0 or 1.
+        mcnemar: p-value of McNemar's exact test; None if a score is neither 0 nor 1.
     """
 
     examples: int
@@ -91,11 +91,11 @@ class PairedTests:
 def paired_tests(first: Sequence[float], second: Sequence[float], *, seed: int = 0) -> PairedTests:
     """Tests whether two models differ, from their scores on the same examples in the same order.
 
-    All tests are two-sided. The permutation test (Fisher 1935) flips signs of differences; the
-    bootstrap draws examples with replacement (Efron & Tibshirani 1993, chapter 16); McNemar's test
-    (1947) is the exact binomial test on the examples that only one model gets right. All tests
-    assume independent examples. They compare two trained models, so models trained with other
-    seeds can give other results.
+    All tests are two-sided. The permutation test (Fisher 1935) flips signs of the examples' score
+    differences. The bootstrap draws examples with replacement (Efron & Tibshirani 1993, chapter
+    16). McNemar's test (1947) is the exact binomial test on the examples that only one model gets
+    right. All tests assume independent examples. They compare two trained models, so models trained
+    with other seeds can give other results.
 
     Raises:
         InvalidArguments: the two numbers of scores differ or are below 2, or a score is not finite.
@@ -157,7 +157,7 @@ class SeedTest:
         difference: mean of the second group minus that of the first.
         p: two-sided p-value.
         smallest: smallest p-value that this number of runs permits.
-        paired: whether the runs were paired.
+        paired: whether the runs were paired, such as by their seed.
         exact: whether all permutations were computed; otherwise, p is from random permutations.
     """
 
@@ -171,11 +171,11 @@ class SeedTest:
 def seed_test(first: Sequence[float], second: Sequence[float], *, paired: bool = False) -> SeedTest:
     """Tests whether two groups of runs differ in their mean, by a permutation test (Fisher 1935).
 
-    Without pairs, the permutations are all assignments of the runs to the two groups; with pairs,
-    all swaps within pairs. Under the null hypothesis that the group of a run has no effect, all
-    permutations are equally likely. The p-value is twice the smaller tail, as in
-    `scipy.stats.permutation_test`. If there are more than `MAX_PERMUTATIONS` permutations, random
-    permutations are sampled.
+    If `paired` is false, the permutations are all assignments of the runs to the two groups. If
+    `paired` is true, they are all swaps of the two values of a pair. Under the null hypothesis that
+    the group of a run has no effect, all permutations are equally likely. The p-value is twice the
+    smaller tail, as in `scipy.stats.permutation_test`. If there are more than `MAX_PERMUTATIONS`
+    permutations, random permutations are sampled.
 
     Args:
         first: values of the first group.

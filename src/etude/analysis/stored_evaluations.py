@@ -34,7 +34,8 @@ def write(
     Args:
         file: file to write.
         content: JSON object to store.
-        weights: folders of the checkpoints that the content was computed with.
+        weights: folders of the checkpoints that the content was computed with; the hashes of their
+            weights are stored.
         predictions: JSON Lines file with the predictions of the evaluation; None if there is no
             such file.
     """
@@ -47,9 +48,10 @@ def write(
 def read(
     file: Path, weights: Sequence[Path], predictions: Path | None = None
 ) -> dict[str, Any] | None:
-    """Returns the JSON object in a stored file, after verifying its hashes.
+    """Returns the JSON object in a stored file of an evaluation, after verifying its hashes.
 
-    None if `file` or `predictions` does not exist, or if `file` was computed with other weights.
+    Returns None if `file` or `predictions` does not exist, or if `file` was computed with other
+    weights.
 
     Args:
         file: file to read.
@@ -73,8 +75,8 @@ def read(
 def faults_and_notes(record: Record) -> Iterator[tuple[str | None, str | None]]:
     """Yields a pair (fault, note) for each evaluation or prediction file that cannot be trusted.
 
-    A fault describes a damaged or changed file, a note a file without a hash. The other member of
-    the pair is None.
+    One item of the pair is a text, the other is None. A fault describes a damaged or changed file;
+    a note describes a file without a hash.
     """
     hashed: set[str] = set()
     try:

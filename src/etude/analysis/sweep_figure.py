@@ -19,7 +19,7 @@ _MAX_CURVES = 24
 
 
 def draw_curves(folder: Path, jobs: Sequence[Job]) -> Path | None:
-    """Draws `figures/curves.png` into a sweep's folder.
+    """Draws the curves of a sweep's runs, and saves them as `figures/curves.png` in its folder.
 
     Runs that differ only in their seed share a curve.
 

@@ -41,7 +41,7 @@ class Verification:
         folder: the run folder.
         faults: differences from the run as it was saved; empty for a valid run.
         notes: checks that were not possible, with the reason, and harmless edits.
-        held: whether the folder was not checked because a process is training the run.
+        held: true if the folder was not checked because a process is training the run.
     """
 
     folder: Path
@@ -59,12 +59,12 @@ class Verification:
 def verify(folder: Path, trust: Sequence[str] = ()) -> Verification:
     """Checks every file of a run folder that a result depends on.
 
-    Checks that there are no links or special files; the hashes of each field of `run.json`, of
-    `config.yaml`, `overrides.yaml`, `tokenizer.json`, source patches, checkpoints, evaluations and
-    predictions; the signature recomputed from `config.yaml`; the tokenizer's fingerprint; that the
-    steps of `metrics.jsonl` increase without missing rows; and, for a finished run, the hash of
-    that file and that it contains the results of `run.json`. Samples, figures and the log are not
-    checked.
+    The folder must contain no links or special files. Hashes are checked of each field of
+    `run.json`, and of `config.yaml`, `overrides.yaml`, `tokenizer.json`, source patches,
+    checkpoints, evaluations and predictions. The signature is recomputed from `config.yaml`, and
+    the tokenizer's fingerprint from its file. The steps of `metrics.jsonl` must increase without
+    missing rows. For a finished run, the hash of `metrics.jsonl` is checked, and it must contain
+    the results in `run.json`. Samples, figures and the log are not checked.
 
     The checks detect accidents, not forgery. A run of an older version has fewer hashes; the result
     notes the missing hashes.
@@ -99,22 +99,22 @@ def verify(folder: Path, trust: Sequence[str] = ()) -> Verification:
 
 
 def accept(folder: Path, trust: Sequence[str] = ()) -> list[str]:
-    """Accepts manual edits of a run folder that no result depends on.
+    """Accepts manual edits of a run folder that no result depends on: their hashes are updated.
 
-    Such edits are changes of `tags` and `notes` in `run.json`, and changes of `config.yaml` and
-    `tokenizer.json` that preserve the signature and the fingerprint. The calling process must have
-    the lock of the run.
+    The accepted edits are changes of `tags` and `notes` in `run.json`, and changes of `config.yaml`
+    and `tokenizer.json` that preserve the signature of the config and the fingerprint of the
+    tokenizer. The calling process must have the lock of the run.
 
     Args:
         folder: the run folder.
         trust: modules outside Étude that the run's config may name.
 
     Returns:
-        Descriptions of the changes.
+        Descriptions of the accepted changes.
 
     Raises:
-        RequestError: an edit changes a result, or would make the run a different run; there is a
-            problem for each such edit.
+        RequestError: an edit changes a result, or would make the run a different run. The error has
+            a problem for each of these edits.
     """
     record = Record.read(folder)
     verdict = Verification(folder)
@@ -127,7 +127,10 @@ def accept(folder: Path, trust: Sequence[str] = ()) -> list[str]:
 
 
 def _check_hashes(record: Record, verdict: Verification) -> None:
-    """Adds to `verdict` the faults of files whose hashes are in `run.json`, and accepted edits."""
+    """Compares files of a run with their hashes in `run.json`, and adds the results to `verdict`.
+
+    A changed file is a fault. A harmless or accepted edit is a note.
+    """
     verdict.faults += integrity.describe_changes(record.info, record.path)
     verdict.notes += integrity.edits(record.info, record.path)
     if not integrity.is_hashed(record.info):
@@ -163,7 +166,7 @@ def _accepted_text(accepted: dict[str, Any]) -> str:
 
 
 def _patches(record: Record) -> Iterator[dict[str, Any]]:
-    """Yields one entry of `run.json` for each patch file with uncommitted source changes."""
+    """Yields the entry in `run.json` of each patch file (a file of uncommitted source changes)."""
     seen = set()
     for start in record.info.get("starts", []):
         for patch in start.get("patches", []) if isinstance(start, dict) else []:
@@ -214,7 +217,7 @@ def _check_tokenizer(record: Record, verdict: Verification) -> None:
 
 
 def metrics_faults(record: Record, *, ended: bool) -> list[str]:
-    """Returns the faults of `metrics.jsonl`.
+    """Returns a message for each fault of a run's `metrics.jsonl`.
 
     Args:
         record: the run to check.
@@ -226,9 +229,10 @@ def metrics_faults(record: Record, *, ended: bool) -> list[str]:
 
 
 def _gap_faults(record: Record) -> Iterator[str]:
-    """Yields a message about the first missing row of `metrics.jsonl`, if there is one.
+    """Yields a message about the first row that is missing in `metrics.jsonl`, if there is one.
 
-    The rows are checked up to the last row or, for a finished run, up to its last step.
+    Rows are expected up to the last row in the file or, for a finished run, up to the run's last
+    step.
     """
     steps = [row["step"] for row in iter_rows(record.metrics.path)]
     last = steps[-1] if steps else 0
@@ -244,7 +248,7 @@ def _row_faults(path: Path, *, must_be_whole: bool) -> Iterator[str]:
     A line is invalid if it is no JSON object with a step number, or if the step does not increase.
 
     Args:
-        must_be_whole: whether a missing file and a truncated last line are faults, too.
+        must_be_whole: whether a missing file and an incomplete last line are faults, too.
     """
     try:
         with open_file(path, METRICS) as file:
@@ -349,11 +353,10 @@ def _relative_text(problem: Problem, folder: Path) -> str:
 
 
 def _special_entries(folder: Path) -> list[Problem]:
-    """Returns a problem for each link or special file (such as a pipe) in a run folder.
+    """Returns a problem for each link or special file (such as a pipe) in a run folder, at most 8.
 
-    If a folder in it cannot be read, returns only a problem with that folder.
-
-    At most 8 problems are returned.
+    If a folder inside the run folder cannot be read, the only problem is that this folder is
+    unreadable.
     """
     try:
         return list(islice(special_entries(folder, apart=FOREIGN_FOLDERS), 8))

@@ -70,7 +70,7 @@ class Tolerance:
 
     @property
     def needs_published(self) -> bool:
-        """Whether the rule needs a published number (`relative` and `absolute`)."""
+        """Whether the rule compares with a published number; true for `relative` and `absolute`."""
         return self.relative is not None or self.absolute is not None
 
     def admits(self, value: float, published: float | None) -> bool:
@@ -97,15 +97,15 @@ class Tolerance:
 
 @dataclass(frozen=True, config=CLOSED)
 class ProtocolFigure:
-    """Result that others measured with the settings of this reproduction.
+    """Result that others measured with the settings of this reproduction of a paper.
 
-    For values of the paper's table that this reproduction measures with other settings than the
-    paper, or for which the paper prints no number.
+    The paper file contains such a result for a value of the paper's table if the reproduction uses
+    other settings than the paper, or if the paper prints no number.
 
     Attributes:
         expected: the result; None if only a bound is known.
         read: who measured the result, and how.
-        tolerance: rule that decides whether a measured value agrees.
+        tolerance: rule that decides whether a measured value agrees with the result.
         because: reason for the tolerance.
     """
 
@@ -150,10 +150,12 @@ class Cell:
 
 
 def _check_published(tolerance: Tolerance, key: str, number: float | None) -> None:
-    """Checks that `number` is set if the tolerance needs a number, and otherwise None.
+    """Checks that a published number is given if the tolerance needs one, and only then.
 
     Args:
+        tolerance: rule that compares a measured value with the published number.
         key: the number's key in the paper file, for errors.
+        number: the published number, or None.
     """
     checks = Checks()
     if tolerance.needs_published:
@@ -170,7 +172,7 @@ def _check_published(tolerance: Tolerance, key: str, number: float | None) -> No
 
 @dataclass(frozen=True, config=CLOSED)
 class NeededFile:
-    """A file that the user must provide.
+    """A file that the user must provide before a paper's values can be measured.
 
     Attributes:
         says: description of the file and its source.
@@ -202,7 +204,7 @@ class Paper:
         files: files that the user must provide, by name.
         extensions: custom modules whose classes `measure` may use. A run that needs custom modules
             sets `extensions` in its own overrides.
-        notes: remarks for the report, such as why a cell does not match.
+        notes: remarks for the report, such as why a measured value does not match.
         smoke: overrides that make each run as short as possible, for a test of the pipeline. A
             run's overrides that refer to `files` are dropped, so `smoke` sets other data:
             `{toy-text.txt}` and the other names in `etude.papers.toy_data` are generated. These
@@ -264,12 +266,12 @@ def names_in(override: str, names: Iterable[str]) -> set[str]:
 
 @dataclass(frozen=True)
 class Reading:
-    """Measured values for one cell of a paper's table, for all seeds.
+    """Measured values of one cell (one value of a paper's table), for all seeds.
 
     Attributes:
         values: one value for each seed.
-        controls: values of the negative control, a case in which the claim must not hold, in the
-            same order.
+        controls: values of the negative control, a case in which the claim must not hold, one for
+            each seed in the same order.
     """
 
     values: list[float]
@@ -277,34 +279,36 @@ class Reading:
 
 
 class Measurement(Protocol):
-    """Contract of the class in `measure._target_` of a paper without runs.
+    """Contract of a class that measures the values of a paper's table without training runs.
 
-    An optional attribute `cells`, a set of the keys that `measure` returns, is compared with the
-    keys of the cells in the paper file.
+    A paper file without `runs` names such a class in `measure._target_`. The class may have an
+    attribute `cells`: a set of the keys that `measure` returns. These keys are compared with the
+    keys of the cells (values of the table) in the paper file.
     """
 
     def measure(self, seeds: list[int], figures: Path) -> dict[str, Reading]:
-        """Returns a dict from the key of each cell of the paper's table to its measured values.
+        """Returns a dict from the key of each value in the paper's table to its measured values.
 
         Also writes PNG files to the existing folder `figures`.
         """
 
 
 class Readings(Protocol):
-    """Contract of the class in `measure._target_` of a paper with runs.
+    """Contract of a class that reads the values of a paper's table from finished runs.
 
-    Two optional attributes, sets of names, are compared with the paper file: `arms`, the keys of
-    the paper's `runs` that `read` needs, and `cells`, the keys that `read` returns.
+    A paper file with `runs` names such a class in `measure._target_`. The class may have two
+    attributes, which are compared with the paper file: `arms`, a set of the keys of the paper's
+    `runs` that `read` needs, and `cells`, a set of the keys that `read` returns.
     """
 
     def read(self, runs: Mapping[str, Sequence[Any]], figures: Path) -> dict[str, Reading]:
-        """Returns a dict from the key of each cell of the paper's table to its measured values.
+        """Returns a dict from the key of each value in the paper's table to its measured values.
 
-        Also writes PNG files.
+        Also writes PNG files. Values that need unfinished runs are omitted from the result.
 
         Args:
-            runs: finished runs (`etude.api.Run`) by the name of their arm, which is a key of the
-                paper's `runs`. Cells that need unfinished runs are omitted from the result.
+            runs: finished runs (`etude.api.Run`) of each arm. An arm is a group of runs that share
+                a key of the paper's `runs`; this key is the arm's name.
             figures: existing folder for the PNG files.
         """
 
@@ -329,7 +333,10 @@ def _folders(config_dir: Path | None) -> list[Path]:
 
 
 def _config_file(kind: str, name: str, config_dir: Path | None) -> Path:
-    """Returns the path of `<kind>/<name>.yaml` in the custom configs, or else in Étude's own."""
+    """Returns the path of `<kind>/<name>.yaml`, such as `paper/<name>.yaml`.
+
+    The file is searched in the custom configs (`config_dir`), then in Étude's own.
+    """
     paths = [folder / kind / f"{name}.yaml" for folder in _folders(config_dir)]
     return next((path for path in paths if path.is_file()), paths[-1])
 
@@ -354,7 +361,7 @@ def all_papers(config_dir: Path | None = None) -> dict[str, Paper]:
 
 
 def readable_papers(config_dir: Path | None = None) -> tuple[dict[str, Paper], list[Problem]]:
-    """Returns a dict of the papers with valid files, by name, and the errors in the other files.
+    """Returns the papers with valid files, as a dict by name, and the errors in the other files.
 
     Args:
         config_dir: see `paper_names`.
@@ -394,7 +401,11 @@ def load(name: str, config_dir: Path | None = None) -> Paper:
 
 
 def read(path: Path) -> Paper:
-    """Returns the paper that a file describes; see `load` for errors."""
+    """Returns the paper that the YAML file `path` describes.
+
+    Raises:
+        RequestError: If the file has errors.
+    """
     where = _display_path(path)
     with _yaml_errors(where):
         content = parse_yaml(path.read_text(encoding="utf-8"), where)
@@ -416,7 +427,11 @@ def _display_path(path: Path) -> str:
 
 @contextmanager
 def _yaml_errors(where: str) -> Iterator[None]:
-    """Context manager that converts YAML and encoding errors of a file to `RequestError`."""
+    """Context manager in which YAML and encoding errors of a file become a `RequestError`.
+
+    Args:
+        where: name of the file, for the error.
+    """
     try:
         yield
     except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
@@ -425,10 +440,14 @@ def _yaml_errors(where: str) -> Iterator[None]:
 
 
 def measurement_node(name: str, paper: Paper) -> Node:
-    """Returns the node (a checked class and its arguments) that the paper's `measure` describes.
+    """Checks the section `measure` of a paper file, and returns its class and arguments as a node.
 
-    The node builds a `Measurement` or a `Readings`. Its canonical form is stored with the result,
-    as the settings of the measurement.
+    The node can build the class, which is a `Measurement` or a `Readings`. The class name and the
+    arguments are stored with the result, as the settings of the measurement.
+
+    Args:
+        name: name of the paper, for errors.
+        paper: the paper.
 
     Raises:
         RequestError: If `measure` has no valid class, or arguments that the class does not accept.
@@ -445,8 +464,8 @@ def build_measurement(name: str, paper: Paper) -> Any:
     """Builds the object that the paper's `measure` describes: a `Measurement` or a `Readings`.
 
     Raises:
-        RequestError: If the constructor rejects its arguments, the object reads runs that the
-            paper doesn't have, or it does not measure a cell of the paper. The message names the
+        RequestError: If the constructor rejects its arguments, the object reads runs that the paper
+            doesn't have, or it does not measure a value of the paper's table. The message names the
             paper's file.
     """
     node = measurement_node(name, paper)
@@ -483,17 +502,19 @@ def build_measurement(name: str, paper: Paper) -> Any:
 
 
 def check_readings(name: str, paper: Paper, readings: Any, *, complete: bool) -> None:
-    """Checks that the measured values (`readings`) fit the cells of the paper's table.
+    """Checks that the measured values fit the cells of a paper's table; a cell is one value.
 
     Args:
         name: name of the paper.
         paper: the paper.
-        readings: result of the paper's `Measurement` or `Readings`.
+        readings: result of the paper's `Measurement` or `Readings`: a dict from the key of each
+            cell to its measured values.
         complete: whether all runs of the paper have ended, so that each cell needs a value.
 
     Raises:
-        RequestError: If `readings` is not a mapping by cell key, a cell has no measured value, or a
-            `Reading` doesn't contain lists of numbers with at most one number for each seed.
+        RequestError: If `readings` is not a mapping, a cell has no measured value although
+            `complete` is true, or a `Reading` doesn't contain lists of numbers with at most one
+            number for each seed.
     """
     kind, seeds = paper.measure["_target_"], len(paper.seeds)
     problems = []
@@ -529,9 +550,9 @@ def _are_numbers(values: Any) -> bool:
 
 
 def experiments(paper: Paper) -> dict[str, str]:
-    """Returns a dict from each experiment that the runs use to the SHA-256 (hex) of its file.
+    """Returns a dict from the name of each experiment file of a paper's runs to a hash of the file.
 
-    Comments and layout of a file don't change its hash.
+    The hash is the SHA-256 (hex) of the parsed content. Comments and layout don't change the hash.
     """
     hashes = {}
     for override in sorted(set().union(*paper.runs.values())):
@@ -551,8 +572,8 @@ def problems_of(error: ValidationError, kinds: Sequence[Any]) -> list[Problem]:
 
     Args:
         error: the pydantic error.
-        kinds: dataclasses that were validated. If a key is unknown, the hint is their most similar
-            field.
+        kinds: dataclasses that were validated. If a key is unknown, the hint names the most similar
+            field of these dataclasses.
     """
     return [problem for details in error.errors() for problem in _problems(details, kinds)]
 
@@ -573,7 +594,10 @@ def _problems(details: ErrorDetails, kinds: Sequence[Any]) -> list[Problem]:
 
 
 def _key_path(loc: tuple[int | str, ...]) -> str:
-    """Returns the key path of a pydantic location: ("cells", 0, "key") as `cells[0].key`."""
+    """Converts a location in a pydantic error to a key path.
+
+    For example, ("cells", 0, "key") becomes `cells[0].key`.
+    """
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc)
     return path.removeprefix(".")
 

@@ -41,7 +41,7 @@ LARGEST = 16 * 2**20
 
 
 def html(title: str, markdown: str, folder: Path) -> str:
-    """Returns a complete HTML page with embedded figures.
+    """Converts a report in Markdown to a complete HTML page with embedded figures.
 
     Args:
         title: title of the page.
@@ -70,7 +70,11 @@ def html(title: str, markdown: str, folder: Path) -> str:
 
 
 def _data_url(folder: Path, source: str) -> str | None:
-    """Returns a figure as a `data:` URL; None if `source` is not a figure in `folder`."""
+    """Returns a figure as a `data:` URL; None if it is not a figure that can be embedded.
+
+    Args:
+        source: path relative to the report's folder `folder`, such as `figures/curves.png`.
+    """
     parent, _, name = source.rpartition("/")
     if parent != "figures" or name in ("", ".", "..") or "\0" in name:
         return None

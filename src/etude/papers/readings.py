@@ -87,14 +87,14 @@ class Value:
 
     @property
     def arms(self) -> set[str]:
-        """The names of the arms whose runs are read."""
+        """Names of the arms (named groups of a paper's runs) that are read."""
         return {self.run} | (set() if self.over is None else self.over.arms)
 
     def read(self, runs: Mapping[str, Sequence[Run]]) -> list[float]:
-        """Returns one number for each run of the arm, or with `swept` for each seed.
+        """Returns the measured numbers: one for each run of the arm, or with `swept` for each seed.
 
         Args:
-            runs: finished runs by the name of their arm.
+            runs: finished runs of each arm, by the arm's name.
 
         Raises:
             RequestError: If a finished run does not have the metric.
@@ -102,9 +102,12 @@ class Value:
         return [*self.by_seed(runs).values()]
 
     def by_seed(self, runs: Mapping[str, Sequence[Run]]) -> SeedValues:
-        """Returns a dict from pairs of a seed and a run's index to the run's number.
+        """Returns the numbers of `read` as a dict, whose keys are pairs (seed, index).
 
-        See `SeedValues`.
+        The index counts the arm's runs with this seed, from 0. With `swept`, it is always 0.
+
+        Args:
+            runs: finished runs of each arm, by the arm's name.
         """
         several = runs.get(self.run, ())
         own = self._reduced(several) if self.swept else _keyed(several, map(self._value, several))
@@ -174,26 +177,35 @@ class Mean:
 
     @property
     def arms(self) -> set[str]:
-        """The names of the arms whose runs are read."""
+        """Names of the arms (named groups of a paper's runs) that are read."""
         return {arm for each in self.mean for arm in each.arms}
 
     def read(self, runs: Mapping[str, Sequence[Run]]) -> list[float]:
         """Returns the mean of the values for each seed for which all values are measured.
 
         Args:
-            runs: finished runs by the name of their arm.
+            runs: finished runs of each arm, by the arm's name. An arm is a named group of a paper's
+                runs.
         """
         return [*self.by_seed(runs).values()]
 
     def by_seed(self, runs: Mapping[str, Sequence[Run]]) -> SeedValues:
-        """Returns a dict from pairs of a seed and a run's index to the mean; see `SeedValues`."""
+        """Returns the means of `read` as a dict, whose keys are pairs (seed, index).
+
+        The index counts an arm's runs with this seed, from 0.
+
+        Args:
+            runs: finished runs of each arm, by the arm's name.
+        """
         first, *others = (each.by_seed(runs) for each in self.mean)
         shared = [key for key in first if all(key in other for other in others)]
         return {key: fmean(each[key] for each in (first, *others)) for key in shared}
 
 
 def _keyed(runs: Sequence[Run], values: Iterable[float]) -> SeedValues:
-    """Returns a dict from pairs of a seed and a run's index to the run's value; see `SeedValues`.
+    """Returns the values of runs as a dict, whose keys are pairs (seed, index).
+
+    The index counts the runs with this seed, from 0.
 
     Args:
         runs: the runs.
@@ -221,12 +233,15 @@ def _extremum(name: str, values: Sequence[float]) -> float:
 
 
 def _scores(run: Run, split: str, how: Mapping[str, Any]) -> Mapping[str, float]:
-    """Returns the metrics of a checkpoint on a split, by name.
+    """Returns a dict from the name of each metric to its value for a checkpoint on a split.
 
-    Reads them from the run's folder if they are stored there, otherwise evaluates the checkpoint.
+    The values are read from the run's folder if they are stored there. Otherwise, the checkpoint is
+    evaluated.
 
     Args:
-        how: options of the evaluation; see `Value`.
+        run: the run.
+        split: the split, such as `test`.
+        how: options of the evaluation, such as the checkpoint; see `Value`.
     """
     from etude.analysis.scoring import evaluate_run, stored_metrics
 
@@ -238,9 +253,10 @@ class Metrics:
     """Measurement that reads the values of a paper's table from runs and draws curves of metrics.
 
     Args:
-        values: definition of each value, by the key of its cell in the paper's table: arguments of
-            `Value` or `Mean`.
-        controls: definition of each cell's negative control, in the same form.
+        values: definitions of the values, as a dict. Its keys are those of the cells (values of the
+            paper's table); each item contains the arguments of `Value` or `Mean`.
+        controls: definition of each value's negative control (a case in which the claim must not
+            hold), in the same form.
         curves: metrics to draw, each in its own panel.
         log: axes with logarithmic scale: `x`, `y`, `xy`, or an empty string.
     """
@@ -269,20 +285,23 @@ class Metrics:
 
     @property
     def arms(self) -> set[str]:
-        """The names of the arms whose runs are read."""
+        """Names of the arms (named groups of a paper's runs) that are read."""
         values = [*self.values.values(), *self.controls.values()]
         return {arm for value in values for arm in value.arms}
 
     @property
     def cells(self) -> set[str]:
-        """The keys of the cells of the paper's table that are measured."""
+        """Keys of the cells (values of the paper's table) that are measured."""
         return set(self.values)
 
     def read(self, runs: Mapping[str, Sequence[Run]], figures: Path) -> dict[str, Reading]:
-        """Returns the measured values by the key of their cell, and draws `curves.png`.
+        """Returns a dict from the key of each value in the paper's table to its measured values.
+
+        Also draws `curves.png`.
 
         Args:
-            runs: finished runs by the name of their arm.
+            runs: finished runs of each arm, by the arm's name. An arm is a named group of a paper's
+                runs.
             figures: folder for the figure.
         """
         if runs and self.curves:
@@ -325,10 +344,11 @@ def _values(
 def draw(runs: Mapping[str, Sequence[Run]], metrics: Sequence[str], log: str, path: Path) -> None:
     """Draws the curves of each metric in its own panel, and saves the figure at `path`.
 
-    Thin lines are single runs; thick lines are the means over the runs of an arm.
+    A thin line is a single run. A thick line is the mean over the runs of an arm, which is a named
+    group of runs.
 
     Args:
-        runs: finished runs by the name of their arm.
+        runs: finished runs of each arm, by the arm's name.
         metrics: names of the metrics.
         log: axes with logarithmic scale; see `Metrics`.
         path: path of the PNG file.

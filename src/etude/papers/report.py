@@ -37,14 +37,14 @@ COLUMNS = (
 
 
 def rows(paper: Paper, readings: Mapping[str, Reading]) -> list[list[str]]:
-    """Returns the rows of the printed table, one for each cell of the paper's table.
+    """Returns the rows of the printed table, one row for each cell (value of the paper's table).
 
     Args:
         paper: the paper.
         readings: measured values by the key of their cell.
 
     Returns:
-        Lists of texts, one text for each column in `COLUMNS`.
+        The rows; each row is a list with one text for each column in `COLUMNS`.
     """
     return [_row(cell, readings.get(cell.key)) for cell in paper.cells]
 
@@ -77,16 +77,20 @@ def verdict_of(paper: Paper, readings: Mapping[str, Reading]) -> Verdict:
 
     Args:
         paper: the paper.
-        readings: measured values by the key of their cell in the table.
+        readings: measured values by the key of their cell (value of the paper's table).
     """
     return overall([judge(cell, readings.get(cell.key)) for cell in paper.cells])
 
 
 def protocol_verdict_of(paper: Paper, readings: Mapping[str, Reading]) -> Verdict | None:
-    """Returns the verdict of the comparison with results that others measured with these settings.
+    """Returns the verdict of the comparison with what others measured with the same settings.
 
-    Returns None if the paper file contains no such result; see
+    Returns None if the paper file contains no results of others; see
     `etude.papers.claims.ProtocolFigure`.
+
+    Args:
+        paper: the paper.
+        readings: measured values by the key of their cell (value of the paper's table).
     """
     judged = [judge_protocol(cell, readings.get(cell.key)) for cell in paper.cells]
     verdicts = [verdict for verdict in judged if verdict is not None]
@@ -105,9 +109,10 @@ def result(
     Args:
         name: name of the paper.
         paper: the paper.
-        settings: canonical form of the paper's `measure`.
-        readings: measured values by the key of their cell in the table.
-        runs: the runs that were read, by the name of their arm.
+        settings: settings of the measurement: the class and arguments in the paper's `measure`.
+        readings: measured values by the key of their cell (value of the paper's table).
+        runs: the runs that were read, by the name of their arm. An arm is a named group of the
+            paper's runs.
     """
     where = {k: v for k, v in provenance.start_entry(0).items() if k not in ("step", "host")}
     where["devices"] = sorted({_device(run) for several in runs.values() for run in several})
@@ -143,16 +148,18 @@ def result(
 def read_verdicts(
     path: Path, paper: Paper, settings: Mapping[str, Any]
 ) -> tuple[Verdict, Verdict | None]:
-    """Compares the measured values in a `result.json` with the paper, if its runs are unchanged.
+    """Reads a `result.json`, and compares its measured values with the current paper file.
 
     Args:
         path: path of the `result.json`, which may not exist.
         paper: the paper.
-        settings: canonical form of the paper's present `measure`.
+        settings: settings of the measurement in the current paper file: the class and arguments in
+            `measure`.
 
     Returns:
-        The two verdicts that `judge_result` returns. If the file is missing or a run has changed,
-        the first is "not run" and the second is None.
+        The verdict of the comparison with the paper, and that of the comparison with results of
+        others, as returned by `judge_result`. If the file is missing, or a run that was
+        measured has changed, the first is "not run" and the second is None.
 
     Raises:
         RequestError: If the file is damaged, or was written by a newer Étude.
@@ -175,11 +182,16 @@ def _check_format(content: Any, name: str) -> None:
 
 
 def _run_entries(content: Any, name: str) -> list[dict[str, str]]:
-    """Returns a dict for each run in a result: its path, `place`, and its metrics' hash, `metrics`.
+    """Returns a dict for each run that a `result.json` lists.
+
+    The dict has two keys: `place`, the run's path, and `metrics`, the hash of the run's metrics.
 
     Args:
         content: content of `result.json`.
         name: name of the file, for errors.
+
+    Raises:
+        RequestError: If the list of runs is invalid.
     """
     kind = dict[str, list[dict[str, Any]]]
     try:
@@ -197,18 +209,19 @@ def _run_entries(content: Any, name: str) -> list[dict[str, str]]:
 def judge_result(
     content: Any, name: str, paper: Paper, settings: Mapping[str, Any]
 ) -> tuple[Verdict, Verdict | None]:
-    """Compares the measured values in a `result.json` with the cells in the present paper file.
+    """Compares the measured values in a `result.json` with the values in the current paper file.
 
     Args:
-        content: content of the file.
+        content: content of the `result.json`.
         name: name of the file, for errors.
-        paper: the paper.
-        settings: canonical form of the paper's present `measure`.
+        paper: the paper, as in the current paper file.
+        settings: settings of the measurement in the current paper file: the class and arguments in
+            `measure`.
 
     Returns:
         The verdict of the comparison with the paper, and that of the comparison with results of
-        others (None if the paper file contains no such results). If the values were measured with
-        other settings or seeds, the first is "not run" and the second is None.
+        others (None if the paper file contains no results of others). If the values were
+        measured with other settings or seeds, the first is "not run" and the second is None.
 
     Raises:
         RequestError: If the file is damaged, or was written by a newer Étude.
@@ -224,8 +237,9 @@ def readings_in(
 ) -> dict[str, Reading] | Verdict:
     """Returns the measured values in a `result.json`, by the key of their cell.
 
-    If the values were not measured with the paper's present settings, or were edited, returns the
-    verdict "not run" with the reason. See `judge_result` for arguments and errors.
+    A cell is one value of the paper's table. If the values were edited, or were measured with other
+    settings than those in the current paper file, returns the verdict "not run" with the reason.
+    See `judge_result` for arguments and errors.
     """
     _check_format(content, name)
     now = (dict(settings), list(paper.seeds), dict(paper.runs), claims.experiments(paper))
@@ -250,7 +264,11 @@ def readings_in(
 
 
 def _run_entry(run: Any) -> dict[str, Any]:
-    """Returns the entry of a run in `result.json`, without its path."""
+    """Returns the data that `result.json` contains for a run, without the run's path.
+
+    The keys are `seed`, `seconds`, `parameters` (their number) and `metrics` (hash of the run's
+    metrics).
+    """
     info = run.summary
     return {"seed": info["seed"], "seconds": info["seconds"], "parameters": info["parameters"]} | {
         "metrics": _digest(run.path)
@@ -258,7 +276,7 @@ def _run_entry(run: Any) -> dict[str, Any]:
 
 
 def _sha256(readings: Any) -> str:
-    """Returns the SHA-256 (hex) of the measured values, which reveals manual edits."""
+    """Returns the SHA-256 (hex) of the measured values, by which manual edits are detected."""
     return hashlib.sha256(json.dumps(readings, sort_keys=True).encode()).hexdigest()
 
 
@@ -334,9 +352,14 @@ def _config_dir_option(config_dir: Path | None) -> list[str]:
 
 
 def _runs_table(content: Mapping[str, Any], config_dir: Path | None) -> list[str]:
-    """Returns a Markdown table with command, size, duration and folders of each arm's runs.
+    """Returns a Markdown table of a paper's runs, as the only item of a list.
 
-    The table is the only item of the list; without runs, the list is empty.
+    The table has a row for each arm, which is a named group of runs. The columns are the command,
+    size, duration and folders of the runs. If the paper has no runs, the list is empty.
+
+    Args:
+        content: content of `result.json`.
+        config_dir: folder of custom configs, for the commands; None if there is none.
     """
     option = _config_dir_option(config_dir)
     if not content["overrides"]:
@@ -360,9 +383,14 @@ def _runs_table(content: Mapping[str, Any], config_dir: Path | None) -> list[str
 
 
 def _span(values: Sequence[float], form: str) -> str:
-    """Returns minimum and maximum of the values, in the format `form`, such as `3 to 5`.
+    """Returns the minimum and maximum of the values as text, such as `3 to 5`.
 
-    If both are equal as text, returns one number; if there are no values, an empty text.
+    If both numbers are the same as text, returns one number. If there are no values, returns an
+    empty text.
+
+    Args:
+        values: the values.
+        form: format of a number, such as `{:.0f}`.
     """
     ends = [form.format(end) for end in (min(values), max(values))] if values else []
     return " to ".join(dict.fromkeys(ends))
@@ -386,7 +414,8 @@ def _cell_text(cell: Cell) -> str:
 def _mean_text(values: Sequence[float]) -> str:
     """Returns mean and standard deviation of the values as text, such as `0.98 ± 0.01`.
 
-    Both are rounded to the first significant digit of the standard deviation.
+    Both are rounded to the first significant digit of the standard deviation. A single value is
+    returned without a deviation.
     """
     if not values:
         return ""

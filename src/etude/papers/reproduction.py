@@ -79,11 +79,11 @@ def reproduce(
         config_dir: folder of custom configs, searched before Étude's own configs.
 
     Returns:
-        Whether every measured value matches its cell of the paper's table.
+        Whether every measured value matches its value in the paper's table.
 
     Raises:
-        RequestError: If there is no such paper, its file has errors, the root is not writable, or
-            a file that the user provides is missing or has another SHA-256 than the paper states.
+        RequestError: If there is no such paper, its file has errors, the root is not writable, or a
+            file that the user provides is missing or has another SHA-256 than the paper states.
         Interrupted: If a signal was received; the same command resumes the runs.
     """
     paper = claims.load(name, config_dir)
@@ -135,18 +135,20 @@ def reproduce(
 
 
 def _judge_earlier(name: str, paper: Paper, settings: Mapping[str, Any], path: Path) -> bool:
-    """Prints the comparison of an earlier measurement with the cells in the present paper file.
+    """Prints the comparison of an earlier measurement with the values in the current paper file.
 
     For a paper without runs.
 
     Args:
         name: name of the paper.
         paper: the paper.
-        settings: canonical form of the paper's `measure`.
+        settings: settings of the measurement in the current paper file: the class and arguments in
+            `measure`.
         path: path of the earlier `result.json`, which may not exist.
 
     Returns:
-        Whether every measured value matches its cell of the paper's table.
+        Whether every measured value matches its value in the paper's table. False if there is no
+        earlier measurement with these settings.
     """
     readings: Mapping[str, Reading] | Verdict = Verdict("not run")
     if path_exists(path):
@@ -176,7 +178,7 @@ def smoke(
     The claim is not judged, and no report is written. See `reproduce` for the arguments.
 
     Returns:
-        Whether each run finished and each cell of the paper's table got a value.
+        Whether each run finished and each value of the paper's table was measured.
     """
     paper = claims.load(name, config_dir)
     measurement = claims.build_measurement(name, paper)

@@ -41,14 +41,17 @@ _READ_ONCE = ReadOnce()
 class PaperRun:
     """One run of a paper: an arm with one seed and one combination of swept values.
 
+    An arm is a named group of a paper's runs. An override of one arm can use a run of another arm,
+    the source run, by the other arm's name in braces. The name is then replaced by the source run's
+    folder.
+
     Attributes:
         name: name of the arm.
         seed: seed of the run.
         number: index of the run in the paper.
         label: arm, swept values and seed, for messages.
         stated: overrides for `etude train`, in which names of other arms are in braces.
-        sources: the source runs, whose folders replace the names in braces, by the names of their
-            arms.
+        sources: the source run for each name in braces.
         config_dir: folder of custom configs.
     """
 
@@ -61,9 +64,9 @@ class PaperRun:
     config_dir: Path | None = None
 
     def overrides(self) -> list[str] | None:
-        """Returns the overrides, with each name in braces replaced by a source run's folder.
+        """Returns the overrides, with each arm's name in braces replaced by the folder of its run.
 
-        Returns None until all source runs have ended.
+        Returns None until all of these other runs (source runs) have ended.
         """
         paths = {name: run.finished() for name, run in self.sources.items()}
         if None in paths.values():
@@ -73,18 +76,25 @@ class PaperRun:
     def folder(self) -> Path | None:
         """Returns the run's folder; None until its source runs have ended.
 
+        A source run is a run whose folder is part of this run's overrides.
+
         Raises:
             RequestError: If the overrides are invalid.
         """
         return None if (location := self._location()) is None else location[0]
 
     def _location(self) -> tuple[Path, str] | None:
-        """Returns the run's folder and signature; None until its source runs have ended."""
+        """Returns the run's folder and signature (hash of the config that names the folder).
+
+        Returns None until the runs whose folders are part of this run's overrides have ended.
+        """
         checked = self.checked()
         return None if checked is None else (run_folder_of(checked), signature(checked.identity))
 
     def checked(self) -> CheckedConfig | None:
         """Returns the run's checked config; None until its source runs have ended.
+
+        A source run is a run whose folder is part of this run's overrides.
 
         Raises:
             RequestError: If the overrides are invalid.
@@ -138,10 +148,13 @@ def _check_record(record: Record, expected_signature: str, run: PaperRun) -> Non
 def _checked(
     overrides: tuple[str, ...], times: tuple[int, ...], config_dir: Path | None
 ) -> CheckedConfig:
-    """Returns the checked config of a run; cached, as each run's config is needed repeatedly.
+    """Returns the checked config of a run, from a cache if it was checked before.
 
     Args:
-        times: modification times of `run.json` of the source runs, in ns; part of the cache key.
+        overrides: overrides of the run.
+        times: modification times, in ns, of the `run.json` of each run whose folder is part of the
+            overrides. If a time changes, the config is checked again.
+        config_dir: folder of custom configs; None if there is none.
     """
     return check_all(compose(overrides, config_dir=config_dir))
 
@@ -154,7 +167,7 @@ def paper_runs(
     smoke: bool = False,
     files: Path = Path(),
 ) -> list[PaperRun]:
-    """Returns all runs of a paper, ordered by arm, seed and swept values.
+    """Returns all runs of a paper, ordered by arm (named group of runs), seed and swept values.
 
     Args:
         name: name of the paper.
@@ -193,10 +206,11 @@ def paper_runs(
 
 
 def _smoke_overrides(paper: Paper, arm: str) -> list[str]:
-    """Returns an arm's overrides for a smoke test.
+    """Returns an arm's overrides for a smoke test: those of the arm, then those of the smoke test.
 
-    An override of the arm is omitted if the paper's `smoke` or `smoke_runs` sets the same key, or a
-    key above it, or if the override refers to a file that the user provides.
+    An arm is a named group of the paper's runs. An override of the arm is omitted if the paper's
+    `smoke` or `smoke_runs` sets the same key, or a key above it, or if the override refers to a
+    file that the user provides.
     """
     smoke = [*paper.smoke, *paper.smoke_runs.get(arm, ())]
     keys = [_key(override) for override in smoke]
@@ -210,7 +224,7 @@ def _key(override: str) -> str:
 
 
 def find_files(name: str, paper: Paper, folder: Path) -> dict[str, Path | None]:
-    """Finds and validates the files that a paper needs; returns their paths by name.
+    """Finds the files that a paper needs, checks their hashes, and returns their paths by name.
 
     Args:
         name: name of the paper, for errors.
@@ -235,7 +249,12 @@ def find_files(name: str, paper: Paper, folder: Path) -> dict[str, Path | None]:
 
 
 def _fill_in(override: str, paths: Mapping[str, Path | None]) -> str:
-    """Returns an override in which each name in braces is replaced by its path in `paths`."""
+    """Returns an override in which each name in braces is replaced by a path.
+
+    Args:
+        override: the override, such as `init_from={base}`.
+        paths: dict from each name to its path.
+    """
     for name, path in paths.items():
         if path is not None:
             override = override.replace(f"{{{name}}}", _hydra_quoted(path))
@@ -293,7 +312,10 @@ def _count_text(runs: int) -> str:
 
 
 def _distinct(runs: Sequence[PaperRun]) -> list[PaperRun]:
-    """Returns the first run of each folder; in smoke tests, several runs have the same folder."""
+    """Returns the runs without those that have the same folder as an earlier run.
+
+    In smoke tests, several runs have the same folder.
+    """
     by_folder: dict[Path | None, PaperRun] = {}
     for run in runs:
         by_folder.setdefault(run.folder(), run)
@@ -319,10 +341,11 @@ def _train(missing: Sequence[PaperRun], logs: Path, slots: Sequence[JobSlot]) ->
 
 
 def finished_runs(all_runs: Sequence[PaperRun], trust: Sequence[str] = ()) -> dict[str, list[Run]]:
-    """Opens the finished runs of each arm, ordered by seed. Arms without finished runs are omitted.
+    """Opens a paper's finished runs, and returns them by the name of their arm, ordered by seed.
 
-    If an arm is a sweep, a seed is omitted unless all runs with this seed are finished, because the
-    best of some runs may not be the best of all.
+    An arm is a named group of the paper's runs. Arms without finished runs are omitted. If an arm
+    is a sweep, a seed is omitted unless all runs with this seed are finished, because the best of
+    some runs may not be the best of all.
 
     Args:
         all_runs: the paper's runs, finished or not.
@@ -338,5 +361,5 @@ def finished_runs(all_runs: Sequence[PaperRun], trust: Sequence[str] = ()) -> di
 
 
 def _train_one(label: str, overrides: list[str], config_dir: Path | None) -> Job:
-    """Trains one run; called in a separate process."""
+    """Trains one run in a separate process, and returns the finished job."""
     return run_job(overrides, train_record, label=label, config_dir=config_dir)

@@ -15,11 +15,11 @@ NAMES = (TEXT, PAIRS, LABELLED)
 
 
 def write_files(folder: Path) -> dict[str, Path]:
-    """Writes the toy files, with the same content each time; returns their paths by name.
+    """Writes small generated data files to `folder`, and returns their paths by name.
 
-    In a pair, `target` is `source` with its words reversed. In a labelled row, `label` states
-    whether `text` contains "cats", `cats` is the number of occurrences, and `second` is another
-    text.
+    The content is the same each time. In a file of text pairs, `target` is `source` with its words
+    reversed. In a file of labelled rows, `label` states whether `text` contains "cats", `cats` is
+    the number of occurrences, and `second` is another text.
     """
     draw = random.Random(0)
     sentences = [draw.choices(WORDS, k=draw.randint(4, 12)) for _ in range(240)]

@@ -21,7 +21,7 @@ SEEDS_FOR_A_MATCH = 3
 
 @dataclass(frozen=True)
 class Verdict:
-    """Outcome of the comparison for one cell of a paper's table, or for the whole paper.
+    """Outcome of the comparison for one cell (value of a paper's table), or for the whole paper.
 
     Attributes:
         outcome: match, miss, or not run.
@@ -35,7 +35,7 @@ class Verdict:
 
     @property
     def matches(self) -> bool:
-        """Whether the outcome is a match, on any number of seeds."""
+        """Whether the outcome is a match, for any number of seeds."""
         return self.outcome == "match"
 
     def __str__(self) -> str:
@@ -47,11 +47,12 @@ class Verdict:
 
 
 def judge(cell: Cell, reading: Reading | None) -> Verdict:
-    """Returns the verdict on a cell: whether the measured mean over seeds is within its tolerance.
+    """Returns the verdict on a cell: whether the measured mean over seeds agrees with the paper.
 
-    The outcome is a miss if the negative control also meets the tolerance or is NaN or infinite,
-    because the measurement then doesn't support the claim. The outcome is "not run" if the negative
-    control was not run.
+    A cell is one value of the paper's table. The mean agrees if it meets the cell's tolerance. The
+    outcome is a miss if the negative control (a case in which the claim must not hold) also meets
+    the tolerance, or is NaN or infinite, because the measurement then doesn't support the claim.
+    The outcome is "not run" if the negative control was not run.
 
     Args:
         cell: value of the paper's table, with its tolerance.
@@ -83,9 +84,13 @@ def mean(values: Sequence[float]) -> float:
 
 
 def judge_protocol(cell: Cell, reading: Reading | None) -> Verdict | None:
-    """Returns the verdict of the comparison with the result of others in `cell.protocol`.
+    """Compares measured values with the result that others measured with the same settings.
 
-    Returns None if `cell.protocol` is None.
+    Returns the verdict; None if the paper file contains no such result (`cell.protocol` is None).
+
+    Args:
+        cell: value of the paper's table, with the result of others in `protocol`.
+        reading: measured values; None if nothing was measured.
     """
     if cell.protocol is None:
         return None
@@ -96,10 +101,10 @@ def judge_protocol(cell: Cell, reading: Reading | None) -> Verdict | None:
 
 
 def overall(verdicts: Sequence[Verdict]) -> Verdict:
-    """Returns the verdict on a paper, given the verdicts on all cells of its table.
+    """Returns the verdict on a paper, given the verdicts on all values of its table.
 
-    The outcome is a match if all cells match, a miss if at least one cell is a miss, and otherwise
-    "not run".
+    The outcome is a match if all values match, a miss if at least one value is a miss, and
+    otherwise "not run".
     """
     seeds = min((verdict.seeds for verdict in verdicts), default=0)
     outcomes = [verdict.outcome for verdict in verdicts]

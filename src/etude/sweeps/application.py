@@ -1,4 +1,4 @@
-"""Check whether a job belongs to Étude or to another Hydra application."""
+"""Function that tells Étude's jobs from those of other Hydra applications."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from typing import Any
 
 
 def is_etude_task(task_function: Any) -> bool:
-    """Returns whether a Hydra task function is part of Étude, and therefore returns a `Job`."""
+    """Returns whether a Hydra task function is part of Étude, so that it returns a `Job`."""
     return type(task_function).__module__.startswith("etude.")

@@ -34,7 +34,9 @@ class _JobRow:
     metrics: dict[str, Any] = field(default_factory=dict)
 
     def left(self, now: float) -> float | None:
-        """Returns the estimated seconds until the job ends; None before the first steps.
+        """Returns the estimated number of seconds until the job ends.
+
+        Returns None before the job has done its first steps, because the speed is then unknown.
 
         Args:
             now: current time of `time.monotonic`.
@@ -50,8 +52,8 @@ class Dashboard:
 
     Args:
         total: number of jobs of the sweep; 0 if unknown.
-        at_once: number of jobs that run in parallel.
-        done: number of jobs that were done before this start of the sweep.
+        at_once: maximum number of jobs that run in parallel.
+        done: number of jobs of the sweep that were already done when this display was created.
     """
 
     def __init__(self, total: int, at_once: int, *, done: int = 0) -> None:
@@ -68,7 +70,12 @@ class Dashboard:
             start_live(self._live)
 
     def started(self, number: int, label: str) -> None:
-        """Shows that a job starts or resumes; `number` is the job's number in the sweep, from 1."""
+        """Shows that a job starts or resumes.
+
+        Args:
+            number: number of the job in the sweep, from 1.
+            label: short text of the job's overrides.
+        """
         self._running[number] = _JobRow(label, time.monotonic())
         self._states.pop(number, None)  # of a job that was paused and resumes
         if self._live is None:
@@ -96,7 +103,13 @@ class Dashboard:
         self.refresh()
 
     def progress(self, number: int, step: int, total: int, metrics: Mapping[str, Any]) -> None:
-        """Updates the step, the total number of steps and the metrics of a job."""
+        """Updates the progress of a running job, which the table shows.
+
+        Args:
+            number: number of the job in the sweep, from 1.
+            step, total: number of steps that are done, and of all steps.
+            metrics: new values of metrics.
+        """
         row = self._running[number]
         if row.first is None:
             row.first, row.began = step, time.monotonic()
@@ -128,7 +141,7 @@ class Dashboard:
         self.refresh()
 
     def refresh(self) -> None:
-        """Redraws the table."""
+        """Redraws the table; without a terminal, there is no table."""
         if self._live is not None:
             self._live.update(self._table(), refresh=True)
 
@@ -139,7 +152,10 @@ class Dashboard:
             self._live = None
 
     def summary(self) -> str:
-        """Returns a line such as `2 of 6 jobs done, 1 running, 1 failed, 2 waiting, 3:10 left`."""
+        """Returns a line with the state of the sweep.
+
+        Such a line is `2 of 6 jobs done, 1 running, 1 failed, 2 waiting, 3:10 left`.
+        """
         ended = Counter(self._states.values())
         done = self._before + sum(count for status, count in ended.items() if status.is_successful)
         parts = [f"{done} of {self._total} jobs done" if self._total else f"{done} jobs done"]
@@ -153,9 +169,10 @@ class Dashboard:
         return ", ".join([*parts, *([f"{_clock(left)} left"] if left is not None else [])])
 
     def _left(self, waiting: int) -> float | None:
-        """Estimates the seconds until all jobs have ended; None before the first steps.
+        """Estimates the number of seconds until all jobs have ended.
 
-        The estimate uses the mean duration of finished jobs, or the steps of the running jobs.
+        The estimate uses the mean duration of finished jobs, or else the steps of the running jobs.
+        Returns None before the first steps.
 
         Args:
             waiting: number of jobs that have not started.

@@ -35,7 +35,7 @@ _TYPICAL_VOCABULARY = 100  # of a character tokenizer
 
 @dataclass
 class RunSize:
-    """Size of a run.
+    """Size of a run: its parameters, tokens, FLOP, memory and time.
 
     A value is None if it cannot be counted, or if it is unknown before the data is prepared.
 
@@ -44,16 +44,16 @@ class RunSize:
         vocabulary: vocabulary size.
         about: whether the vocabulary size is a guess, so that all values that depend on it are
             estimates.
-        steps: number of optimizer steps of the run.
-        tokens_per_step: number of target tokens of an optimizer step; the maximum or an estimate
-            if steps differ.
+        steps: number of optimizer steps of the whole run.
+        tokens_per_step: number of target tokens (tokens to predict) of an optimizer step; the
+            maximum or an estimate if steps differ.
         tokens: number of target tokens of the run.
-        flops: FLOP of the run; with validation if the data is prepared.
+        flops: FLOP of the whole run; includes validation if the data is prepared.
         flops_left: FLOP of the remaining optimizer steps.
         cost: FLOP and memory of one micro-batch in one process.
         micro_batch: number of windows of a micro-batch.
         seconds_left: estimated seconds for the remaining optimizer steps.
-        speed: speed from which `seconds_left` is computed.
+        speed: training speed from which `seconds_left` is computed.
         notes: reasons for unknown values, and other remarks.
     """
 
@@ -73,7 +73,9 @@ class RunSize:
 
 
 class Estimator:
-    """Estimator of the sizes of runs, which caches the costs and timings that runs share.
+    """Estimator of the sizes of runs (parameters, FLOP, memory and time).
+
+    The costs and timings that several runs share are computed only once.
 
     Args:
         measure: whether to time a few steps of a model if no earlier run has recorded its speed.
@@ -87,14 +89,14 @@ class Estimator:
         self._prepared: dict[tuple[Any, Path], bool] = {}
 
     def size(self, checked: CheckedConfig, parts: Parts, state: RunState, group: str) -> RunSize:
-        """Returns the size of one run.
+        """Returns the size of one run: its parameters, tokens, FLOP, memory and time.
 
         Args:
             checked: checked config of the run.
             parts: objects built from the config: data, optimizer, schedule, trainer and task.
             state: state of the run: whether it would start, continue or be reused.
-            group: hash that identifies the runs that differ only in their seed; earlier runs of
-                the group give the best estimate of the speed.
+            group: hash that is the same for all runs that differ from this run only in their seed.
+                Earlier runs with this hash give the best estimate of the speed.
 
         Raises:
             RequestError: If the prepared data is incompatible with the model or the batch size.
@@ -127,7 +129,7 @@ class Estimator:
         return size
 
     def micro_batch(self, checked: CheckedConfig, parts: Parts) -> Cost | None:
-        """Returns the FLOP and memory of a micro-batch; the data need not be prepared.
+        """Returns the FLOP and memory of a micro-batch of a run, whose data need not be prepared.
 
         None if FLOP and memory cannot be counted.
         """
@@ -147,6 +149,7 @@ class Estimator:
         """Adds FLOP and time of the whole run and of its remaining steps to `size`.
 
         Args:
+            size: size of the run so far; changed in place.
             prepared: whether the data is prepared, so that the size of the validation split is
                 known.
             group: see `size`.
@@ -221,13 +224,16 @@ class Estimator:
         group: str,
         flops_per_token: float,
     ) -> Speed:
-        """Returns the training speed, from the first of three sources that is available.
+        """Returns the training speed of a run, from the first of three sources that is available.
 
         The sources are earlier runs, a few steps that are timed now, and the machine's peak.
 
         Args:
-            group: see `size`.
-            flops_per_token: FLOP of training per target token.
+            size: size of the run.
+            checked: checked config of the run.
+            parts: objects built from the config.
+            group: hash that is the same for all runs that differ only in their seed.
+            flops_per_token: FLOP of training per target token (token to predict).
         """
         assert size.cost is not None
         settings = parts.trainer
@@ -263,7 +269,13 @@ class Estimator:
 
 
 def _is_prepared(data: Any, cache: Path) -> bool:
-    """Returns whether the folder `cache` contains the prepared data; if so, opens the data.
+    """Returns whether the folder `cache` contains the prepared data of a data module.
+
+    If so, the function also opens the data, so that its sizes are known.
+
+    Args:
+        data: the data module.
+        cache: folder of prepared data.
 
     Raises:
         RequestError: If the prepared data is damaged or incompatible with the config.
@@ -283,7 +295,10 @@ def _micro_batch(parts: Parts) -> int:
 
 
 def _vocabulary(checked: CheckedConfig, data: Any, prepared: bool) -> tuple[int, bool]:
-    """Returns the model's vocabulary size, and whether it is a guess."""
+    """Returns the model's vocabulary size, and whether this size is a guess.
+
+    The size is a guess only if the data is not `prepared`.
+    """
     stated = configured_vocabulary(checked)
     if prepared:
         size = data.tokenizer_.vocab_size
@@ -306,7 +321,7 @@ def _steps(parts: Parts, prepared: bool) -> int | None:
 
 
 def _validations(first: int, last: int, total: int, interval: int) -> int:
-    """Returns the number of validations after step `first`, up to step `last`.
+    """Returns the number of validations after step `first`, up to and including step `last`.
 
     Args:
         total: number of steps of the run, after which there is always a validation.

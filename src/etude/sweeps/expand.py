@@ -1,4 +1,4 @@
-"""Expansion of a sweep's overrides to its jobs, in the same way as Hydra's basic sweeper."""
+"""Expansion of a sweep's overrides to the overrides of each job, as in Hydra's basic sweeper."""
 
 from __future__ import annotations
 
@@ -41,10 +41,11 @@ The check of a combination takes milliseconds.
 
 @dataclass
 class Sweep:
-    """An expanded sweep.
+    """A sweep with the overrides of each of its jobs.
 
     Attributes:
-        overrides: all overrides, first those from `hydra.sweeper.params` of a config file.
+        overrides: all overrides of the sweep, first those from `hydra.sweeper.params` of a config
+            file.
         axes: dict from each swept key to its values.
         fixed: overrides that all jobs share.
         jobs: overrides of each job, in order; None if a custom sweeper chooses them one by one.
@@ -99,11 +100,11 @@ def expand(overrides: Sequence[str], hydra: Hydra) -> Sweep:
 
 
 def _choices(fixed: Mapping[str, str], axes: Mapping[str, Sequence[str]]) -> Iterator[list[str]]:
-    """Yields the overrides of each combination of config files that jobs choose.
+    """Yields the overrides of a job for each combination of config files that the sweep chooses.
 
-    Swept keys that do not choose a config file have their first value. If there are more than
-    `_MAX_COMBINATIONS` combinations, each file is combined only with the first files of the other
-    keys.
+    An override such as `model=a,b` chooses config files. Swept keys that do not choose a config
+    file have their first value. If there are more than `_MAX_COMBINATIONS` combinations, each file
+    is combined only with the first files of the other keys.
 
     Args:
         fixed: dict from each key that is not swept to its override.
@@ -122,7 +123,9 @@ def _choices(fixed: Mapping[str, str], axes: Mapping[str, Sequence[str]]) -> Ite
 
 
 def combinations(overrides: Sequence[str]) -> list[list[str]]:
-    """Returns the overrides of each combination of swept values; the last key varies fastest.
+    """Returns a list of overrides for each combination of the swept values.
+
+    The values of the last swept key vary fastest.
 
     Args:
         overrides: overrides in Hydra's grammar. `key=a,b`, `range` and `choice` sweep over values.
@@ -141,10 +144,11 @@ def combinations(overrides: Sequence[str]) -> list[list[str]]:
 
 
 def value_problems(sweep: Sweep) -> list[Problem]:
-    """Returns the problems of swept values and of combinations of config files.
+    """Checks the swept values of a sweep, and returns a list of problems.
 
-    Each value is checked together with the first values of the other swept keys. If it is
-    incompatible with another value of these keys, the job with both values reports the problem.
+    Each value is checked in a config with the first values of the other swept keys. If there is no
+    problem, all combinations of config files are checked. Other combinations are not checked here;
+    if two values are incompatible, the job with both values reports the problem.
     """
     problems: list[Problem] = []
     first = {key: values[0] for key, values in sweep.axes.items()}
@@ -165,9 +169,9 @@ def value_problems(sweep: Sweep) -> list[Problem]:
 
 
 def sweep_error(sweep: Sweep, error: Exception) -> RequestError:
-    """Returns the error for a sweep with a job that cannot be composed.
+    """Returns the error to raise if a job of the sweep cannot be composed.
 
-    The message names each invalid value.
+    The error has a problem for each invalid value.
 
     Args:
         error: exception that was raised for the first invalid job.
@@ -177,9 +181,9 @@ def sweep_error(sweep: Sweep, error: Exception) -> RequestError:
 
 
 def _problems_of_added_keys(sweep: Sweep) -> Iterator[Problem]:
-    """Yields the problems of overrides with which the user adds a key by `+`.
+    """Yields the problems of overrides with which the user adds a config key by `+`.
 
-    The check is separate because `expand` removes the `+`.
+    Each of these overrides is checked with its `+`, because `expand` removes the `+`.
     """
     for item in sweep.overrides:
         if item.startswith("+") and item.lstrip("+").partition("=")[0] not in sweep.axes:
@@ -213,7 +217,11 @@ def _split(overrides: list[Override]) -> list[list[str]]:
 
 
 def _check_count(overrides: Sequence[Override]) -> None:
-    """Checks that overrides expand to at most `MAX_JOBS` jobs, without creating the jobs."""
+    """Checks that overrides expand to at most `MAX_JOBS` jobs, without creating the jobs.
+
+    Raises:
+        RequestError: There are too many jobs or values.
+    """
     counts: dict[str, float] = {}
     for override in overrides:
         key = override.get_key_element().lstrip("+")
@@ -241,9 +249,10 @@ def _number_text(count: float) -> str:
 
 
 def _count(override: Override) -> float:
-    """Returns the number of values that an override sweeps over, without listing a range.
+    """Returns the number of values that an override sweeps over.
 
-    Returns 1 for an invalid override, whose error is raised when its values are listed.
+    The values of a range are not listed, because there may be too many. For an invalid override,
+    returns 1; its error is raised when its values are listed.
     """
     value: Any = override.value()
     if isinstance(value, ChoiceSweep):
@@ -269,9 +278,14 @@ def _count(override: Override) -> float:
 
 
 def _is_interval(override: Override, sweeper: str) -> bool:
-    """Returns whether an override is a long range of integers that a search samples from.
+    """Returns whether an override is a long range of integers, from which a search can sample.
 
-    A range is long if it has more than `MAX_JOBS` values. The basic sweeper lists all values.
+    A range is long if it has more than `MAX_JOBS` values. For the basic sweeper, which lists all
+    values, the answer is false.
+
+    Args:
+        override: the override.
+        sweeper: import path of the sweeper's class.
 
     Raises:
         RequestError: A search gets more than `MAX_JOBS` values that are no range of integers.
@@ -303,18 +317,18 @@ def _values(override: Override) -> list[str]:
 
 
 def _input_lines(overrides: Sequence[Override]) -> str:
-    """Returns the text of the overrides that sweep over values.
+    """Returns those overrides that sweep over values, as one text for a message.
 
-    If no override sweeps over values, returns the text of all overrides.
+    If no override sweeps over values, returns all overrides.
     """
     sweeping = [o for o in overrides if o.is_sweep_override()]
     return " ".join(remove_plus_signs(o.input_line or "") for o in sweeping or overrides)
 
 
 def _check_launcher(target: str) -> None:
-    """Checks that a custom launcher has the methods and arguments that Étude uses.
+    """Checks that a custom launcher, which runs a sweep's jobs, has what Étude uses.
 
-    Launchers outside `hydra_plugins` are not checked.
+    These are methods and their arguments. Launchers outside `hydra_plugins` are not checked.
 
     Args:
         target: import path of the launcher's class.
@@ -334,7 +348,7 @@ def _check_launcher(target: str) -> None:
 
 
 def _read_hydra_config(overrides: list[str], hydra: Hydra) -> tuple[list[str], str]:
-    """Returns the overrides in `hydra.sweeper.params`, and the class path of the sweeper."""
+    """Returns the overrides in `hydra.sweeper.params`, and the import path of the sweeper."""
     try:
         config = hydra.compose_config("train", overrides, RunMode.MULTIRUN)
         sweeper: Any = OmegaConf.to_container(config.hydra.sweeper, resolve=True)

@@ -28,7 +28,7 @@ _has_drawn = False
 
 
 def prepare_to_fork(checked: CheckedConfig) -> Cost | None:
-    """Imports the modules of training, and does other work that is slow only the first time.
+    """Does slow work that all jobs share, such as imports, once before jobs are forked.
 
     The function calls no torch kernel, because a forked process would lack the kernel's worker
     threads.

@@ -1,4 +1,4 @@
-"""Execution of one job of a sweep: a run, and the record of how it ended."""
+"""Execution of one job of a sweep, which trains a run, and its result."""
 
 from __future__ import annotations
 
@@ -45,15 +45,16 @@ class Job:
     """One job of a sweep and its result.
 
     Attributes:
-        label: overrides that distinguish the job from its experiment file.
+        label: short text of the job's overrides, such as `position=rotary lr=1e-3`.
         status: how the job ended; `waiting` if the job never began.
         path: path of the run folder, if there is one.
         message: error message.
         overrides: overrides of the job.
         seconds: duration of the job, measured by a monotonic clock.
         traceback: traceback of an unexpected exception.
-        same_as: key of an earlier job of the sweep that requests the same run. The run was
-            executed once: status, path and message are those of the earlier job.
+        same_as: key (see the attribute `key`) of an earlier job of the sweep that requests the same
+            run; None without such a job. The run was executed once: status, path and message are
+            those of the earlier job.
     """
 
     label: str
@@ -67,17 +68,23 @@ class Job:
 
     @property
     def key(self) -> str:
-        """Identifier of the job, 12 hex digits; independent of the order of the overrides."""
+        """Identifier of the job: 12 hex digits that do not depend on the order of the overrides."""
         return job_key(self.overrides)
 
 
 def relative_path(path: str) -> str:
-    """Returns a run folder's path relative to the root of all runs: `<name>/<signature>`."""
+    """Returns the part `<name>/<signature>` of a run folder's path.
+
+    This is the path relative to the root folder of all runs.
+    """
     return "/".join(Path(path).parts[-2:])
 
 
 def job_key(overrides: Iterable[str]) -> str:
-    """Returns a job's key: a hash of its sorted overrides, without secrets."""
+    """Returns the identifier of the job with these overrides: 12 hex digits.
+
+    It is a hash of the sorted overrides, in which secrets are masked.
+    """
     items = {str(mask_record(item.lstrip("+"))) for item in overrides}
     return sha256_of(sorted(item for item in items if not item.startswith(EXECUTION_PREFIXES)))[
         :DIGITS
@@ -85,7 +92,7 @@ def job_key(overrides: Iterable[str]) -> str:
 
 
 def job_name(overrides: Sequence[str]) -> str:
-    """Returns the label of a job with these overrides.
+    """Returns the label of a job: a short text of its overrides, such as `position=rotary lr=1e-3`.
 
     If the label is empty, for example because only `name` varies, returns all overrides.
     """
@@ -94,7 +101,7 @@ def job_name(overrides: Sequence[str]) -> str:
 
 
 def sweep_exit_code(jobs: Sequence[Job], *, done: int, failed: int, wrong: int, held: int) -> int:
-    """Returns the exit code of a sweep's command: `done`, `failed`, `wrong` or `held`.
+    """Returns one of the four given exit codes, depending on how the jobs of a sweep ended.
 
     Args:
         jobs: jobs of the sweep.
@@ -111,7 +118,10 @@ def sweep_exit_code(jobs: Sequence[Job], *, done: int, failed: int, wrong: int, 
 
 
 def count_by_status(jobs: Sequence[Job]) -> str:
-    """Returns a text such as `4 jobs: 2 finished, 2 the same as another job`."""
+    """Returns a text with the number of jobs of each status.
+
+    Such a text is `4 jobs: 2 finished, 2 the same as another job`.
+    """
     counts = Counter(str(job.status) for job in jobs if job.same_as is None)
     if duplicates := sum(job.same_as is not None for job in jobs):
         counts["the same as another job"] = duplicates
@@ -128,13 +138,15 @@ def run_job(
     label: str | None = None,
     config_dir: Path | None = None,
 ) -> Job:
-    """Runs one job in this process. Errors are stored in the returned job.
+    """Runs one job in this process, and returns the job with its result.
+
+    Errors don't raise an exception; they are stored in the returned job.
 
     Args:
         overrides: overrides of the job.
         train: function that trains a run from the job's config.
         config: config composed from the overrides; if None, this function composes the config.
-        checked: checked form of the config, if available.
+        checked: the config after it was checked; None if it was not checked yet.
         label: label of the job; if None, the label is derived from the overrides.
         config_dir: folder of custom configs, used if this function composes the config.
 

@@ -33,7 +33,7 @@ _GRACE_SECONDS = 0.8
 
 
 class Stopped(BaseException):
-    """Raised when a signal arrives before or after training.
+    """Raised in a job's process when a signal arrives before or after training.
 
     The class derives from `BaseException`, because libraries may catch every `Exception`.
     """
@@ -46,12 +46,12 @@ class Stopped(BaseException):
 def run_job_process(
     connection: Connection, parent: int, call: Callable[[], Job], slot: JobSlot, log_file: Path
 ) -> None:
-    """Runs a job and sends its events to the sweep's process.
+    """Runs a job in its own process, and sends the job's events to the sweep's process.
 
-    Events are pairs: `("line", (level, text))`, `("began", path)`,
-    `("progress", (step, total, metrics))`, `("validated", (step, metrics))`, and at the end
-    `("ended", job)` or `("stopped", signum)`. After `validated`, the job waits for an answer:
-    whether to pause the run.
+    Each event is a pair (name, content): `("line", (level, text))` for a log message,
+    `("began", path)` with the run folder, `("progress", (step, total, metrics))`,
+    `("validated", (step, metrics))`, and at the end `("ended", job)` or, after a signal,
+    `("stopped", signum)`. After `validated`, the job waits for an answer: whether to pause the run.
 
     Args:
         connection: connection to the sweep's process.
@@ -91,7 +91,11 @@ def _stop(signum: int, frame: FrameType | None) -> NoReturn:
 
 
 def die_with_parent(parent: int) -> None:
-    """Makes the system kill this process when the process `parent` ends."""
+    """Makes this process end (SIGKILL) as soon as its parent process ends.
+
+    Args:
+        parent: id of the parent process.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     else:
@@ -118,7 +122,11 @@ def _redirect_output(file: Path) -> None:
 
 
 def _set_up_logging(sender: _EventSender) -> None:
-    """Sets up logging: messages are sent to the sweep's process and written to the log file."""
+    """Sends this process's log messages to the sweep's process, and writes them to the log file.
+
+    Args:
+        sender: object that sends the messages.
+    """
     file = logging.StreamHandler(sys.stderr)
     file.setFormatter(MaskingFormatter("%(asctime)s %(levelname)s %(message)s"))
     to_sweep = _LogSender(sender)
@@ -131,7 +139,7 @@ def _set_up_logging(sender: _EventSender) -> None:
 
 
 class _EventSender(RunObserver):
-    """Observer of a run that sends the job's events to the sweep's process."""
+    """Observer of a run that sends its events, such as progress, to the sweep's process."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection

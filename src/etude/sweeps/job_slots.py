@@ -34,14 +34,14 @@ micro-batches, several threads would spend more time on synchronisation than on 
 
 
 def small_job_count(step: Cost, jobs: int, free: int | None) -> int:
-    """Returns the number of small jobs to run in parallel on a CPU; 1 for larger jobs.
+    """Returns the number of jobs to run in parallel on a CPU, if they are small; otherwise 1.
 
-    A job is small if its micro-batch takes at most `SMALL_STEP` FLOP, and if jobs on all cores need
+    Jobs are small if a micro-batch takes at most `SMALL_STEP` FLOP, and if jobs on all cores need
     at most half of the free memory. A small job uses `threads_per_small_job` threads, a larger one
     all cores.
 
     Args:
-        step: cost of a micro-batch of the first job.
+        step: FLOP and memory of a micro-batch of the first job.
         jobs: number of jobs of the sweep.
         free: free memory in bytes; None if unknown.
     """
@@ -57,7 +57,7 @@ def threads_per_small_job() -> int:
 
 
 def job_slots(n_jobs: int | str, jobs_per_gpu: int, *, gpus: list[str]) -> list[JobSlot]:
-    """Returns the job slots, one for each job that runs in parallel.
+    """Returns the job slots: for each of the jobs that run in parallel, the resources it may use.
 
     Args:
         n_jobs: number of parallel jobs. `auto` means one job on the CPU, or `jobs_per_gpu` jobs on
@@ -66,7 +66,8 @@ def job_slots(n_jobs: int | str, jobs_per_gpu: int, *, gpus: list[str]) -> list[
         gpus: GPUs as in `CUDA_VISIBLE_DEVICES`; empty for jobs on the CPU.
 
     Raises:
-        InvalidArguments: If a number is below 1, or `n_jobs` exceeds the GPUs' capacity.
+        InvalidArguments: If a number is below 1, or `n_jobs` exceeds `jobs_per_gpu` times the
+            number of GPUs.
     """
     checks = Checks()
     auto = n_jobs == "auto"
@@ -91,9 +92,9 @@ def job_slots(n_jobs: int | str, jobs_per_gpu: int, *, gpus: list[str]) -> list[
 
 
 def visible_gpus() -> list[str]:
-    """Returns the GPUs that jobs may use, as in `CUDA_VISIBLE_DEVICES`.
+    """Returns the ids of the GPUs that jobs may use, as in `CUDA_VISIBLE_DEVICES`.
 
-    CUDA is not initialised, because it doesn't survive a fork.
+    CUDA is not initialised, because a forked process could then not use it.
     """
     stated = os.environ.get("CUDA_VISIBLE_DEVICES")
     if stated is not None:

@@ -58,7 +58,8 @@ class SweepLauncher:
         swept: task function that `multirun` passed to Hydra.
         config: config of the sweep.
         n_jobs: number of parallel jobs. `auto` means `jobs_per_gpu` jobs on each GPU. On a CPU,
-            `auto` means one job, or one small job on each core (`job_slots.small_job_count`).
+            `auto` means one job at a time or, if jobs are small, one job on each core
+            (`job_slots.small_job_count`).
         jobs_per_gpu: number of jobs that share a GPU.
     """
 
@@ -68,14 +69,14 @@ class SweepLauncher:
     jobs_per_gpu: int = 1
 
     def launch(self, job_overrides: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
-        """Runs a list of jobs.
+        """Runs a list of jobs, and returns them with their results.
 
         Args:
             job_overrides: overrides of each job.
             first: index of the first job in the sweep.
 
         Returns:
-            The jobs in the form that Hydra expects; `return_value` is the `Job`.
+            The results in the form that Hydra expects; the attribute `return_value` is the `Job`.
         """
         returns = self.launch_each(iter(job_overrides), first=first)
         not_started = list(job_overrides)[len(returns) :]  # with run.on_error=stop
@@ -92,17 +93,19 @@ class SweepLauncher:
         ended: Callable[[Job], None] | None = None,
         decide: Decide | None = None,
     ) -> list[JobReturn]:
-        """Runs jobs from an iterator; the next job is requested when a slot is free.
+        """Runs jobs from an iterator; the next job is requested when a job slot is free.
 
         Args:
             job_overrides: overrides of each job. None means that no job is available until a
                 running job has ended.
             first: index of the first job in the sweep.
-            ended: called with each job that has ended, before the next job is requested.
-            decide: called after each validation; returns whether to pause the run.
+            ended: function that is called with each job that has ended, before the next job is
+                requested.
+            decide: function that is called after each validation with the job's overrides, the step
+                and the metrics; returns whether to pause the run.
 
         Returns:
-            The jobs in the form that Hydra expects; `return_value` is the `Job`.
+            The results in the form that Hydra expects; the attribute `return_value` is the `Job`.
 
         Raises:
             RequestError: If `n_jobs` exceeds the capacity of this machine.
@@ -173,10 +176,14 @@ class SweepLauncher:
         return [replace(slot, environment={**environment, **slot.environment}) for slot in slots]
 
     def _use_all_cores(self, step: Cost, pool: Pool, dashboard: Dashboard) -> None:
-        """Gives the pool a slot for each small job, if `n_jobs` is `auto` and jobs run on a CPU.
+        """Lets the pool run one job on each core, if jobs are small and run on a CPU.
+
+        Does nothing unless `n_jobs` is `auto`.
 
         Args:
-            step: cost of a micro-batch of the first job.
+            step: FLOP and memory of a micro-batch of the first job.
+            pool: pool of job processes.
+            dashboard: display of the progress.
         """
         from etude.sweeps.speed import device_of, free_memory
 
@@ -203,7 +210,7 @@ class SweepLauncher:
     def _reused_result(
         self, task: JobTask, checked: CheckedConfig, dashboard: Dashboard
     ) -> Job | None:
-        """Returns the result of a job whose run is already finished; None for any other job."""
+        """Returns the job's result if its run is already finished, and shows it; otherwise None."""
         began, log_text = time.monotonic(), io.StringIO()
         try:
             with redirect_log(log_text):
@@ -222,7 +229,7 @@ class SweepLauncher:
     def _task(
         self, number: int, overrides: Sequence[str], record: SweepRecord, decide: Decide | None
     ) -> tuple[JobTask, CheckedConfig | None]:
-        """Returns a job's task and its checked config.
+        """Returns the task with which the pool runs a job, and the job's checked config.
 
         The checked config is None if the config is invalid; the job then reports the error.
 
@@ -252,15 +259,16 @@ class SweepLauncher:
 
     @property
     def _search_path(self) -> list[str]:
-        """List with the user's override of `hydra.searchpath`; empty without such an override."""
+        """The user's override of `hydra.searchpath`, as a list; empty without such an override."""
         typed: list[str] = list(self.config.hydra.overrides.hydra)
         return [item for item in typed if item.startswith("hydra.searchpath=")]
 
 
 class _RecordWriter:
-    """Writer of results to `sweep.json`, which buffers the results of reused runs.
+    """Writer of jobs' results to `sweep.json`.
 
-    Jobs that reuse a finished run end quickly, so they are written together.
+    The results of jobs that reuse a finished run are buffered and written together, because such
+    jobs end quickly.
     """
 
     def __init__(self, record: SweepRecord) -> None:
@@ -269,16 +277,17 @@ class _RecordWriter:
         self._last_write = time.monotonic()
 
     def add(self, job: Job) -> None:
-        """Adds a result, and writes the buffered results.
+        """Adds a job's result to the buffer, and writes the buffer to `sweep.json`.
 
-        Results of reused runs are written at most every `_WRITE_SECONDS` seconds.
+        If the job reused a finished run, the buffer is written only if the last writing was more
+        than `_WRITE_SECONDS` seconds ago.
         """
         self._buffer.append(job)
         if job.status is not Status.REUSED or time.monotonic() > self._last_write + _WRITE_SECONDS:
             self.write()
 
     def write(self) -> None:
-        """Writes the buffered results."""
+        """Writes the buffered results to `sweep.json`; logs a warning if that fails."""
         if not self._buffer:
             return
         try:
@@ -289,7 +298,7 @@ class _RecordWriter:
 
 
 def _returned(job: Job, overrides: Sequence[str]) -> JobReturn:
-    """Returns a job in the form that Hydra expects from a launcher."""
+    """Returns a job in the form that Hydra expects: as the `return_value` of a `JobReturn`."""
     job_return = JobReturn(overrides=list(overrides), status=JobStatus.COMPLETED)
     job_return.return_value = job
     return job_return

@@ -87,12 +87,12 @@ class JobFunction:
         *,
         first: bool,
     ) -> Job:
-        """Runs one job.
+        """Runs one job, after masking its secrets in the files that Hydra wrote, and returns it.
 
         Args:
             typed: overrides of the job.
             config: config composed from the overrides.
-            checked: checked form of the config, if available.
+            checked: the config after it was checked; None if it was not checked yet.
             first: whether this is the first job, which reports how other runs of the same name
                 differ from it.
         """
@@ -101,9 +101,10 @@ class JobFunction:
             return run_job(typed, self.train, config=config, checked=checked)
 
     def without_secrets(self, mask: Mask) -> None:
-        """Masks secrets in the `multirun.yaml` that Hydra wrote.
+        """Masks secrets in the file `multirun.yaml`, which Hydra wrote.
 
-        A mask that was applied before is not applied again.
+        Args:
+            mask: mask of a job's secrets. A mask with the same secrets is applied only once.
         """
         if mask.spellings not in self._masked:
             self._masked.append(mask.spellings)
@@ -124,7 +125,7 @@ class SweepResult:
 
 
 def multirun(overrides: Sequence[str], train: Train, config_dir: str | None = None) -> SweepResult:
-    """Runs a job for every combination of the swept values.
+    """Runs a sweep: a job for every combination of the swept values.
 
     Args:
         overrides: overrides in Hydra's grammar; `key=a,b` sweeps over the values a and b.
@@ -132,7 +133,7 @@ def multirun(overrides: Sequence[str], train: Train, config_dir: str | None = No
         config_dir: folder of custom configs.
 
     Raises:
-        RequestError: If an override or a swept value is invalid; no job was started.
+        RequestError: If an override or a swept value is invalid. No job was started then.
         Interrupted: If a signal ended the sweep.
     """
     with search_configs(config_dir) as hydra:
@@ -174,7 +175,10 @@ def multirun(overrides: Sequence[str], train: Train, config_dir: str | None = No
 
 
 def _complete_config(config: DictConfig) -> list[str]:
-    """Sets the computed keys of a job's config in place, and returns the job's overrides."""
+    """Sets the keys of a job's config that Étude computes, and returns the job's overrides.
+
+    The config is changed in place.
+    """
     hydra: Any = HydraConfig.get()
     typed = _typed()
     set_overrides_and_choices(config, hydra.runtime.choices, typed)
@@ -182,7 +186,7 @@ def _complete_config(config: DictConfig) -> list[str]:
 
 
 def _typed() -> list[str]:
-    """Returns the overrides of Hydra's current job."""
+    """Returns the overrides of the job that Hydra is running now."""
     node: Any = HydraConfig.get().overrides.task
     overrides: list[str] = OmegaConf.to_container(node, resolve=False)  # type: ignore[assignment]
     return job_overrides(overrides)
@@ -202,7 +206,7 @@ def _remove(created: list[Path]) -> None:
 
 
 def _first_config(sweep: Sweep) -> DictConfig:
-    """Composes the config of the first job."""
+    """Composes the config of the first job, which has the first value of each swept key."""
     values = [f"{key}={values[0]}" for key, values in sweep.axes.items()]
     return compose_in_search([*sweep.fixed, *values])
 

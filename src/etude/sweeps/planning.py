@@ -36,15 +36,15 @@ class PlannedJob:
     """Plan of one job of a sweep, or of a single run.
 
     Attributes:
-        label: overrides that distinguish the job from its experiment file.
+        label: short text of the job's overrides, such as `position=rotary lr=1e-3`.
         overrides: overrides of the job.
         name: name of the run.
         signature: first 12 hex digits of the run's signature; empty if the config is invalid.
-        group: 12 hex digits that are the same for runs that differ only in their seed; empty if
-            the config is invalid.
+        group: 12 hex digits that are the same for runs that differ only in their seed; empty if the
+            config is invalid.
         identity: the keys and values of the config that the signature is a hash of.
-        state: what the command would do with the run.
-        size: size of the run; None if the config is invalid.
+        state: what `etude train` would do with the run, such as start or continue it.
+        size: parameters, FLOP, memory and time of the run; None if the config is invalid.
         request: key that is equal for jobs that request the same run; None if the config is
             invalid.
         same_as: number, from 1, of an earlier job that requests the same run; None without such a
@@ -71,7 +71,7 @@ def plan(
     measure: bool = True,
     progress: PlanProgress | None = None,
 ) -> list[PlannedJob]:
-    """Returns what `etude train OVERRIDES` would do, without training or writing.
+    """Returns what `etude train OVERRIDES` would do, as one plan per job, without training.
 
     Args:
         overrides: overrides in Hydra's grammar.
@@ -79,7 +79,8 @@ def plan(
         config_dir: folder of custom configs.
         measure: whether to time a few training steps if no earlier run has recorded their speed.
             Takes about a second for each model.
-        progress: progress callback.
+        progress: function that is called with the number of planned jobs and the number of all
+            jobs.
 
     Raises:
         RequestError: If the overrides of a job cannot be composed, so that no job would run, or if
@@ -120,7 +121,7 @@ def _expand(overrides: Sequence[str], hydra: Hydra) -> Sweep:
 
 
 class _Planner:
-    """Planner of jobs, which caches the data modules and sizes that jobs share."""
+    """Planner of jobs, which builds data modules and sizes that several jobs share only once."""
 
     def __init__(self, measure: bool) -> None:
         self._estimator = Estimator(measure=measure)
@@ -128,7 +129,11 @@ class _Planner:
         self._fingerprints: dict[str, str] = {}
 
     def job(self, config: DictConfig) -> PlannedJob:
-        """Returns the plan of the job with a composed config."""
+        """Returns the plan of one job.
+
+        Args:
+            config: the composed config of the job.
+        """
         typed = mask_record(list(config.run.overrides))
         name = str(config.get("name") or "")  # unchecked
         job = PlannedJob(build_label(typed), typed, name, "", "", {}, RunState("new", "new"))
@@ -165,13 +170,13 @@ class _Planner:
                 job.size.notes += _room_notes(checked, parts, job.size.vocabulary)
 
     def _share_data(self, key: str, parts: Parts) -> None:
-        """Replaces the data module by that of an earlier job on the same data, if there is one.
+        """Replaces a job's data module by that of an earlier job with the same data, if any.
 
-        Files are therefore read only once.
+        The data files are therefore read only once.
 
         Args:
-            key: string that is equal for jobs on the same data.
-            parts: objects built from the config, whose `data` is replaced.
+            key: string that is equal for jobs with the same data.
+            parts: objects built from the job's config; the attribute `data` is replaced.
         """
         if key not in self._data:
             parts.data.check()

@@ -49,8 +49,8 @@ _EVENTS = Path("/sys/fs/cgroup/memory.events")
 def start_method() -> str:
     """Returns the multiprocessing start method for a job.
 
-    The method is `START`, or `spawn` if this process has initialised CUDA, because CUDA doesn't
-    survive a fork.
+    The method is `START`. If this process has initialised CUDA, it is `spawn`, because a forked
+    process could not use CUDA.
     """
     torch = sys.modules.get("torch")
     return "spawn" if torch is not None and torch.cuda.is_initialized() else START
@@ -58,7 +58,7 @@ def start_method() -> str:
 
 @dataclass
 class JobTask:
-    """Job that a pool runs, with the function that runs it.
+    """Task of a pool: a job, and the function that runs it.
 
     Attributes:
         number: number of the job, from 1.
@@ -66,10 +66,11 @@ class JobTask:
         call: function that runs the job, called in the job's process.
         log_file: log file of the job's process.
         validated: function that is called in the pool's process with the step and the metrics of
-            each validation; returns whether to pause the run.
-        result: result of a job whose run is already finished; no process is started.
-        same_as: number of an earlier job that requests the same run. The job gets the same result;
-            no process is started.
+            each validation, and returns whether to pause the run. None never pauses.
+        result: result of a job whose run is already finished; then no process is started. Otherwise
+            None.
+        same_as: number of an earlier job that requests the same run; None without such a job. The
+            job gets the same result, and no process is started.
         run: folder of the run. Jobs with the same folder run one after the other. None if no other
             job uses the folder.
     """
@@ -103,7 +104,7 @@ class Pool:
     """Pool that runs jobs in parallel, each in its own process.
 
     Args:
-        slots: the job slots; a slot has resources of the machine for one job at a time.
+        slots: job slots: for each of the jobs that run in parallel, the resources it may use.
         dashboard: display of the progress.
         ended: function that is called with each job as soon as the job has ended.
         stop_at_error: whether to start no further jobs after a failure. Running jobs continue.
@@ -136,11 +137,11 @@ class Pool:
         self._starter = ThreadPoolExecutor(1, "starts-jobs")
 
     def run(self, tasks: Iterator[JobTask | None]) -> list[Job]:
-        """Runs all tasks.
+        """Runs all tasks, each job in its own process, and returns the jobs.
 
         Args:
-            tasks: the tasks; the next task is requested when a slot is free. None means that no
-                task is available until a running job has ended.
+            tasks: the tasks; the next task is requested when a job slot is free. The item None
+                means that no task is available until a running job has ended.
 
         Returns:
             The jobs in the order of their numbers.
@@ -173,7 +174,13 @@ class Pool:
         return [self._done[number] for number in sorted(self._done)]
 
     def _start_tasks(self, tasks: Iterator[JobTask | None]) -> bool:
-        """Starts jobs while slots are free; returns false once there are no more tasks."""
+        """Starts jobs until all job slots are in use.
+
+        Returns false if there are no more tasks, otherwise true.
+
+        Args:
+            tasks: see `run`.
+        """
         while self._free and not self._stopping:
             if (unblocked := self._next_unblocked()) is not None:
                 self._dispatch(unblocked)
@@ -188,10 +195,10 @@ class Pool:
         return True
 
     def _dispatch(self, task: JobTask) -> None:
-        """Starts the job of a task.
+        """Starts the job of a task in a process, if it needs one and can start now.
 
-        A job that needs no process is ended at once. A job whose run folder another job uses waits
-        for that job.
+        A job that needs no process, because its result is known, ends at once. A job whose run
+        folder is in use by another job waits for that job.
         """
         if task.same_as is not None:
             self._duplicates.append(task)
@@ -204,7 +211,10 @@ class Pool:
             self._start(task)
 
     def _collect_ended(self) -> None:
-        """Ends the jobs whose processes have ended."""
+        """Frees the slots of processes that have ended, and ends their jobs.
+
+        If another job of this sweep is training the same run, the job waits for that job instead.
+        """
         for one in [each for each in self._running if not each.process.is_alive()]:
             job = self._collect(one)
             if (sibling := self._holder_of(job)) is not None and not self._stopping:
@@ -213,7 +223,10 @@ class Pool:
                 self._end(one.task, job)
 
     def _end(self, task: JobTask, job: Job) -> None:
-        """Stores and reports the end of a job and of its duplicates."""
+        """Stores and reports a job that has ended.
+
+        The later jobs that request the same run end, too, with the same result.
+        """
         self._done[task.number] = job
         self._failed = self._failed or job.status.is_failure
         self._ended(job)
@@ -247,23 +260,23 @@ class Pool:
         self._dashboard.waiting(task.number)
 
     def _job_in_folder(self, run: Path | None) -> _RunningJob | None:
-        """Returns the running job that uses the run folder `run`; None if there is none."""
+        """Returns the running job that uses the run folder `run`; None if there is no such job."""
         jobs = (one for one in self._running if one.task.run == run)
         return None if run is None else next(jobs, None)
 
     def _holder_of(self, job: Job) -> _RunningJob | None:
-        """Returns the running job of this sweep that trains the same run as `job`, which was held.
+        """Returns the running job that trains the run that `job` could not train.
 
-        None if there is no such job.
+        The run was in use by another process. Returns None if this is not a job of this sweep.
         """
         if job.status is not Status.HELD:
             return None
         return next((one for one in self._running if one.path == job.path), None)
 
     def _next_unblocked(self) -> JobTask | None:
-        """Removes and returns a task that waited for another job which has ended.
+        """Returns a task that waited for another job, if that job has ended; otherwise None.
 
-        None if there is no such task.
+        The task is removed from the waiting tasks.
         """
         for task, sibling in self._blocked:
             if sibling not in self._running:
@@ -284,7 +297,7 @@ class Pool:
         }
 
     def saves(self) -> bool:
-        """Returns true, because running jobs save their state when the first signal arrives.
+        """Returns true: running jobs always save their state when the first signal arrives.
 
         See `etude.stopping.Saving`.
         """
@@ -307,7 +320,7 @@ class Pool:
     # -- processes --------------------------------------------------------------------------
 
     def _start(self, task: JobTask) -> None:
-        """Starts a job from a dedicated thread.
+        """Starts the process of a job, from a thread that only starts processes.
 
         The thread must not have used OpenMP, whose worker threads a fork doesn't copy: the forked
         job would wait for them forever. It must also outlive the job, because the job is killed
@@ -328,7 +341,10 @@ class Pool:
             self._signal(one, self._signum)
 
     def _wait_for_events(self) -> None:
-        """Waits for an event or the end of a job, for at most `_TICK` seconds."""
+        """Waits until a job sends an event or ends, for at most `_TICK` seconds.
+
+        Received events are handled.
+        """
         sentinels = [one.process.sentinel for one in self._running]
         ready = wait([*(one.connection for one in self._running if one.open), *sentinels], _TICK)
         for one in self._running:
@@ -336,7 +352,7 @@ class Pool:
                 self._receive(one)
 
     def _receive(self, one: _RunningJob) -> None:
-        """Handles the events that a job has sent; see `run_job_process`."""
+        """Handles the events, such as progress, that a job has sent; see `run_job_process`."""
         while one.open and one.connection.poll():
             try:
                 kind, content = one.connection.recv()
@@ -359,7 +375,10 @@ class Pool:
                 one.stopped = content
 
     def _collect(self, one: _RunningJob) -> Job:
-        """Returns the job of a process that has ended, and frees its slot."""
+        """Frees the slot of a process that has ended, and returns its job with the result.
+
+        If the process sent no result, the status is derived from how the process ended.
+        """
         self._receive(one)
         one.process.join()
         one.connection.close()
@@ -378,7 +397,7 @@ class Pool:
         return job
 
     def _set_failure(self, job: Job, one: _RunningJob) -> None:
-        """Sets status and message of a job whose process ended without a result."""
+        """Sets status and message of a job whose process ended without sending a result."""
         code = one.process.exitcode or 0
         job.status = Status.FAILED
         if code < 0:
@@ -401,7 +420,12 @@ class Pool:
 
 
 def _record_failure(folder: Path, job: Job) -> None:
-    """Writes the failure of a killed job to the run folder, since the job's process could not."""
+    """Writes the failure of a killed job to the run folder; the killed process could not do so.
+
+    Args:
+        folder: the run folder.
+        job: the job, with its status and message.
+    """
     lock = RunLock(folder)
     try:
         # The data workers of the job hold the lock until they notice that the job has ended.
@@ -420,7 +444,10 @@ def _record_failure(folder: Path, job: Job) -> None:
 
 
 def _oom_kills() -> int:
-    """Returns the number of out-of-memory kills in this cgroup (v2); 0 if unknown."""
+    """Returns the number of processes that this cgroup (v2) killed for lack of memory.
+
+    0 if the number is unknown.
+    """
     try:
         lines = dict(line.split() for line in _EVENTS.read_text().splitlines())
     except (OSError, ValueError):

@@ -1,4 +1,5 @@
-"""Hyperparameter search with Optuna; each trial is a run, and the study is in the sweep's folder.
+"""Hyperparameter search with Optuna. Each trial is a run. The trials are stored in an Optuna study
+in the sweep's folder.
 
 `n_trials` is the total over all starts: a search that was killed and restarted ends with exactly
 that many trials. A trial that was running resumes from its checkpoint; a failed trial is repeated.
@@ -95,7 +96,10 @@ class SearchOptions:
 
 
 def parse_options(arguments: Mapping[str, Any]) -> SearchOptions:
-    """Returns the checked options of a search.
+    """Checks the options of a search, and returns them.
+
+    Args:
+        arguments: options by name; see `SearchOptions`.
 
     Raises:
         RequestError: If an option is invalid; the message names the config key.
@@ -114,7 +118,8 @@ class Search:
         folder: the sweep's folder.
         space: the search space.
         options: options of the search.
-        monitor: metric by which runs choose their best checkpoint.
+        monitor: metric by which runs choose their best checkpoint; used if the options name no
+            metric.
         directions: two collections of the task's metrics: those for which higher is better, and
             those for which lower is better.
     """
@@ -133,7 +138,8 @@ class Search:
         self._lock = RunLock(make_subfolder(self.folder, STUDY_NAME))
 
     def open(self) -> None:
-        """Opens or creates the study.
+        """Opens or creates the Optuna study in the sweep's folder, and locks it for other
+        processes.
 
         Raises:
             RunHeld: If another process runs this search.
@@ -164,12 +170,12 @@ class Search:
         return "maximize" if more_is_better else "minimize"
 
     def close(self) -> None:
-        """Releases the study for other processes."""
+        """Releases the lock of the study, so that other processes can open it."""
         self._lock.release()
 
     @property
     def done(self) -> int:
-        """Number of trials that have ended; failed trials that are repeated do not count."""
+        """Number of trials that have ended, without failed trials that will be repeated."""
         return sum(_is_counted(trial) for trial in self.study.trials if trial.state.is_finished())
 
     @property
@@ -179,9 +185,10 @@ class Search:
         return max(0, self.options.n_trials - len(counted) - self._failed_now)
 
     def proposals(self) -> Iterator[list[str] | None]:
-        """Yields the overrides of each trial to run, first those of unfinished trials.
+        """Yields the overrides of each trial to run.
 
-        Yields None if no new trial can be proposed until a running trial has ended.
+        Unfinished trials of earlier starts come first. The item None means that no new trial can be
+        proposed until a running trial has ended.
         """
         trials = self.study.trials
         running = [t for t in trials if t.state is TrialState.RUNNING and self._fits(t)]
@@ -209,7 +216,10 @@ class Search:
         self._paused.clear()
 
     def ended(self, job: Job) -> None:
-        """Stores a trial's result in the study."""
+        """Stores the result of a trial in the study.
+
+        An interrupted trial stays unfinished; it is resumed at the next start.
+        """
         trial = self._trials.pop(job.key, None)
         if trial is None or job.status in (Status.INTERRUPTED, Status.HELD):
             return  # it remains a running trial, and is resumed at the next start
@@ -226,7 +236,9 @@ class Search:
             self._failed_now += job.status not in _FINAL
 
     def decide(self, overrides: Sequence[str], step: int, metrics: Mapping[str, float]) -> bool:
-        """Returns whether to pause a run after a validation.
+        """Stores a validation of a run in the study, and returns whether to pause the run.
+
+        A run is paused if the pruner finds its metric too bad.
 
         Args:
             overrides: overrides of the run.
@@ -255,10 +267,11 @@ class Search:
         return None
 
     def _should_resume(self, trial: Trial) -> bool:
-        """Returns whether a pruned trial should resume.
+        """Returns whether a pruned trial should resume, given the results of the other trials.
 
         With `hyperband`, a trial resumes if it is among the best third of all trials at its last
-        step (Li et al. 2020, algorithm 2).
+        step (Li et al. 2020, algorithm 2). With another pruner, it resumes if the pruner would no
+        longer prune it.
         """
         if self.options.pruner != "hyperband":
             return not trial.should_prune()
@@ -275,9 +288,10 @@ class Search:
         return self.study._storage.get_trial(trial._trial_id).intermediate_values
 
     def _new_trial(self) -> list[str] | None:
-        """Returns the overrides of a new trial.
+        """Asks Optuna for a new trial, and returns the trial's overrides.
 
-        None if each of `_MAX_ATTEMPTS` proposals has the values of a running trial.
+        A proposal is rejected if a running trial has the same values. Returns None after
+        `_MAX_ATTEMPTS` rejected proposals.
         """
         for _ in range(_MAX_ATTEMPTS):
             trial = self.study.ask(self.space.axes)
@@ -293,7 +307,11 @@ class Search:
         return overrides
 
     def _fits(self, frozen: FrozenTrial) -> bool:
-        """Returns whether an earlier trial has the same keys as the current search space."""
+        """Returns whether an earlier trial has exactly the swept keys of the current search space.
+
+        Args:
+            frozen: the earlier trial.
+        """
         return set(frozen.params) == set(self.space.axes)
 
     def _value(self, job: Job) -> float | None:
@@ -310,7 +328,11 @@ class Search:
 
 
 def load_study(folder: Path) -> optuna.Study:
-    """Loads the Optuna study of a search from the sweep's folder."""
+    """Loads the Optuna study of a hyperparameter search.
+
+    Args:
+        folder: the sweep's folder, which contains the study.
+    """
     return optuna.load_study(study_name=STUDY_NAME, storage=_storage(folder))
 
 
@@ -346,7 +368,7 @@ def _pruner(options: SearchOptions) -> optuna.pruners.BasePruner:
 
 
 def _is_counted(trial: FrozenTrial) -> bool:
-    """Returns whether a trial counts towards `n_trials`.
+    """Returns whether a trial counts towards `n_trials`, the total number of trials of a search.
 
     Waiting trials, and failed trials that will be repeated, do not count.
     """
@@ -356,9 +378,10 @@ def _is_counted(trial: FrozenTrial) -> bool:
 
 
 def _trials_to_repeat(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Returns the failed trials to repeat, one for each combination of values.
+    """Returns the failed trials that a search should repeat, one for each combination of values.
 
-    A trial is repeated unless its failure would recur, or a counted trial has the same values.
+    A failed trial is not repeated if it would fail again, or if a trial that counts towards
+    `n_trials` has the same values.
     """
     counted = [trial.params for trial in trials if _is_counted(trial)]
     to_repeat: list[FrozenTrial] = []

@@ -28,14 +28,19 @@ class SearchSpace:
 
     Attributes:
         fixed: overrides that all trials share.
-        axes: distribution of each swept key; the keys are as typed, with their `+`.
+        axes: Optuna distribution of each swept key; the keys are as the user typed them, with their
+            `+`.
     """
 
     fixed: list[str]
     axes: dict[str, BaseDistribution]
 
     def overrides(self, chosen: dict[str, Any]) -> list[str]:
-        """Returns the overrides of a trial; `chosen` contains the value of each swept key."""
+        """Returns the overrides of a trial.
+
+        Args:
+            chosen: the trial's value of each swept key.
+        """
         return [*self.fixed, *(f"{key}={_format(chosen[key])}" for key in self.axes)]
 
 
@@ -45,7 +50,7 @@ def _format(value: Any) -> str:
 
 
 def parse_space(arguments: Sequence[str], parser: OverridesParser) -> SearchSpace:
-    """Returns the search space that overrides define.
+    """Returns the search space that a sweep's overrides define.
 
     `interval(a, b)` is a range of floats, and `int(interval(a, b))` is a range of integers.
     `tag(log, interval(a, b))` is sampled on a logarithmic scale. `range(a, b, step)` is a grid that

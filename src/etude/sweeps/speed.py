@@ -60,7 +60,7 @@ class Speed:
 
 
 def device_of(accelerator: str) -> torch.device:
-    """Returns the device that Lightning would use for a `trainer.accelerator`."""
+    """Returns the device that Lightning would use if `trainer.accelerator` is `accelerator`."""
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         return torch.device("cuda")
     if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
@@ -69,7 +69,7 @@ def device_of(accelerator: str) -> torch.device:
 
 
 class EarlierRuns:
-    """Speeds that earlier runs recorded on this machine.
+    """Reader of the speeds that earlier runs on this machine have saved.
 
     Args:
         root: root folder of the runs, which is read at the first call of `speed`.
@@ -87,15 +87,16 @@ class EarlierRuns:
         group: str,
         device: torch.device,
     ) -> Speed | None:
-        """Returns the speed of the latest run with the same model, batch, precision and devices.
+        """Returns the training speed of the latest earlier run that is similar.
 
-        Runs of the same group are preferred. Returns None if there is no such run.
+        A run is similar if it has the same model, batch, precision and devices. Similar runs that
+        differ only in their seed are preferred. Returns None if there is no similar run.
 
         Args:
             checked: checked config of the run whose speed is estimated.
             parts: objects built from the config.
             vocabulary: vocabulary size of the model.
-            group: hash that identifies the runs that differ from this run only in their seed.
+            group: hash that is the same for all runs that differ from this run only in their seed.
             device: device to train on.
         """
         if self._by_shape is None:
@@ -120,7 +121,8 @@ class EarlierRuns:
     def _read(self) -> dict[str, list[Record]]:
         """Returns the runs on this machine as a dict of lists.
 
-        A key describes the model, batch, precision and devices that the runs of its list share.
+        The runs of a list have the same model, batch, precision and devices. The key is a text that
+        describes them.
         """
         by_shape: dict[str, list[Record]] = {}
         if not self.root.is_dir():
@@ -138,10 +140,12 @@ class EarlierRuns:
 
 
 def _shape(config: dict[str, Any], vocabulary: int | None) -> str:
-    """Returns a string of the settings that determine the FLOP of an optimizer step.
+    """Returns a text with the settings that determine the FLOP of an optimizer step.
+
+    Runs with the same text can be compared.
 
     Args:
-        config: the config, with dotted keys.
+        config: the config: a dict from dotted keys to values.
         vocabulary: vocabulary size, used if the config does not set it.
     """
     settings = {
@@ -160,12 +164,13 @@ def _machine(device: str | None, threads: int | None, processes: int) -> str:
 def speed_from_peak(
     flops_per_token: float, precision: str, device: torch.device, processes: int
 ) -> Speed:
-    """Returns the speed if training uses `ASSUMED_UTILIZATION` of the machine's peak.
+    """Estimates the training speed as the fraction `ASSUMED_UTILIZATION` of the machine's peak.
 
     The peak is measured with matrix products.
 
     Args:
-        flops_per_token: FLOP of training per target token.
+        flops_per_token: FLOP of training per target token (token to predict).
+        processes: number of processes of the run.
     """
     peak = matmul_peak(str(device), compute_dtype(precision), torch.get_num_threads())
     factor = processes if device.type != "cpu" else 1  # processes share the cores of a CPU
@@ -175,7 +180,9 @@ def speed_from_peak(
 
 
 def is_measurable(cost: Cost, precision: str, device: torch.device) -> bool:
-    """Returns whether a micro-batch fits into free memory and takes at most a few seconds.
+    """Returns whether a training step can be timed.
+
+    A micro-batch must fit into the free memory of `device`, and take at most a few seconds.
 
     Args:
         cost: FLOP and memory of the micro-batch.
@@ -202,7 +209,7 @@ def free_memory(device: torch.device) -> int | None:
 
 @dataclass(frozen=True)
 class StepTiming:
-    """Measured durations of training, in seconds.
+    """Measured durations of the two parts of a training step, in seconds.
 
     Attributes:
         micro_batch: duration of the forward and backward pass of a micro-batch.
@@ -216,7 +223,7 @@ class StepTiming:
 def time_steps(
     checked: CheckedConfig, parts: Parts, vocabulary: int, *, micro_batch: int, device: torch.device
 ) -> StepTiming:
-    """Times the training of a temporary model on random tokens, for about a second.
+    """Trains a temporary model on random tokens for about a second, and returns the durations.
 
     Args:
         checked: checked config of the run.
@@ -273,7 +280,7 @@ def time_steps(
 
 
 def _timed(work: Callable[[], None], device: torch.device) -> float:
-    """Returns the duration of a call of `work`, in seconds."""
+    """Returns the seconds from a call of `work` until `device` has finished the operations."""
     began = time.perf_counter()
     work()
     if device.type == "cuda":

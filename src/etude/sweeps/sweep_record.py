@@ -1,4 +1,4 @@
-"""Folder of a sweep, `experiments/_sweeps/<id>/`, which is updated while the sweep runs.
+"""Folder of a sweep, `experiments/_sweeps/<id>/`, whose files are updated while the sweep runs.
 
 `sweep.json` contains the swept keys with their values, and the status of each job. `results.csv`
 contains the metrics of the runs, and `logs/<job>.txt` the output of a job's process. The id is
@@ -47,7 +47,7 @@ LOGS = "logs"
 
 
 def sweep_folder(root: Path, sweep: Sweep) -> Path:
-    """Returns the folder of a sweep, in the root folder of all runs."""
+    """Returns the path of a sweep's folder, in the root folder of all runs."""
     fixed = [item for item in sweep.fixed if not item.startswith(EXECUTION_PREFIXES)]
     identity: dict[str, Any] = {
         "fixed": mask_record(sorted(fixed)),
@@ -70,9 +70,9 @@ class SweepRecord:
         self.file = folder / "sweep.json"
 
     def begin(self, sweep: Sweep) -> None:
-        """Writes the requested jobs to `sweep.json`; jobs of earlier starts remain there.
+        """Writes the requested jobs to `sweep.json`, next to the jobs of earlier starts.
 
-        A requested job has the status `waiting` until it ends. A job that finished in an earlier
+        A requested job gets the status `waiting`, until it ends. A job that finished in an earlier
         start of the sweep keeps its status.
         """
         make_subfolder(self.folder.parent.parent, *self.folder.parts[-2:])
@@ -101,7 +101,7 @@ class SweepRecord:
             info["jobs"] = [job for job in jobs.values() if job["key"] in keep or job.get("path")]
 
     def note(self, *ended: Job) -> None:
-        """Writes the results of the jobs `ended` to `sweep.json`."""
+        """Writes the results of the given jobs, which have ended, to `sweep.json`."""
         with self._changing() as info:
             jobs = {job["key"]: job for job in info.get("jobs", []) if "key" in job}
             for job in ended:
@@ -120,7 +120,7 @@ class SweepRecord:
             info["jobs"] = list(jobs.values())
 
     def finish(self) -> None:
-        """Writes `results.csv`, with a row for each job that has a run folder.
+        """Writes the file `results.csv`, with a row of metrics for each job that has a run folder.
 
         Logs a warning if the file cannot be written.
         """
@@ -138,7 +138,7 @@ class SweepRecord:
                 log.warning("could not write %s: %s", self.folder / "results.csv", error)
 
     def read(self) -> dict[str, Any]:
-        """Returns the content of `sweep.json`; empty before the first start."""
+        """Returns the content of `sweep.json`; an empty dict before the sweep's first start."""
         if not path_exists(self.file):
             return {}
         return read_sweep(self.file)
@@ -149,9 +149,10 @@ class SweepRecord:
 
     @contextmanager
     def _changing(self) -> Iterator[dict[str, Any]]:
-        """Context manager that yields the content of `sweep.json` to change, and then writes it.
+        """Context manager that yields the content of `sweep.json`, and finally writes it.
 
-        Until then, the file is locked against other processes.
+        The caller changes the yielded dict in place. During the block, the file is locked against
+        other processes.
         """
         with open_for_append(self.folder / ".lock", LOCK) as file:
             try_lock(file.fileno(), fcntl.LOCK_EX)
