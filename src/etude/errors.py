@@ -220,9 +220,9 @@ def nearest(name: str, choices: Iterable[str]) -> str | None:
 def nearest_of(name: str, choices: Iterable[str]) -> str | None:
     """Returns the hint `did you mean CHOICE?`, with the choice most similar to `name`.
 
-            A key path that ends with `name`, such as `optimizer.lr` for `lr`, is the most similar one.
-        Returns None if no choice is similar. For messages that already list all choices.
-        """
+        A key path that ends with `name`, such as `optimizer.lr` for `lr`, is the most similar one.
+    Returns None if no choice is similar. For messages that already list all choices.
+    """
     options = [str(choice) for choice in choices]
     close = sorted((each for each in options if each.endswith(f".{name}")), key=len)
     close = close or difflib.get_close_matches(name, options, n=1, cutoff=0.5)
