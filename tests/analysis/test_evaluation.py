@@ -466,7 +466,9 @@ class TestRefusals:
         path = records["classification"].path
         assert "one of them" in etude("predict", path).err
         assert "a non-empty text" in etude("predict", path, "--text", " ").err
-        assert "no --pair" in etude("predict", path, "--text", "a", "--pair", "b").err
+        assert (
+            "a command without --pair" in etude("predict", path, "--text", "a", "--pair", "b").err
+        )
         told = etude("predict", records["masked_lm"].path, "--text", "a")
         assert told.code == 2
         assert "a run of a task that predicts on texts" in told.err

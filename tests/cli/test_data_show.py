@@ -61,7 +61,7 @@ def test_labels_lengths_and_repeated_rows(tmp_path: Path, etude: Callable) -> No
 
 
 def test_mistakes(etude: Callable) -> None:
-    assert "expected show" in etude("data", "shw").err
+    assert "expected one of show, step or find" in etude("data", "shw").err
     answer = etude("data", "show", "optimizer.lr=abc")
     assert answer.code == 2
     assert "optimizer.lr" in answer.err

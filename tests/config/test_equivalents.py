@@ -62,11 +62,15 @@ def test_texts_without_quotes(text: str) -> None:
     assert compose(["experiment=debug", f"run.notes={text}"]).run.notes == text
 
 
+def test_lists_without_quotes() -> None:
+    assert compose(["experiment=debug", "run.tags=[一,b,二]"]).run.tags == ["一", "b", "二"]
+
+
 def test_what_hydra_reads_is_left_alone() -> None:
     for typed in (
         "run.notes=naïve (draft",
         "run.notes='第一次'",
-        "run.tags=[一,二]",
+        "run.tags=['一',二]",
         "seed=0,1",
         "model.dim=64",
     ):

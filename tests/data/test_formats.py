@@ -418,7 +418,7 @@ class TestDamage:
         ("content", "where", "hint"),
         [
             (b"id,text\n1,a\n2,b,c\n", ", line 3", "2 cells, as in the header, not 3"),
-            (b"text\na, b\nc\n", ", line 2", "in quotation marks"),
+            (b"text\na, b\nc\n", ", line 2", "quotation marks around a cell"),
             (b'id,text\n1,"open\n2,b\n', ", line 2", "a closing quotation mark"),
             (b"id,text\n1,caf\xe9\n", ", line 2, byte 13", "iconv"),
         ],

@@ -357,20 +357,20 @@ class TestAPanicOfTheLibrary:
             lambda: tokenizer.first_token_bytes("abc"),
         ):
             with pytest.raises(
-                RequestError, match=r"^theirs\.json: .*the library panicked: .*zero"
+                RequestError, match=r"^theirs\.json: .*internal error of the library: .*zero"
             ):
                 call()
 
     def test_of_decoding(self) -> None:
         backend = Char().train(["abc"]).backend
         backend.decoder = decoders.Strip("a", 64, 64)
-        with pytest.raises(RequestError, match="the library panicked"):
+        with pytest.raises(RequestError, match="internal error of the library"):
             Tokenizer(backend).decode([0])
 
     def test_of_reading(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("etude.data.tokenizer.check_parts", lambda *_: None)
         file = written(tmp_path, **ENDLESS["a prefix that the merges lack"][0])
-        with pytest.raises(RequestError, match="the library panicked"):
+        with pytest.raises(RequestError, match="internal error of the library"):
             Tokenizer.load(file)
 
     @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, ValueError])

@@ -106,13 +106,19 @@ def test_no_such_folder(conf: Path, etude: Any) -> None:
     [
         (('{"gain": Reading', '{"gains": Reading'), "did you mean gains?"),
         (("Reading(gains,", "Reading([*gains, 1.0],"), "for each of the 2 seeds"),
-        (("Reading(gains, [0.0 for _ in gains])", "3.0"), "a `Reading` with two lists of numbers"),
+        (
+            ("Reading(gains, [0.0 for _ in gains])", "3.0"),
+            "to return a `Reading` with two lists of numbers",
+        ),
         (("def read(", "def reed("), "a class with a `read` method"),
-        (('cells = {"gain"}', "cells = 5"), "a set of names as the attribute `cells`"),
+        (
+            ('cells = {"gain"}', "cells = 5"),
+            "to have an attribute `cells`, a set of names of cells",
+        ),
         (("return {", "raise SystemExit\n        return {"), "the class raised SystemExit"),
         (
             ('return {"gain": Reading(gains, [0.0 for _ in gains])}', "return gains"),
-            "a mapping from cell keys to `Reading` objects",
+            "to return a mapping from the keys of cells to `Reading` objects",
         ),
     ],
 )

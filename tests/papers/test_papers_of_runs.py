@@ -176,7 +176,8 @@ def test_a_changed_metric_is_no_evidence(toy: str, tmp_path: Path) -> None:
     before = (root / "_papers" / "toy" / "result.json").read_bytes()
     for check in (True, False):
         with pytest.raises(
-            RequestError, match=r"the folder of the run long seed=0, without.*runs rm"
+            RequestError,
+            match=r"the files of the run long seed=0, unchanged since training.*runs rm",
         ):
             reproduction.reproduce(toy, root, check=check)
     assert (root / "_papers" / "toy" / "result.json").read_bytes() == before

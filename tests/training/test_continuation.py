@@ -54,14 +54,16 @@ def test_what_differs_from_where_it_began_is_told(
         ).read_text()
 
     log_after(2)
-    assert "(before: " not in log_after(4)
+    told = log_after(4)
+    assert "(before: " not in told
+    assert "instead of" not in told
     torch.set_num_threads(2)
-    assert "2 threads (before: 1): " in log_after(6)
+    assert "continuing with 2 threads instead of 1: " in log_after(6)
     monkeypatch.setattr(run, "device_name", lambda device: "Card of a GPU")
     torch.set_num_threads(1)  # the device says more
     told = log_after(8)
     assert "device Card of a GPU (before: " in told
-    assert told.count("(before: ") == 2
+    assert told.count("(before: ") == 1
 
 
 def test_two_workers(small: Small, whole: Record, tmp_path: Path) -> None:

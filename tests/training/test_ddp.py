@@ -114,7 +114,7 @@ def test_more_gpus_than_there_are(
     monkeypatch: pytest.MonkeyPatch, accelerator: str, devices: Any, gpus: int
 ) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
-    with pytest.raises(RequestError, match=rf"trainer\.devices .* has {gpus} GPU"):
+    with pytest.raises(RequestError, match=rf"trainer\.devices .*torch can use {gpus} GPU"):
         Devices(accelerator, "ddp", devices).check()
 
 

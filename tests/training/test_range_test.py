@@ -184,7 +184,7 @@ def test_a_loss_that_is_none_from_the_beginning(
     original = CausalLM.loss
     monkeypatch.setattr(CausalLM, "loss", lambda self, micro: original(self, micro) * math.nan)
     told = (
-        r"the test has only 0 finite losses, but needs at least 10: "
+        r"the learning-rate range test has only 0 finite losses, but needs at least 10: "
         "the loss is nan at a learning rate of 1e-06"
     )
     with pytest.raises(EtudeError, match=told):

@@ -47,7 +47,7 @@ def test_a_continued_run_says_that_the_source_differs(
 
 
 def others(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [line for line in caplog.messages if line.startswith("new run: ")]
+    return [line for line in caplog.messages if line.startswith("new run; ")]
 
 
 def test_a_new_run_says_what_differs_from_the_nearest_of_its_name(
@@ -61,13 +61,13 @@ def test_a_new_run_says_what_differs_from_the_nearest_of_its_name(
     assert not others(caplog)
     near = train(small(tmp_path, *short, "model.dropout=0.1")).record.path.name
     (line,) = others(caplog)
-    assert "2 other runs with the same name" in line
+    assert "2 other runs have the same name" in line
     assert line.endswith(": model.dropout 0.2 -> 0.1")
     caplog.clear()
     train(small(tmp_path, *short, "model.dropout=0.1", "optimizer.lr=0.5"))
     (line,) = others(caplog)
-    assert "3 other runs with the same name" in line
-    assert f"differences from the most similar run, {near}: optimizer.lr" in line
+    assert "3 other runs have the same name" in line
+    assert f"Differences from the most similar one, {near}: optimizer.lr" in line
     assert line.endswith("-> 0.5")
 
 
@@ -124,7 +124,7 @@ def test_a_sweep_says_it_once(
     assert etude("train", *short, "model.dropout=0.3").code == 0
     answer = etude("train", *short, "model.dropout=0.1,0.15,0.25", "-m")
     assert answer.code == 0, answer.err
-    assert answer.out.count("new run: ") == 1
+    assert answer.out.count("new run; ") == 1
 
 
 @pytest.mark.slow

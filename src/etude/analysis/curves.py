@@ -240,11 +240,14 @@ def _panel(
         if points.spread is not None:
             low, high = points.ends()
             axes.fill_between(x_values, low, high, color=style["color"], alpha=0.18, linewidth=0)
+    if "y" in log and not any((curve.y > 0).any() for curve in curves):
+        hint = "no value is positive"
+        raise RequestError(Problem("--log", "a linear y axis", log, hint))
     if "x" in log:
-        _logarithmic(axes, "x")
+        set_logarithmic(axes, "x")
     bands = [end for curve in curves for end in curve.ends()]
     if "y" in log or set_value_range(axes, [curve.y for curve in curves], bands):
-        _logarithmic(axes, "y")
+        set_logarithmic(axes, "y")
     axes.set_xlabel(figure_label(f"{_AXES.get(x, x)}{unit}"))
     if x == "step" and axes.get_xscale() == "linear":
         from matplotlib.ticker import MaxNLocator
@@ -308,7 +311,7 @@ def _legend(figure: Figure, grid: Sequence[Axes], order: Sequence[Curve], headin
     )
 
 
-def _logarithmic(axes: Axes, which: str) -> None:
+def set_logarithmic(axes: Axes, which: str) -> None:
     """Makes an axis logarithmic, with up to four ticks per decade: 1, 2, 3, 5.
 
     `which` is `x` or `y`. One tick per decade would be too few for losses, which seldom span more

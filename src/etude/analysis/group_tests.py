@@ -126,8 +126,9 @@ def limits_of_tests(
         notes.append(note)
     if against == "best" and tests > 1:
         notes.append(
-            "the best group was chosen by the tested values, so the p-values are too small; use "
-            "`--against first` to compare with the group of the first run, chosen in advance"
+            "the best group was selected with the values that are tested, so the p-values are too "
+            "small; `--against first` compares with the group of the first run instead, which does "
+            "not depend on the values"
         )
     return notes
 

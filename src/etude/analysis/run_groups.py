@@ -80,7 +80,7 @@ class Group:
     @property
     def mean(self) -> float:
         """Mean of the values."""
-        return statistics.fmean(self.values)
+        return float(np.mean(self.values))
 
     @property
     def median(self) -> float:
@@ -90,7 +90,7 @@ class Group:
     @property
     def deviation(self) -> float | None:
         """Standard deviation (n - 1 degrees of freedom); None for a single run."""
-        return statistics.stdev(self.values) if len(self.values) > 1 else None
+        return float(np.std(self.values, ddof=1)) if len(self.values) > 1 else None
 
     @cached_property
     def interval(self) -> tuple[float, float] | None:

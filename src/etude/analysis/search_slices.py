@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from etude.analysis.axis_ranges import set_value_range, value_range
-from etude.analysis.curves import COLOUR_MAP, COLOURS, new_figure, shorten, style_axes
+from etude.analysis.curves import (
+    COLOUR_MAP,
+    COLOURS,
+    new_figure,
+    set_logarithmic,
+    shorten,
+    style_axes,
+)
 from etude.escaping import figure_label
 
 if TYPE_CHECKING:
@@ -60,7 +67,7 @@ def slices(study: Any) -> Figure | None:
 
 def metric_name(study: Any) -> str:
     """Returns the name of the metric that a search optimizes, as a label for an axis."""
-    return figure_label((study.metric_names or ["value of the trial"])[0])
+    return figure_label(study.user_attrs.get("metric", "value of the trial"))
 
 
 def pair(study: Any, importances: Mapping[str, float]) -> Figure | None:
@@ -155,7 +162,7 @@ def _style_axis(axes: Axes, which: str, name: str, distribution: Any) -> None:
         axes.set_xticks(range(len(choices)), labels)
         axes.set_xlim(-0.5, len(choices) - 0.5)
     elif distribution.log:
-        axes.set(**{f"{which}scale": "log"})
+        set_logarithmic(axes, which)
 
 
 def _explain(figure: Figure, *, has_pruned: bool) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from etude.cli.common import DONE, RUN, add_root, add_trust, make_parser
 from etude.errors import Problem, RequestError, nearest
 
-_RUN_HELP = f"{RUN} (the latest run of the name)"
+_RUN_HELP = f"{RUN}, which selects the latest run with this name"
 _EXAMPLES_HELP = "number of examples to show (default: 3)"
 
 USAGE = """\
@@ -103,7 +103,8 @@ def _find(arguments: list[str]) -> int:
     parser.add_argument("run", metavar="RUN", help=_RUN_HELP)
     help_ = "text to find: part of a document or of a row's text"
     parser.add_argument("text", metavar="TEXT", help=help_)
-    help_ = "print a JSON array: one entry for each step and example with the text or a part of it"
+    help_ = "print a JSON array: one entry per training step and example that contains TEXT or a "
+    help_ += "part of TEXT"
     parser.add_argument("--json", action="store_true", help=help_)
     add_root(parser)
     add_trust(parser)

@@ -29,8 +29,8 @@ def reproduce(arguments: list[str]) -> int:
     )
     parser.add_argument("--files", default=".", metavar="DIR", help=help_)
     help_ = (
-        "folder with your own configs; a paper or experiment in it is used instead of Étude's of "
-        "the same name"
+        "folder with your own configs; a paper or experiment in it replaces the one of the same "
+        "name that is included in Étude"
     )
     parser.add_argument("--config-dir", metavar="DIR", help=help_)
     args = parser.parse_args(arguments)

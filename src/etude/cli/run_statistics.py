@@ -63,15 +63,14 @@ def group(args: Namespace) -> int:
     groups = _load_groups(args)
     frame, tests = groups.frame(), groups.comparison(args.against, paired=args.paired)
     if args.json:
-        rows, tested = (json.loads(each.to_json(orient="records")) for each in (frame, tests))
         reference = groups.reference(args.against).name
         comparison = {
             "against": args.against,
             "reference": reference,
             "paired": args.paired,
-            "groups": tested,
+            "groups": _rows_of(tests),
         }
-        output = {"metric": groups.metric, "groups": rows, "comparison": comparison}
+        output = {"metric": groups.metric, "groups": _rows_of(frame), "comparison": comparison}
         print(json.dumps(output, indent=1, ensure_ascii=False))
         return DONE
     numbers = ("mean", "median", "std", "low", "high")
@@ -119,6 +118,12 @@ def _print_comparison(groups: Any, frame: Any, args: Namespace) -> None:
         print(note)
 
 
+def _rows_of(frame: Any) -> list[dict[str, Any]]:
+    """Returns the rows of a data frame for JSON: numbers in full precision, NaN as None."""
+    rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    return [{key: getattr(v, "item", lambda v=v: v)() for key, v in row.items()} for row in rows]
+
+
 def _cell(cell: Any, key: str, value: Any, number: bool) -> str:
     if value is None or value != value:  # pandas' NaN
         return "-"
@@ -151,8 +156,7 @@ def significance(args: Namespace) -> int:
     runs = Runs([Run(record, trust=args.trust) for record in records])
     frame = runs.significance(args.split)
     if args.json:
-        rows = json.loads(frame.to_json(orient="records"))
-        output = {"first": str(records[0].path), "others": rows}
+        output = {"first": str(records[0].path), "others": _rows_of(frame)}
         print(json.dumps(output, indent=1, ensure_ascii=False))
         return DONE
     first = runs[0]

@@ -439,7 +439,10 @@ def _secrets_in_identity(written: Any, config: DictConfig) -> Iterator[Problem]:
         if (name := find_secret_variable(path)) is not None:
             where = path.partition(os.environ[name])[0].rstrip(".")
             where = where or _locate_key(os.environ[name], config)
-            hint = f"the key contains the value of ${name}, which would be saved with the run"
+            hint = (
+                f"the name of this config key contains the value of ${name}, a secret that would "
+            )
+            hint += "be saved with the run"
             yield Problem(where, "a key without a secret", hint=hint)
         elif (
             not _is_out_of_signature(path)

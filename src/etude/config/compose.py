@@ -39,6 +39,8 @@ from etude.secrets import mask_record
 
 HYDRA_VERSION_BASE = "1.3"
 _QUOTE = "quote a value with commas or spaces: 'key=\"one, two\"'"
+_FULL_WIDTH = {"＝": "=", "，": ",", "［": "[", "］": "]", "：": ":", "–": "-", "—": "--"}
+"""Characters that input methods and word processors write for those of an override."""
 NOT_PARSED = (HydraException, OmegaConfBaseException, ValueError, RecursionError)
 """Exceptions of Hydra for overrides that it cannot parse; the last two for numbers that are too
 long and lists that are nested too deeply."""
@@ -304,12 +306,16 @@ def _explain(item: str, error: Exception) -> Problem:
     if item == "=":
         return Problem(item, "KEY=VALUE without spaces")
     if "=" not in item and not item.startswith("~"):
-        return Problem(item, "KEY=VALUE", hint="for example optimizer.lr=1e-3")
+        typed = "".join(_FULL_WIDTH.get(sign, sign) for sign in item)
+        usage = "for example optimizer.lr=1e-3; quote a value with spaces: 'run.notes=\"a b\"'"
+        return Problem(item, "KEY=VALUE", hint=usage if typed == item else f"type {typed}")
     try:
         override: Override = OverridesParser.create().parse_override(add_plus_signs(item))
     except NOT_PARSED as parse_error:
         reason = _QUOTE if isinstance(parse_error, HydraException) else str(parse_error)
         key, _, value = item.partition("=")
+        if not key.isascii():
+            return Problem(key, "a key of the config", value)
         return Problem(key, "a value in Hydra's override syntax", value, reason)
     if override.is_sweep_override():
         return Problem(item, "one value", hint=f"add -m to sweep over several values; {_QUOTE}")
@@ -328,8 +334,8 @@ def _explain(item: str, error: Exception) -> Problem:
         choices = {"".join([known, *rest]) for known in (*ROOT_KEYS, *groups) if "/" not in known}
         from etude.config.suggestions import suggest_node  # heavy: it imports constructors
 
-        hint = None if rest else suggest_node(key, _compose([]))
-        hint = hint or equivalent_of(key, value) or nearest(key, choices)
+        known_key = None if rest else suggest_node(key, _compose([]))
+        hint = known_key or equivalent_of(key, value) or nearest(key, choices)
         return Problem(key, "a key of the config", value, hint)
     record: type = Config
     *path, name = key.split(".")
@@ -348,9 +354,7 @@ def _explain_choice(
     if value not in groups[group]:
         others = [other for other in groups if value in groups[other]]
         below = [other for other in others if other.startswith(f"{group}/")] or others
-        hint = nearest(value, groups[group])
-        if below and not (hint and value in hint):
-            hint = f"use {below[0]}={value}"
+        hint = f"use {below[0]}={value}" if below else nearest(value, groups[group])
         return Problem(group, f"a file in conf/{group}/", value, hint)
     if isinstance(error, MissingConfigException):
         expected = "a config file whose `defaults` list refers only to existing files"

@@ -160,7 +160,9 @@ def _same_width(
             name = {",": "a comma", "\t": "a tab"}[separator]
             expected = f"{width} cells, as in the header, not {len(cells)}"
             hint = (
-                f"put a cell that contains {name} in quotation marks" if separator == "," else None
+                f"put quotation marks around a cell that contains {name}"
+                if separator == ","
+                else None
             )
             raise RequestError(Problem(f"{file}, line {number}", expected, hint=hint))
         yield number, cells

@@ -217,8 +217,8 @@ def _item_cost(item: _Item, after: bool) -> _Cost:
         inner_ways > 1 or _has_unbounded(item) or min(map(_shortest, item.inner)) < 1
     ):
         raise _Rejected(
-            "repeated groups that match at least one character and in only one way, such as (ab)+ "
-            "but not (a|b)+ or (a*)+"
+            "repeated groups without alternatives and repetitions that match at least one "
+            "character, such as (ab)+ but not (a|b)+ or (a*)+"
         )
     return _Cost(steps * max(1, count), inner_ways + ways - 1, loops)
 

@@ -231,7 +231,7 @@ def describe_required_data(objective: Objective | None) -> tuple[str, str | None
         objective: the objective; None for next-token prediction on running text.
     """
     if objective is None or objective.reads == "windows":
-        return "running text for the run's task, such as data=text_files", None
+        return "continuous text, which the run's task needs, such as data=text_files", None
     if objective.reads == "made":
         return f"synthetic data for the run's task, such as {objective.such_as}", None
     fields = ", ".join(objective.fields)

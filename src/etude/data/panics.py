@@ -29,5 +29,5 @@ def no_panic(name: str) -> Iterator[None]:
             raise
         message = " ".join(str(error).split())[:500]
         expected = "a tokenizer that the `tokenizers` library can run"
-        hint = f"the library panicked: {message}"
+        hint = f"internal error of the library: {message}"
         raise RequestError(Problem(name, expected, hint=hint)) from error

@@ -28,8 +28,8 @@ PLAIN_INITIALISATIONS = (True, False, None, "gaussian", "eva", "orthogonal")
 does not contain; `mica` is untested.
 """
 RESIDUAL = (
-    "to get an adapter for the released weights, save it with "
-    "save_pretrained(..., path_initial_model_for_weight_conversion=...)"
+    "its base weights were changed before training; to get an adapter for the original weights, "
+    "save it with PEFT's save_pretrained(..., path_initial_model_for_weight_conversion=...)"
 )
 
 Check = Callable[[object], str | None]

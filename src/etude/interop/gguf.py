@@ -227,7 +227,7 @@ class GGUF:
             expected = "none or linear, the supported scalings of rotary positions in GGUF"
             raise RequestError(Problem(self._key_path("rope.scaling.type"), expected, kind))
         if len(factors) > 1:
-            expected = f"the value of rope.scaling.factor, {stated['rope.scaling.factor']}"
+            expected = f"the same value as rope.scaling.factor ({stated['rope.scaling.factor']})"
             where = self._key_path("rope.scale_linear")
             raise RequestError(Problem(where, expected, stated["rope.scale_linear"]))
         if factor != 1 and (kind == "none" or self._factors is not None):

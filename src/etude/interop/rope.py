@@ -73,7 +73,7 @@ def rotary(
         return Rotary
     older = values.get("type", kind)
     if older != kind:
-        config.refuse(f"{where}.type", f"the value of rope_type, {kind}", older)
+        config.refuse(f"{where}.type", f"the same value as rope_type ({kind})", older)
     known = {"rope_type", "type", "rope_theta", "partial_rotary_factor", *names.values()}
     for name in values.keys() - known:
         if not is_off(values[name]):

@@ -337,8 +337,9 @@ def _no_tokenizer_problem(folder: Path, config: Mapping[str, Any]) -> Problem:
     hint = None
     if config.get("model_type") == "marian":
         hint = (
-            "Marian's two SentencePiece models cannot become a tokenizer.json; load the module "
-            "alone with etude.interop.pretrained.load_weights(FOLDER).module"
+            "Marian's two SentencePiece models cannot be converted to a tokenizer.json; to load "
+            "the model without a tokenizer, use "
+            "etude.interop.pretrained.load_weights(FOLDER).module"
         )
     elif model is not None:
         hint = (

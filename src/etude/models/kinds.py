@@ -50,8 +50,8 @@ def kinds_of_layers(
     stated = dict(kinds or {})
     if pattern is None:
         for name in stated:
-            expected = "a layer kind that pattern contains, but pattern is null"
-            checks.that(False, f"kinds.{name}", name, expected)
+            to_use = "set pattern to use this layer kind"
+            checks.that(False, f"kinds.{name}", name, "no layer kinds, as pattern is null", to_use)
         checks.done()
         return (None,) * layers
     expected = "one or more names of layer kinds defined in kinds, or null"

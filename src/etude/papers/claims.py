@@ -484,7 +484,7 @@ def build_measurement(name: str, paper: Paper) -> Any:
         stated = getattr(built_object, attribute, ())
         if not isinstance(stated, Collection) or isinstance(stated, str):
             target = paper.measure["_target_"]
-            expected = f"a set of names as the attribute `{attribute}` of {target}"
+            expected = f"{target} to have an attribute `{attribute}`, a set of names of {attribute}"
             problem = Problem("measure", expected, str(stated))
             raise RequestError(_in_file(name, paper, problem))
     for arm in sorted(set(getattr(built_object, "arms", ())) - set(paper.runs)):
@@ -519,7 +519,7 @@ def check_readings(name: str, paper: Paper, readings: Any, *, complete: bool) ->
     kind, seeds = paper.measure["_target_"], len(paper.seeds)
     problems = []
     if not isinstance(readings, Mapping):
-        expected = f"a mapping from cell keys to `Reading` objects, returned by {kind}"
+        expected = f"{kind} to return a mapping from the keys of cells to `Reading` objects"
         problems.append(Problem("measure", expected, type(readings).__name__))
         readings = {}
         complete = False
@@ -535,7 +535,7 @@ def check_readings(name: str, paper: Paper, readings: Any, *, complete: bool) ->
         reading = readings[cell.key]
         lists = (getattr(reading, "values", None), getattr(reading, "controls", None))
         if not all(map(_are_numbers, lists)):
-            expected = f"a `Reading` with two lists of numbers, returned by {kind}"
+            expected = f"{kind} to return a `Reading` with two lists of numbers"
             problems.append(Problem(where, expected, str(reading)[:80]))
         elif max(map(len, lists)) > seeds or (complete and not lists[0]):  # type: ignore[arg-type]
             expected = "a `Reading` with at least one value, and at most one value and one control "

@@ -281,7 +281,7 @@ def _sha256(folder: Path, name: str) -> str:
     kind = opening.MANIFEST if _MANIFEST.fullmatch(name) else _KINDS.get(name)
     if kind is None:
         names = ", ".join(IMMUTABLE_FILES)
-        expected = f"a key among {names} and the paths of checkpoints' {MANIFEST}"
+        expected = f"one of the keys {names}, or the path of a checkpoint's {MANIFEST}"
         raise RequestError(Problem(f"{RUN_FILE}: {HASHES}", expected, name))
     return sha256_file(folder / name, kind)
 

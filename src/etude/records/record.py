@@ -334,7 +334,10 @@ class Record:
             step = int(which)
         if step not in available:
             steps = ", ".join(str(s) for s in available) or "none"
-            expected = "best, last, the step of a checkpoint, average or average:K"
+            expected = (
+                "best, last, the step of a checkpoint, average, or average:K for the mean of the "
+            )
+            expected += "last K checkpoints"
             raise RequestError(
                 Problem(self._checkpoint_argument, expected, which, f"available steps: {steps}")
             )

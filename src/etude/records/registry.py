@@ -6,6 +6,7 @@ import os
 import re
 import stat
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -179,7 +180,7 @@ def find_finished(runs: Sequence[str], root: Path) -> list[Record]:
         if len(candidates) > 1:
             damaged: list[RequestError] = []
             records = [record for folder in candidates for record in read_records(folder, damaged)]
-            records = [record for record in records if record.status == "finished"]
+            records = _finished(records, run)
             records.sort(key=_start_time)
         elif not _is_name(run, candidates[0]):
             records = [Record.read(candidates[0])]
@@ -219,11 +220,25 @@ def _sweep_runs(folder: Path) -> list[Record] | None:
         count = "1 job has" if len(missing) == 1 else f"{len(missing)} jobs have"
         message = f"{folder}: {count} no run in {root}: {_join_first(missing)}"
         print(printable(mask_error(message), line=True), file=sys.stderr)
-    records = [Record.read(run_path) for run_path in run_folders]
-    finished = [record for record in records if record.status == "finished"]
+    finished = _finished([Record.read(run_path) for run_path in run_folders], str(folder))
     if not finished:
         raise RequestError(Problem("RUN", "a sweep with at least one finished run", str(folder)))
     return finished
+
+
+def _finished(records: Sequence[Record], where: str) -> list[Record]:
+    """Returns the finished runs among `records`; one line on standard error counts the others.
+
+    Args:
+        records: the runs.
+        where: what selected them, for the line: a name, or the folder of a sweep.
+    """
+    others = Counter(str(record.status) for record in records if record.status != "finished")
+    if others and sum(others.values()) < len(records):
+        counts = ", ".join(f"{count} {status}" for status, count in sorted(others.items()))
+        message = f"{where}: without the runs that are not finished ({counts})"
+        print(printable(mask_error(message), line=True), file=sys.stderr)
+    return [record for record in records if record.status == "finished"]
 
 
 def run_folder_in(root: Path, path: str) -> Path:

@@ -56,6 +56,17 @@ def format_duration(seconds: Any) -> str:
     return f"{minutes}m {rest:02d}s" if minutes else f"{rest}s"
 
 
+def _is_time(text: str) -> bool:
+    """Returns whether a text is an ISO 8601 time, or the beginning of one from the year on."""
+    example = "2000-01-01 00:00:00"
+    text = text.replace("T", " ", 1)
+    try:
+        datetime.fromisoformat(text + example[len(text) :] if text.isascii() else "")
+    except ValueError:
+        return False
+    return len(text) >= len("2000")
+
+
 def parse_time(text: str) -> str:
     """Converts the time in a filter to the format of `to_local`.
 
@@ -64,11 +75,11 @@ def parse_time(text: str) -> str:
             `today` or `yesterday`.
 
     Raises:
-        RequestError: the text does not begin with a year.
+        RequestError: the text is not a time.
     """
     if text in _DAYS:
         return (date.today() - timedelta(days=_DAYS[text])).isoformat()
-    if text != "null" and not text[:4].isdecimal():
+    if text != "null" and not _is_time(text):
         expected = "a date such as 2026-01-31, today or yesterday"
         raise RequestError(Problem("FILTER", expected, text, nearest(text, _DAYS)))
     return str(to_local(text)).replace(" ", "T", 1)

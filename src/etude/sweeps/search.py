@@ -152,8 +152,7 @@ class Search:
             direction=self.direction,  # type: ignore[arg-type]
             load_if_exists=True,
         )
-        if self.study.metric_names is None:
-            self.study.set_metric_names([self.options.metric or self.monitor])
+        self.study.set_user_attr("metric", self.options.metric or self.monitor)
         # A sampler that restarts with the same seed would repeat its proposals.
         self.study.sampler = _sampler(self.options, len(self.study.trials))
 

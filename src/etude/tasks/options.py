@@ -149,7 +149,7 @@ class Windows(EvaluationOptions):
         if min(self.sequence_length, tokens) * per_target > available:
             most = available // per_target
             hint = (
-                f"with a vocabulary of {vocabulary:,} tokens, the logits of one target need "
+                f"with a vocabulary of {vocabulary:,} tokens, the logits of one target token need "
                 f"{format_bytes(per_target)}"
             )
             memory = format_bytes(available)

@@ -20,6 +20,8 @@ from etude.training.model import ANY_VOCABULARY, build_with_sizes, configured_vo
 from etude.training.requirements import BuiltParts, find_problems
 from etude.training.trainer import Trainer
 
+_QUICK_BYTES = 256 * 2**20
+
 
 @dataclass
 class Parts:
@@ -61,11 +63,24 @@ def check_all(config: DictConfig) -> CheckedConfig:
                         )
                     else:
                         built = node.build()
-                        if key == "data" and node.is_ours:  # others may rely on `for_task`
+                        # Data of a user's class may rely on `for_task`, which is not called here.
+                        if key == "data" and node.is_ours and _is_quick_to_check(built):
                             built.check()
             except RequestError as refused:
                 problems += refused.problems
         raise RequestError(problems) from error
+
+
+def _is_quick_to_check(data: Any) -> bool:
+    """Returns whether the files of a data module are small enough to report other errors with them.
+
+    The files are read to check them. Other errors should not wait for a large corpus.
+    """
+    try:
+        files = data.content_files() or []
+    except RequestError:  # a missing file; the check reports it
+        return True
+    return sum(file.stat().st_size for file in files if file.is_file()) <= _QUICK_BYTES
 
 
 def build_parts(checked: CheckedConfig, *, check_data: bool = False) -> Parts:
@@ -107,7 +122,7 @@ def build_parts(checked: CheckedConfig, *, check_data: bool = False) -> Parts:
         parts["data"].model_vocabulary = configured_vocabulary(checked) or 0
     built = BuiltParts(checked, **parts, callbacks=callbacks, model=model)
     problems += find_problems(built)
-    if check_data and built.data is not None:
+    if check_data and built.data is not None and (not problems or _is_quick_to_check(built.data)):
         attempt(built.data.check)
     if problems:
         raise RequestError(problems)

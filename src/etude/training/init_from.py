@@ -353,4 +353,4 @@ def _load(module: nn.Module, weights: dict[str, Tensor], *, new_head: bool, grow
     module.load_state_dict(loaded, strict=False)
     new = [name for name in own if name not in loaded and ".lora." not in name]
     suffix = f"; newly initialised: {', '.join(new)}" if new else ""
-    log.info("loaded %d tensors of the source%s", len(loaded), suffix)
+    log.info("loaded %d tensors from the weights of init_from%s", len(loaded), suffix)

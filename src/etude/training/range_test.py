@@ -170,7 +170,10 @@ def _run_test(checked: CheckedConfig, lowest: float, highest: float, steps: int)
         reason = recorder.sweep.ended or "the test was stopped"
         count = len(recorder.sweep.losses)
         losses = f"{count} finite loss{'' if count == 1 else 'es'}"
-        raise EtudeError(f"the test has only {losses}, but needs at least {MIN_STEPS}: {reason}")
+        raise EtudeError(
+            f"the learning-rate range test has only {losses}, but needs at least {MIN_STEPS}: "
+            f"{reason}"
+        )
     return recorder.sweep
 
 

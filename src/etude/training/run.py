@@ -210,8 +210,8 @@ def _train_claimed(
         log.warning("schedule: %s", warning)
     if getattr(parts.optimizer, "averages", False) and falls(parts.schedule, total):
         log.warning(
-            "schedule: the learning rate decays, but the optimizer's weight averaging replaces a "
-            "decay; set schedule=constant (warmup, then a constant rate)"
+            "schedule: the learning rate decays, but this optimizer averages the weights and needs "
+            "no decay; set schedule=constant (warmup, then a constant rate)"
         )
     try:
         try:

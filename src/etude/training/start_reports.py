@@ -96,7 +96,7 @@ def report_machine(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         message = "device %s (before: %s): dropout masks and rounding may differ from here on"
         log.warning(message, now["device"], device)
     elif on_cpu and now["threads"] != before.get("threads"):
-        message = "%s threads (before: %s): rounding may differ from here on"
+        message = "continuing with %s threads instead of %s: rounding may differ from this step on"
         log.warning(message, now["threads"], before.get("threads"))
     if now["processes"] != processes:
         message = "%s processes (before: %s): dropout masks and rounding differ from here on"
@@ -137,9 +137,9 @@ def report_other_runs(folder: Path, checked: CheckedConfig) -> None:
     more = f" and {len(changes) - MAX_SHOWN} more" if len(changes) > MAX_SHOWN else ""
     count = f"{MAX_LISTED} or more" if len(others) >= MAX_LISTED else str(len(others))
     log.info(
-        "new run: %s other run%s with the same name; differences from the most similar run, %s: %s",
+        "new run; %s other run%s the same name. Differences from the most similar one, %s: %s",
         count,
-        "" if len(others) == 1 else "s",
+        " has" if len(others) == 1 else "s have",
         record.path.name,
         ", ".join(changes[:MAX_SHOWN]) + more,
     )

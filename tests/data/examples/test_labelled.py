@@ -320,5 +320,5 @@ def test_a_task_for_running_text_is_refused(tmp_path: Path, etude: Callable) -> 
     words = ["train", "~experiment", "name=x", "data=labelled_files", f"data.path={file}"]
     told = etude(*words, "trainer.max_steps=2", f"run.root={tmp_path / 'runs'}")
     assert told.code == 2
-    assert "expected running text for the run's task" in told.err
+    assert "expected continuous text, which the run's task needs" in told.err
     assert not (tmp_path / "runs").exists()

@@ -372,8 +372,8 @@ class _LayoutDetector:
         expected = "an explicit data.comments, because this line may contain a word, but another "
         expected += "line that starts with # is a comment"
         other = next(number for number, _ in marked if number not in set(candidates))
-        hint = "data.comments=true treats each line that starts with # before a sentence as a "
-        hint += f"comment, like line {other}; data.comments=false treats each as a word"
+        hint = "with data.comments=true, lines before a sentence that start with #, like line "
+        hint += f"{other}, are comments; with data.comments=false, they are words"
         raise RequestError(Problem(f"{self.file}, line {candidates[0]}", expected, hint=hint))
 
     def _check_meaning(
