@@ -25,7 +25,7 @@ CASES: dict[str, tuple[str, Rows, Sequence[str], str]] = {
         "classification",
         with_row(label="zz"),
         ["data.labels=[a,b]"],
-        "line 41 = 'zz': expected one of data.labels, a, b",
+        "line 41 = 'zz': expected one of the labels in data.labels: a, b",
     ),
     "label out of range": (
         "classification",

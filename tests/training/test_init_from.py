@@ -359,9 +359,11 @@ class TestRefusals:
     def test_a_model_beside_the_source(self, bert: Path, toy: Toy, tmp_path: Path) -> None:
         words = toys(toy("classification", tmp_path), f"init_from={bert / 'body'}")
         told = self.told([*words, "model=bert_tiny"])
-        assert "expected no override with init_from, which uses the source's model" in told
+        assert (
+            "expected no value together with init_from, as the model is that of its weights" in told
+        )
         told = self.told([*words, "data/tokenizer=bpe"])
-        assert "which uses the source's tokenizer" in told
+        assert "as the tokenizer is that of its weights" in told
 
     def test_another_shape(self, bert: Path, toy: Toy, tmp_path: Path) -> None:
         words = toys(toy("classification", tmp_path / "runs"), f"init_from={bert / 'body'}")
@@ -396,7 +398,10 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("more", "expected"),
         [
-            (["data.sequence_length=64"], "false, as the source's 64 positions are enough"),
+            (
+                ["data.sequence_length=64"],
+                "false, as the 64 positions of the weights of init_from are enough",
+            ),
             (["init_from.lora.rank=2"], "false with init_from.lora"),
             (["init_from.freeze=body"], "false if positions are frozen"),
             (["init_from.freeze=[pos*]"], "false if positions are frozen"),

@@ -81,7 +81,10 @@ def test_trained_continued_and_read_again(
     [
         (["model.pattern=[local]"], "model.kinds.global"),
         (["model.pattern=[locl,global]"], "did you mean local?"),
-        (["model.pattern=[local,global,third]"], "kinds.third={} defines a layer kind"),
+        (
+            ["model.pattern=[local,global,third]"],
+            "to define one with the model's own modules, add +model.kinds.third={}",
+        ),
         (["model.pattern=null"], "model.kinds.local"),
         (["model.pattern=[]"], "model.pattern"),
         (["model/mask@model.kinds.local.mask=bidirectional"], "model.kinds.local.mask"),

@@ -256,7 +256,7 @@ def _accept(folder: Path, trust: Sequence[str]) -> None:
 
 def _rm_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("runs", metavar="RUN", nargs="+", help=RUN)
-    parser.add_argument("--all", action="store_true", help="remove all runs of a name")
+    parser.add_argument("--all", action="store_true", help="remove all runs with the name RUN")
     parser.add_argument("--yes", action="store_true", help="do not ask for confirmation")
 
 

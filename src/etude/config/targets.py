@@ -72,7 +72,7 @@ def find_constructor(
     try:
         constructor = describe_class(_import(location, target, where), location)
     except ValueError as error:  # some built-in classes have no signature
-        expected = "a class whose constructor has a signature"
+        expected = "a class whose constructor arguments Python can inspect (inspect.signature)"
         raise RequestError(Problem(f"{where}._target_", expected, target)) from error
     if is_shipped:
         add_to_index(constructor)

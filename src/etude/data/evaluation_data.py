@@ -65,7 +65,7 @@ class EvaluationRequest:
 
 def unused_quoting_problem(quoting: str) -> Problem:
     """Returns the problem to report if `--quoting` is given and no CSV or TSV file is read."""
-    return Problem("--quoting", "CSV or TSV files in --data", quoting)
+    return Problem("--quoting", "--data with CSV or TSV files", quoting)
 
 
 @dataclass

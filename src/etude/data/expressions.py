@@ -33,9 +33,9 @@ _ROW_OF_SPACES = r"\s+(?!\S)"
 """Expression that matches consecutive whitespace, as a whole or without its last character."""
 
 _UNBOUNDED = (
-    r"unbounded repetitions (*, +, {2,}) only before elements that may match the empty string, or "
-    r"of a character class that a later alternative repeats by itself, as \s in \s*[\r\n]+|\s+; "
-    "other repetitions may take quadratic time"
+    "no unbounded repetition (*, +, {2,}) that may take quadratic time. It is accepted if all that "
+    "follows it may match the empty string, or if a later alternative only repeats the same "
+    r"character class, as \s in \s*[\r\n]+|\s+. Or write a limit, as in {1,100}"
 )
 _ESCAPED = "sSwWdDhHbBAzZnrtfv"
 _ANCHORS = ("^", "$", r"\b", r"\B", r"\A", r"\z", r"\Z")

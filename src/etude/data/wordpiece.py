@@ -46,7 +46,7 @@ class WordPiece(Recipe):
         check_vocabulary(
             self.vocab_size,
             len(SPECIAL) + 2,
-            "BERT's 5 special tokens, and a letter with and without ##",
+            "room for BERT's 5 special tokens, and for one letter in both forms, such as a and ##a",
         )
 
     @property

@@ -208,7 +208,9 @@ def _read_changes(
                 expected = f"no full tensor, since bias and modules_to_save in {NAME} exclude it"
                 problems.append(Problem(where, expected))
         elif not _is_copy(loaded, module, tensor, names, tensors):
-            expected = f"an update of a module of {loaded.architecture} that Étude supports"
+            expected = (
+                f"an update of a module of {loaded.architecture} to which Étude can apply LoRA"
+            )
             modules = [each.removesuffix(".weight") for each in known]
             problems.append(Problem(where, expected, hint=nearest(module, modules)))
     return changes, whole, problems

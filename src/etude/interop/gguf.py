@@ -178,7 +178,7 @@ class GGUF:
         expected_of = {
             "vocab_size": (fields["vocab_size"], "the number of rows of the token embedding"),
             "rope.dimension_count": (width, "the head width"),
-            "attention.value_length": (width, "the head width of the keys"),
+            "attention.value_length": (width, "the head width, as for the keys"),
             "attention.scale": (
                 _shortest_decimal(width**-0.5),
                 "1 / sqrt(head width)",

@@ -54,6 +54,6 @@ def _read(source: str, revision: str | None) -> Tokenizer:
         return tokenizer
     name = tokenizer.backend.id_to_token(end)
     if name is None:
-        expected = "the id of a token in the vocabulary, as the end-of-text token"
+        expected = "an id of the end-of-text token that is in the vocabulary"
         raise RequestError(Problem(str(Path(path)), expected, end))
     return tokenizer.closed_by(name)

@@ -47,7 +47,7 @@ def rotary(
     if fraction is None:
         config.only("partial_rotary_factor", 1, 1.0)
     if not isinstance(values, dict) or any(isinstance(each, dict) for each in values.values()):
-        config.refuse(where, "one object of numbers that applies to all layers", values)
+        config.refuse(where, "one JSON object with numbers as values, for all layers", values)
         values = {}
     kind = values.get("rope_type", values.get("type", "default"))
     numbers = ("rope_theta", "partial_rotary_factor", *LLAMA3.values())

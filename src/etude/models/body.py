@@ -250,7 +250,8 @@ class Body(nn.Module):
         checks.that(cache is None, "cache", type(cache).__name__, expected)
         for where, mask in self.masks.items():
             expected = "a mask that does not depend on where a text starts"
-            hint = "packed documents start anywhere; suitable masks set `everywhere = True`"
+            hint = "a packed document can start at any position; a mask class that supports this "
+            hint += "has the attribute `everywhere = True`"
             checks.that(mask.everywhere, where, type(mask).__name__, expected, hint)
         checks.done()
 

@@ -61,7 +61,7 @@ def kinds_of_layers(
             choices = f"contains {', '.join(map(str, stated))}" if stated else "is empty"
             expected = f"a layer kind defined in kinds, which {choices}"
             hint = nearest(name, stated) if stated else None
-            default = f"+model.kinds.{name}={{}} defines a layer kind that uses the model's modules"
+            default = f"to define one with the model's own modules, add +model.kinds.{name}={{}}"
             checks.that(False, "pattern", name, expected, f"{hint}; {default}" if hint else default)
     for name in stated:
         if not str(name).isidentifier() or hasattr(nn.ModuleDict, str(name)):

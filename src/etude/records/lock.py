@@ -65,8 +65,8 @@ class RunLock:
         if not force and _is_on_other_host(current := read_holder(self.path)):
             file.close()
             raise RunHeld(
-                f"{self.path.parent} is held by {_describe_holder(current)},"
-                " which cannot be checked from this host",
+                f"{self.path.parent} is held by {_describe_holder(current)};"
+                " whether it is still running cannot be checked from this host",
                 "if that process is dead, take over the run with run.force=true",
                 self.path.parent,
             )

@@ -272,10 +272,10 @@ def _check_overrides(config: DictConfig) -> None:
         if is_model or key.startswith("data/tokenizer"):
             what = "model" if is_model else "tokenizer"
             hint = "set model.<key>=... to change a single value" if is_model else None
-            expected = f"no override with init_from, which uses the source's {what}"
+            expected = f"no value together with init_from, as the {what} is that of its weights"
             problems.append(Problem(key, expected, value, hint))
         if key == "model.mup_base_dim":  # the weights would fit, but be scaled differently
-            expected = "no override with init_from, which uses the source's muP scaling"
+            expected = "no value together with init_from, as the muP scaling is that of its weights"
             problems.append(Problem(key, expected, value))
     if problems:
         raise RequestError(problems)
@@ -324,7 +324,7 @@ def _load(module: nn.Module, weights: dict[str, Tensor], *, new_head: bool, grow
             continue
         if name not in weights:
             if not is_in_head(name):
-                expected = "a tensor of this name in the source"
+                expected = "a tensor of this name in the weights of init_from"
                 problems.append(Problem(f"init_from, {name}", expected))
         elif is_in_head(name) and new_head:
             continue

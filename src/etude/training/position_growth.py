@@ -67,7 +67,7 @@ def resolve_max_length(node: Mapping[str, Any], config: Any, stated: int | None)
     longest = stated if stated is not None else max(source, needed)
     if longest == source:
         hint = f"data.sequence_length = {needed}"
-        expected = f"false, as the source's {source} positions are enough"
+        expected = f"false, as the {source} positions of the weights of init_from are enough"
         raise RequestError(Problem(key, expected, True, hint))
     return longest
 

@@ -274,7 +274,10 @@ class TestRefusals:
 
     def test_a_label_that_is_not_stated(self, tmp_path: Path) -> None:
         file = write(tmp_path / "rows.jsonl", simple(20, ["a", "b", "c"]))
-        assert "expected one of data.labels, a, b" in refused(file, tmp_path, labels=["a", "b"])[0]
+        assert (
+            "expected one of the labels in data.labels: a, b"
+            in refused(file, tmp_path, labels=["a", "b"])[0]
+        )
 
     def test_an_empty_class(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         file = write(tmp_path / "rows.jsonl", simple(20))

@@ -160,7 +160,8 @@ def check_same_layout(layouts: Sequence[tuple[Path, Layout]], stated: LayoutOpti
             problems.append(Problem(str(file), expected, value, hint))
         elif layout.columns != reference.columns and not columns:
             expected = f"{reference.columns} columns, as in {first}, not {layout.columns}"
-            hint = "if both files are correct, set data.words and data.tags, counted from 0"
+            hint = "if both files are correct, set data.words and data.tags to the numbers of the "
+            hint += "columns, counted from 0"
             problems.append(Problem(str(file), expected, hint=hint))
         if commented is not None and layout.comments is (not commented[1].comments):
             detected = ("comments", "words") if commented[1].comments else ("words", "comments")

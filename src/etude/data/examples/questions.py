@@ -189,7 +189,7 @@ class _AnswerInspection(Inspection):
         if not self._without:
             return []
         count = f"{self._without:,} of {self._rows:,} questions have no answer"
-        return [f"{count}; set task.no_answer=true to let the model predict a missing answer"]
+        return [f"{count}; set task.no_answer=true to let the model predict that there is none"]
 
 
 def parse_answers(row: Row, column: str, context: str) -> list[Answer]:

@@ -257,7 +257,7 @@ def _collect_labels(
         return stated
     numbers = class_numbers(stated)
     if unknown := [spelling for name, spelling in first.items() if name not in numbers]:
-        expected = f"one of data.labels, {', '.join(stated[:12])}"
+        expected = f"one of the labels in data.labels: {', '.join(stated[:12])}"
         raise RequestError(
             [Problem(where, expected, name) for where, name in unknown[:MAX_REPORTED]]
         )
