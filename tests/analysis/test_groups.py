@@ -355,3 +355,24 @@ def test_significance_of_real_runs(etude, corpus: Path, tiny, tmp_path: Path) ->
     answer = etude("runs", "significance", one, runs[1].path, runs[1].path, cwd=tmp_path)
     assert answer.code == 2
     assert "expected each run only once" in answer.err
+
+
+def test_no_positive_value_no_logarithmic_axis(tmp_path: Path) -> None:
+    rows = losses(-3, -2, -1)
+    record = fabricate(tmp_path / "experiments", "a" * 12, rows, final={"val/loss": -1.0})
+    with pytest.raises(RequestError, match="no value is positive"):
+        Groups([record], metric="val/loss").plot(log="y")
+
+
+def test_unfinished_runs_of_a_name_are_counted(
+    records: list[Record], etude: Any, tmp_path: Path
+) -> None:
+    file = records[-1].path / "run.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"status": "diverged"}))
+    answer = etude("runs", "group", "nano", cwd=tmp_path)
+    assert answer.err == "nano: without the runs that are not finished (1 diverged)\n"
+
+
+def test_json_has_full_precision(records: list[Record], etude: Any, tmp_path: Path) -> None:
+    groups = json.loads(etude("runs", "group", "nano", "--json", cwd=tmp_path).out)["groups"]
+    assert [row["mean"] for row in groups] == [group.mean for group in Groups(records).groups]

@@ -10,6 +10,7 @@ import pytest
 from etude.config.compose import compose, quote_unicode
 from etude.config.equivalents import _OURS, equivalent_of, plugin_of, suggest_sweep
 from etude.config.targets import find_constructor
+from etude.errors import RequestError
 
 
 @pytest.mark.parametrize(
@@ -60,6 +61,18 @@ def test_plugins_and_lists() -> None:
 @pytest.mark.parametrize("text", ["第一次", "你好，世界"])
 def test_texts_without_quotes(text: str) -> None:
     assert compose(["experiment=debug", f"run.notes={text}"]).run.notes == text
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ("optimizer.lr＝0.1", "type optimizer.lr=0.1"),
+        ("模型.层=3", "expected a key of the config"),
+    ],
+)
+def test_full_width_characters_are_named(typed: str, told: str) -> None:
+    with pytest.raises(RequestError, match=told):
+        compose(["experiment=debug", typed])
 
 
 def test_lists_without_quotes() -> None:

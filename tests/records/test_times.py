@@ -87,6 +87,12 @@ def test_filters_of_days() -> None:
             assert parse_filter(condition).accepts(recorded) is (condition in fulfilled)
 
 
+@pytest.mark.parametrize("day", ["2026-2-1", "2026-13-01", "2026-02-30", "２０２６-11-30", "x"])
+def test_what_is_no_date_is_refused(day: str) -> None:
+    with pytest.raises(RequestError, match="a date such as 2026-01-31"):
+        parse_filter(f"started>={day}")
+
+
 def test_a_filter_of_a_time_names_a_day() -> None:
     with pytest.raises(RequestError, match=r"a date such as 2026-01-31.*did you mean yesterday"):
         parse_filter("started>=yesterdy")

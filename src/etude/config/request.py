@@ -60,6 +60,7 @@ def parse(arguments: Sequence[str], command: str = "train", further: Sequence[st
         RequestError: an option is unknown or lacks its value.
     """
     request = Request()
+    problems: list[Problem] = []
     words = list(arguments)
     while words:
         word = words.pop(0)
@@ -90,7 +91,11 @@ def parse(arguments: Sequence[str], command: str = "train", further: Sequence[st
             hint = equivalent_of(option) or nearest(option, options)
             if name in (*ROOT_KEYS, "experiment", "sweep"):  # such as `--experiment debug`
                 hint = f"use {name}={value or next(iter(words), 'VALUE')}"
-            raise RequestError(Problem("option", f"an option of `etude {command}`", word, hint))
+            problems.append(Problem("option", f"an option of `etude {command}`", word, hint))
+            if not equals and words and "=" not in words[0] and not words[0].startswith("-"):
+                words.pop(0)  # its value
+    if problems:
+        raise RequestError(problems)
     return request
 
 
