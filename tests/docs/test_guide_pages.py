@@ -95,7 +95,8 @@ def write_task_files() -> None:
     for split in ("validation", "test"):
         labels = ("spam", "ham", "spam", "ham")
         lines = (
-            f'{{"text": "{split} text {n}", "label": "{label}"}}' for n, label in enumerate(labels)
+            f'{{"text": "{split} text {n}", "label": "{label}", "source": "list {n % 2}"}}'
+            for n, label in enumerate(labels)
         )
         Path(f"{split}.jsonl").write_text("\n".join(lines) + "\n")
     Path("train.conll").write_text(CONLL)
