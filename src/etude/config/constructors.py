@@ -38,8 +38,9 @@ class Parameter:
     Attributes:
         name: the parameter's name.
         default: the default value, or `NO_DEFAULT`.
-        hint: the annotation, or `Any`. In annotations from the index, classes are replaced by
-            empty placeholder classes of the same name.
+        hint: the annotation, or `Any`. If the description of the constructor was read from the
+            index on disk, and not by importing the class, empty placeholder classes of the same
+            name stand for the classes in the annotation.
     """
 
     name: str

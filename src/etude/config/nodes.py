@@ -235,12 +235,12 @@ def _contract_at(where: str) -> Contract | None:
 def _apply_contract(
     contract: Contract, constructor: Constructor, arguments: dict[str, Any]
 ) -> tuple[Constructor, dict[str, Any]]:
-    """Returns the description and the arguments of a user's class, as changed by its contract.
+    """Applies a contract to a user's class; returns the changed description and arguments.
 
-    Étude passes the contract's arguments when the object is built. In the returned description, a
-    config must therefore not set them. The contract's open arguments are exceptions: a config may
-    set them. If a config omits an open argument or sets it to null, Étude passes this argument, and
-    it is removed from the results.
+    Étude passes the contract's arguments when it builds the object, so the returned description
+    does not let a config set them. Open arguments are exceptions: a config may set them. An open
+    argument that the config omits or sets to null is also passed by Étude; it is removed from the
+    returned description and arguments.
 
     Args:
         contract: the interface that the config key requires.

@@ -176,7 +176,10 @@ class Shares:
 
     @cached_property
     def units(self) -> tuple[int, ...]:
-        """The weights as whole numbers in the same proportions, so that times compare exactly."""
+        """The sources' weights as whole numbers in the same proportions.
+
+        With them the order of the sources is computed without rounding errors.
+        """
         exact = [Fraction(repr(float(weight))) for weight in self.weights]
         scale = math.lcm(*(weight.denominator for weight in exact))
         units = [int(weight * scale) for weight in exact]

@@ -248,7 +248,7 @@ def enters_loss(labels: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def _fill(name: str, like: NDArray[Any]) -> float:
-    """Returns the value that pads an array: 0, but for labels one that doesn't enter the loss.
+    """Returns the value that pads an array: 0, or for labels a value that the loss ignores.
 
     Args:
         name: name of the array.

@@ -60,7 +60,7 @@ class _Writer:
 
     Args:
         file: receives the ids.
-        ends: receives the end of each document's ids.
+        ends: receives, for each document, the position after its last id.
         tokenizer, dtype, name: as in `write_split`.
     """
 

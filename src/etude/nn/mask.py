@@ -101,8 +101,10 @@ def causal_mask(T: int, S: int, device: torch.device | None = None) -> Tensor:
 
 
 def hide_later(bias: Tensor, T: int, S: int) -> Tensor:
-    """Returns `bias`, which is added to the attention scores, broadcast to (..., T, S) and with
-    minus infinity at the keys after each query.
+    """Returns a copy of `bias` of shape (..., T, S), with minus infinity at keys after the query.
+
+    The bias is added to the attention scores of T queries and S keys. `bias` broadcasts to the
+    shape of the result.
     """
     return bias.masked_fill(~causal_mask(T, S, bias.device), -torch.inf)
 

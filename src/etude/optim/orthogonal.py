@@ -20,9 +20,9 @@ def orthogonalise(matrices: Tensor, steps: int) -> Tensor:
     decomposition) by U V^T.
 
     Newton-Schulz iterations are used; the singular values of the result are between 0.7 and 1.2. On
-    a CUDA device the function computes in bfloat16, like the authors. On other devices it uses the
-    dtype of the matrices, because emulated bfloat16 products take thirty times as long as float32
-    products.
+    a CUDA device the function computes in bfloat16, as Muon's original implementation does. On
+    other devices it uses the dtype of the matrices, because emulated bfloat16 products take thirty
+    times as long as float32 products.
 
     Args:
         matrices: n matrices with a rows and b columns, as one tensor of shape (n, a, b).

@@ -1,4 +1,4 @@
-"""Implementation of `etude reproduce`, which lists all papers or measures one of them."""
+"""Implementation of `etude reproduce`: lists papers, or compares one paper's numbers with own runs."""
 
 from __future__ import annotations
 

@@ -223,10 +223,12 @@ def change_problems(
 
 
 def _field_problem(info: Mapping[str, Any], folder: Path, key: str) -> Problem:
-    """Returns the problem to report for the changed field `key` of `run.json`.
+    """Returns the problem to report if a field of `run.json`, on which results depend, was changed.
 
-    Results depend on the field. `info` is the content of `run.json`, and `folder` is the run's
-    folder.
+    Args:
+        info: the content of `run.json`.
+        folder: the run's folder.
+        key: the name of the field.
     """
     value = info.get(key, "(removed)")
     if isinstance(value, dict | list):  # its shortened text would not show the change

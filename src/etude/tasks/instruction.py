@@ -148,8 +148,8 @@ class Instruction(TokenTask):
     def _answers(self, evaluated: Evaluated) -> Iterator[tuple[int, str, str, str]]:
         """Yields for each row its index, its source text, its target text and the model's answer.
 
-        The answer is decoded greedily, up to the template's text after an answer, or to
-        `sequence_length` tokens.
+        The answer is decoded greedily. It ends before the text that the template puts after an
+        answer, or after `sequence_length` tokens.
         """
         tokenizer, length = self.tokenizer, evaluated.data.sequence_length
         template = AnswerObjective(self.template).bound_to_rows(tokenizer, length)

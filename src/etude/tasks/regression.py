@@ -18,8 +18,10 @@ from etude.tasks.metrics import Metrics, Sum
 
 
 class NumbersObjective(Objective):
-    """Objective (conversion to model inputs and targets) for synthetic sequences of numbers, whose
-    inputs and targets are generated together and stay unchanged.
+    """Objective for synthetic sequences of numbers.
+
+    An objective converts examples to the inputs and targets of a model. Here the data already
+    contain both, and this objective returns them unchanged.
     """
 
     reads = "made"

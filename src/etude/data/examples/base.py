@@ -255,7 +255,7 @@ class ExampleData(Stored, ExampleSource):
         )
 
     def evaluated_with_rows(self, asked: EvaluationRequest) -> Evaluated:
-        """Returns a split of the prepared data, or other files, with the contents of the rows.
+        """Returns the examples of a split, or of other files, and the rows that they are made of.
 
         Args:
             asked: the split or the files, and an additional column to read.

@@ -182,9 +182,10 @@ def _held_out_keys(source: ExampleSource, spool: Spool) -> set[bytes]:
 
 
 def _training_texts(spool: Spool, held_out: Container[bytes]) -> Iterator[str]:
-    """Yields the texts of the training split on which the tokenizer is trained.
+    """Yields the texts on which the tokenizer is trained: those of the rows of the training split.
 
-    Rows whose key is in `held_out` are skipped.
+    `held_out` are the keys of rows that are also in another split; these rows are skipped. The key
+    of a row is a hash of its texts.
     """
     for spooled in spool.rows("train"):
         if spooled.key not in held_out:
