@@ -1,4 +1,4 @@
-"""Implementation of `etude reproduce`: lists papers, or compares one paper's numbers with own runs."""
+"""Implementation of `etude reproduce`: lists papers, or compares one of them with own runs."""
 
 from __future__ import annotations
 
