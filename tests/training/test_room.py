@@ -84,7 +84,7 @@ def test_layers_by_hand() -> None:
     """A layer of `debug`: 12 D^2 + 2 D parameters of 8 bytes, weight and gradient; D = 32."""
     told = refused("model.layers=1000000000")
     assert told.startswith("model.layers = 1000000000: ")
-    fits = int(told.partition("; ")[2].split()[0].replace(",", ""))
+    fits = int(told.partition("; up to ")[2].split()[0].replace(",", ""))
     layer = 8 * (12 * 32**2 + 2 * 32)
     assert fits == pytest.approx(16 * GIB / layer, rel=0.001)
 

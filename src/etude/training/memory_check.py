@@ -111,6 +111,9 @@ def check_memory(checked: CheckedConfig, parts: Parts, vocabulary: int | None = 
         saved = 0
     left = device - trained
     if micro * saved > left:
+        if left < saved < trained:  # not even one example fits, because of the weights
+            needed = trained + saved
+            raise RequestError(_model_too_large(checked, counts, vocabulary_size, device, needed))
         raise RequestError(_micro_too_large(micro, saved, length, left, device))
     logits = vocabulary_size * length * activation_width
     estimate = 4 * weights + micro * (8 * saved + 3 * logits)
@@ -224,10 +227,10 @@ def _model_too_large(
     key = max(by_key, key=lambda name: by_key[name])
     hint = f"{total:,} parameters need {format_bytes(needed)}"
     if key == "layers" and (fits := int((device / bytes_each - total) / per_layer) + layers) > 0:
-        hint += f"; {fits:,} layers fit"
+        hint += f"; up to {fits:,} layers can fit"
     elif key in ("vocab_size", "max_length"):
         fits = int((device / bytes_each - (total - by_key[key])) / max(1, dim))
-        hint += f"; a value of {fits:,} fits" if fits > 0 else ""
+        hint += f"; a value up to {fits:,} can fit" if fits > 0 else ""
     value = vocabulary if key == "vocab_size" else node.arguments.get(key)
     expected = f"a model that fits into {format_bytes(device)} of memory with its gradients"
     length = OmegaConf.select(checked.config, "data.sequence_length")
