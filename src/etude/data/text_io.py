@@ -56,11 +56,11 @@ def scan(file: Path) -> Scan:
                     where = f"{file}, line {line}, byte {bad}"
                     value = f"0x{error.object[error.start]:02x}"
                     is_utf16 = bad == 0 and chunk.startswith(UTF16)
-                    hint = "convert the file from its encoding, for example with iconv -f "
-                    hint += "utf-16 -t utf-8"
+                    command = "iconv -f utf-16 -t utf-8"
                     if not is_utf16:
-                        hint = hint.replace("utf-16", "gb18030") + " (Chinese) or iconv -f latin1 "
-                        hint += "-t utf-8 (Western European)"
+                        command = "iconv -f gb18030 -t utf-8 (Chinese) or iconv -f latin1 -t utf-8 "
+                        command += "(Western European)"
+                    hint = f"convert the file from its encoding, for example with {command}"
                     raise RequestError(Problem(where, "UTF-8 text", value, hint)) from error
                 offset += len(chunk)
                 lines += chunk.count(b"\n")
