@@ -224,7 +224,7 @@ def test_tables(records: list[Record]) -> None:
     assert r"\label{tab:nano-best-val-loss}" in latex
     assert latex.endswith("\\end{tabular}\n\\end{table}\n")
     separate = Groups(records[:6])  # [2.00, 2.70] and [3.0, 3.3]
-    latex = separate.export("latex", caption="50 % of_all", label="tab:a}b")
+    latex = separate.export("latex", caption="50 % of_all", label="tab:a-b")
     assert r"rotary & 3 & \textbf{2.30 $\pm$ 0.36} & [2.00, 2.70] \\" in latex
     assert r"\caption{50 \% of\_all}" in latex
     assert r"\label{tab:a-b}" in latex
@@ -238,6 +238,8 @@ def test_tables(records: list[Record]) -> None:
     assert "**" not in Groups(records[:3]).export("markdown")
     with pytest.raises(RequestError, match="no value with --format csv"):
         groups.export("csv", label="x")
+    with pytest.raises(RequestError, match=r"--label = 'tab:a}b': .* \(for example 'tab:a-b'\)"):
+        groups.export("latex", label="tab:a}b")
     with pytest.raises(RequestError, match="did you mean latex"):
         groups.export("latx")
 

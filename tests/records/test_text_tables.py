@@ -7,7 +7,7 @@ from unicodedata import east_asian_width
 
 import pytest
 
-from etude.records.text_tables import metric_grid, print_columns
+from etude.records.text_tables import format_metric, metric_grid, print_columns
 
 COLUMNS = ("run", "status", "best", "label")
 ROWS = [
@@ -89,3 +89,21 @@ def test_a_grid_fits_its_width(width: int) -> None:
     assert max(map(len, lines)) <= max(width, cell)
     words = " ".join(lines).split()
     assert dict(zip(words[::2], words[1::2], strict=True)) == dict(metrics)
+
+
+@pytest.mark.parametrize(
+    ("value", "sign", "text"),
+    [
+        (0.0, False, "0.00000"),
+        (2.5, False, "2.50000"),
+        (2.5, True, "+2.50000"),
+        (-0.001, True, "-0.00100"),
+        (3.2e-6, True, "+3.2e-06"),
+        (-3.2e-6, True, "-3.2e-06"),
+        (12345678.0, False, "1.235e+07"),
+        (float("nan"), False, "nan"),
+        (float("-inf"), True, "-inf"),
+    ],
+)
+def test_small_metrics_are_not_shown_as_zero(value: float, sign: bool, text: str) -> None:
+    assert format_metric(value, decimals=5, sign=sign) == text

@@ -67,17 +67,23 @@ def latex(
         bold: cells in bold, as pairs (row, column), from 0.
         caption: caption of the floating `table`. If caption and label are empty, the result is a
             `tabular`.
-        label: label for references, of letters (of any script), digits and `:-._/`; other
-            characters become `-`.
+        label: label for references; see `reference_label`.
     """
     tabular = _tabular(head, rows, bold)
     if not caption and not label:
         return tabular
     lines = ["\\begin{table}", "\\centering"]
     lines += [f"\\caption{{{escaping.latex(caption)}}}"] if caption else []
-    name = re.sub(r"[^\w:./-]+", "-", label)
-    lines += [f"\\label{{{name}}}"] if label else []
+    lines += [f"\\label{{{label}}}"] if label else []
     return "\n".join([*lines, tabular.rstrip("\n"), "\\end{table}", ""])
+
+
+def reference_label(text: str) -> str:
+    """Returns a text as a LaTeX label for references.
+
+    A label consists of letters (of any script), digits and `:-._/`; other characters become `-`.
+    """
+    return re.sub(r"[^\w:./-]+", "-", text)
 
 
 def _tabular(

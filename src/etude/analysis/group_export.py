@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from etude.analysis.exports import heading, headings, latex, markdown
+from etude.analysis.exports import heading, headings, latex, markdown, reference_label
 from etude.analysis.group_keys import format_value
 from etude.errors import Problem, RequestError, nearest
 from etude.escaping import csv_cell
@@ -20,7 +20,8 @@ def export(groups: Groups, form: str, *, caption: str | None, label: str | None)
     """Returns the table of the groups of runs as CSV, LaTeX or Markdown; see `Groups.export`.
 
     Raises:
-        RequestError: the format is unknown, or does not support a caption or label.
+        RequestError: the format is unknown or does not support a caption or label, or the label
+            contains a character that LaTeX does not accept.
     """
     if form not in FORMATS:
         raise RequestError(
@@ -34,6 +35,9 @@ def export(groups: Groups, form: str, *, caption: str | None, label: str | None)
             expected = f"no value with --format {form}"
             hint = f"use --format {' or '.join(forms)}"
             raise RequestError(Problem(option, expected, value, hint))
+    if label and label != (valid := reference_label(label)):
+        expected = "a LaTeX label of letters, digits and `:-._/`"
+        raise RequestError(Problem("--label", expected, label, f"for example {valid!r}"))
     if form == "csv":
         frame = groups.frame()
         whole = frame.rename(columns=csv_cell).map(csv_cell)
@@ -56,7 +60,7 @@ def export(groups: Groups, form: str, *, caption: str | None, label: str | None)
     if form == "markdown":
         return markdown(head, rows, bold, caption=caption)
     if label is None:
-        label = f"tab:{name}-{groups.metric.replace('/', '-')}"
+        label = reference_label(f"tab:{name}-{groups.metric.replace('/', '-')}")
     return latex(head, rows, bold, caption=caption, label=label)
 
 

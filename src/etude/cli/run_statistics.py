@@ -58,7 +58,7 @@ def add_group_arguments(parser: ArgumentParser) -> None:
 def group(args: Namespace) -> int:
     """Runs `etude runs group` with its parsed arguments and returns the exit code."""
     from etude.analysis.statistics import MIN_VALUES
-    from etude.records.text_tables import format_cell, print_columns
+    from etude.records.text_tables import print_columns
 
     groups = _load_groups(args)
     frame, tests = groups.frame(), groups.comparison(args.against, paired=args.paired)
@@ -77,7 +77,7 @@ def group(args: Namespace) -> int:
     rows = []
     for row in frame.itertuples(index=False):
         pairs = zip(frame.columns, row, strict=True)
-        rows.append([_cell(format_cell, key, value, key in numbers) for key, value in pairs])
+        rows.append([_cell(key, value, number=key in numbers) for key, value in pairs])
     print(printable(groups.metric, line=True))
     print_columns(list(frame.columns), rows)
     if any(len(each.values) < MIN_VALUES for each in groups.groups):
@@ -96,7 +96,7 @@ def _print_comparison(groups: Any, frame: Any, args: Namespace) -> None:
         args: arguments of the command.
     """
     from etude.analysis.group_tests import limits_of_tests
-    from etude.records.text_tables import format_cell, print_columns
+    from etude.records.text_tables import print_columns
 
     if not len(frame):
         return
@@ -110,8 +110,8 @@ def _print_comparison(groups: Any, frame: Any, args: Namespace) -> None:
     print(f"\n{printable(compared, line=True)} ({kind})")
     rows = []
     for row in frame.to_dict("records"):
-        keys = [_cell(format_cell, key, row[key], number=False) for key in reference.keys]
-        rows.append([*keys, f"{row['difference']:+.5f}", _p(row["p"]), _p(row["holm"])])
+        keys = [_cell(key, row[key]) for key in reference.keys]
+        rows.append([*keys, _difference(row["difference"]), _p(row["p"]), _p(row["holm"])])
     print_columns([*reference.keys, "difference", "p", "p (Holm)"], rows)
     print()
     for note in limits_of_tests(frame, reference, against=args.against, paired=args.paired):
@@ -124,10 +124,24 @@ def _rows_of(frame: Any) -> list[dict[str, Any]]:
     return [{key: getattr(v, "item", lambda v=v: v)() for key, v in row.items()} for row in rows]
 
 
-def _cell(cell: Any, key: str, value: Any, number: bool) -> str:
+def _cell(key: str, value: Any, number: bool = False) -> str:
+    from etude.records.text_tables import format_cell
+
     if value is None or value != value:  # pandas' NaN
         return "-"
-    return str(cell("a/metric", float(value)) if number else cell(key, value))
+    return _number(float(value)) if number else format_cell(key, value)
+
+
+def _number(value: float) -> str:
+    from etude.records.text_tables import format_metric
+
+    return format_metric(value, decimals=5)
+
+
+def _difference(value: float) -> str:
+    from etude.records.text_tables import format_metric
+
+    return format_metric(value, decimals=5, sign=True)
 
 
 def add_significance_arguments(parser: ArgumentParser) -> None:
@@ -163,13 +177,13 @@ def significance(args: Namespace) -> int:
     mean = frame["mean"].iloc[0] - frame["difference"].iloc[0]
     examples = frame["examples"].iloc[0]
     label = printable(str(first.label or first.path), line=True)
-    print(f"baseline: {label}, mean {mean:.5f} on {examples} examples of {args.split}\n")
+    print(f"baseline: {label}, mean {_number(mean)} on {examples} examples of {args.split}\n")
     rows = [
         [
             row["run"],
-            f"{row['mean']:.5f}",
-            f"{row['difference']:+.5f}",
-            f"[{row['low']:+.5f}, {row['high']:+.5f}]",
+            _number(row["mean"]),
+            _difference(row["difference"]),
+            f"[{_difference(row['low'])}, {_difference(row['high'])}]",
             _p(row["permutation"]),
             _p(row["bootstrap"]),
             _p(row["holm"]),

@@ -16,7 +16,7 @@ from etude.records.record_fields import (
     field_value,
     latest_metrics,
 )
-from etude.records.text_tables import format_cell, print_columns
+from etude.records.text_tables import format_cell, format_metric, print_columns
 
 _KEYS = ("status", "step", "parameters", "tokens", "seconds")
 
@@ -170,7 +170,7 @@ def _change(key: str, before: Any, after: Any) -> str:
     if not numbers or before == after:
         return ""
     metric = "/" in key and key != "best/step"
-    return f"{after - before:+.5f}" if metric else f"{after - before:+,.7g}"
+    return format_metric(after - before, 5, sign=True) if metric else f"{after - before:+,.7g}"
 
 
 def _without_missing(values: dict[str, list[Any]]) -> dict[str, list[Any]]:

@@ -169,16 +169,27 @@ def format_cell(key: str, value: Any) -> str:
         if key == "seconds":
             return f"{value:.0f}"
         if isinstance(value, float) and ("/" in key or key == "best"):
-            return f"{value:.5f}" if value == 0 or 1e-3 <= abs(value) < 1e6 else f"{value:.4g}"
+            return format_metric(value, decimals=5)
         return repr(value) if isinstance(value, int) else f"{value:.7g}"
     if isinstance(value, str):
         return format_time(value) if key in TIME_KEYS else value
     return json.dumps(value, ensure_ascii=False)
 
 
-def format_metric(value: float) -> str:
-    """Formats a metric to four decimals, or to four digits if it is very small or large."""
-    return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e6 else f"{value:.4g}"
+def format_metric(value: float, decimals: int = 4, sign: bool = False) -> str:
+    """Formats a metric, or a difference of metrics.
+
+    A number below 0.001 or from a million is formatted to four digits, so that a small difference
+    is not shown as zero.
+
+    Args:
+        value: the metric.
+        decimals: number of decimals of other numbers.
+        sign: whether to show the sign of a positive number.
+    """
+    plus = "+" if sign else ""
+    is_usual = value == 0 or 1e-3 <= abs(value) < 1e6
+    return f"{value:{plus}.{decimals}f}" if is_usual else f"{value:{plus}.4g}"
 
 
 def format_best(best: Mapping[str, Any]) -> str:
