@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import shutil
 import statistics
@@ -209,6 +210,20 @@ def test_a_heat_map_shows_each_mean(records: list[Record]) -> None:
     assert len(axes.texts) == 7
     same = heat_map({(1, "a"): 2.0}, x="x_1", y="$y", metric="m")
     assert same.axes[0].texts[0].get_text() == "2.00"
+
+
+def test_long_labels_of_a_heat_map_do_not_overlap() -> None:
+    columns = ["sliding_window_128", "grouped_query_attention", "multi_head_latent", "中文" * 8]
+    figure = heat_map({(name, 1): 0.5 for name in columns}, x="x", y="y", metric="m")
+    figure.draw_without_rendering()
+    (axes, _) = figure.axes
+    labels = axes.get_xticklabels()
+    assert {label.get_rotation() for label in labels} == {45.0}
+    corners = [label.get_transform().transform(label.get_position()) for label in labels]
+    gaps = [right[0] - left[0] for left, right in itertools.pairwise(corners)]
+    assert min(gaps) * np.sin(np.pi / 4) > 1.2 * labels[0].get_fontsize() * figure.dpi / 72
+    assert axes.get_window_extent().height > 0.4 * figure.dpi  # the row has room for its text
+    assert all(label.get_window_extent().x0 >= 0 for label in labels[1:])
 
 
 def test_tables(records: list[Record]) -> None:

@@ -14,6 +14,9 @@ from etude.escaping import figure_label
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_HORIZONTAL = 10
+"""Maximum length of a horizontal label of a column."""
+
 
 def heat_map(values: Mapping[tuple[Any, Any], float], *, x: str, y: str, metric: str) -> Figure:
     """Draws a heat map with a cell for each combination of an x value and a y value.
@@ -30,12 +33,20 @@ def heat_map(values: Mapping[tuple[Any, Any], float], *, x: str, y: str, metric:
     grid = np.full((len(rows), len(columns)), np.nan)
     for (column, row), value in values.items():
         grid[rows.index(row), columns.index(column)] = value
-    figure = new_figure(2.6 + 0.95 * len(columns), 1.6 + 0.55 * len(rows))
+    labels_x, labels_y = (list(map(_format_value, values)) for values in (columns, rows))
+    is_long = max(map(len, labels_x)) > _HORIZONTAL
+    height_x = 0.05 * max(map(len, labels_x)) if is_long else 0.0
+    width_y = 0.08 * max(map(len, labels_y))
+    figure = new_figure(2.2 + width_y + 0.95 * len(columns), 1.6 + height_x + 0.55 * len(rows))
     axes = figure.subplots()
     low, high = value_range(float(np.nanmin(grid)), float(np.nanmax(grid)))
     image = axes.imshow(grid, cmap=COLOUR_MAP, vmin=low, vmax=high, aspect="auto")
-    axes.set_xticks(range(len(columns)), [_format_value(value) for value in columns])
-    axes.set_yticks(range(len(rows)), [_format_value(value) for value in rows])
+    axes.set_xticks(range(len(columns)), labels_x)
+    axes.set_yticks(range(len(rows)), labels_y)
+    if is_long:
+        axes.tick_params(axis="x", labelrotation=45)
+        for label in axes.get_xticklabels():
+            label.set(ha="right", rotation_mode="anchor")
     axes.set_xlabel(figure_label(x))
     axes.set_ylabel(figure_label(y))
     span = np.nanmax(grid) - np.nanmin(grid) or 1.0
