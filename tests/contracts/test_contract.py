@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import importlib
+import sys
+import types
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Protocol
 
@@ -12,7 +14,7 @@ import torch
 from torch import nn
 
 from etude.config.constructors import describe_class
-from etude.config.nodes import Factory
+from etude.config.nodes import Factory, check_node
 from etude.config.table import table
 from etude.contracts.contract import Contract
 from etude.contracts.slots import CONTRACTS
@@ -299,6 +301,17 @@ def test_what_is_built_is_compared_too() -> None:
         "(see docs/contracts/norm.md)",
         "model.norm._target_ = 'object': expected a class with a method forward(x) "
         "(see docs/contracts/norm.md)",
+    ]
+
+
+def test_arguments_of_an_unrelated_class_are_not_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The config's arguments are those of the class that it replaces."""
+    monkeypatch.setitem(sys.modules, "mine", types.ModuleType("mine"))
+    sys.modules["mine"].Other = type("Other", (), {"__module__": "mine"})  # type: ignore[attr-defined]
+    node, problems = check_node("data", {"_target_": "mine.Other", "batch": 3, "x": 1}, ["mine"])
+    assert node is None
+    assert [problem.expected for problem in problems] == [
+        "a subclass of etude.data.module.DataModule"
     ]
 
 

@@ -214,6 +214,8 @@ def check_node(
     if is_foreign and (contract := _contract_at(where)) is not None:
         kind = import_class(constructor, value["_target_"], where)
         missing = list(contract.problems(kind, where, value["_target_"]))
+        if contract.is_unrelated(kind):
+            return None, missing
         constructor, arguments = _apply_contract(contract, constructor, arguments)
     node, problems = _check_arguments(
         where, value["_target_"], constructor, partial, arguments, extensions,

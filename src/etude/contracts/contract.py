@@ -78,6 +78,19 @@ class Contract:
         for expected in self._unmet(constructor):
             yield Problem(f"{where}._target_", expected, target, f"see {self.page}")
 
+    def is_unrelated(self, constructor: Any) -> bool:
+        """Returns whether a class lacks the required base class of Étude.
+
+        The class then lacks the members and arguments of this base class, too, so that no further
+        problem needs to be reported. Bases of torch provide few of the required members.
+        """
+        return (
+            self.base is not None
+            and not self.base.startswith("torch.")
+            and isinstance(constructor, type)
+            and self.base not in map(_dotted_name, constructor.__mro__)
+        )
+
     def problems_of(self, instance: Any, where: str) -> Iterator[Problem]:
         """Yields a problem for each requirement that a built object does not meet.
 
@@ -122,8 +135,8 @@ class Contract:
         """
         if self.base is not None and self.base not in map(_dotted_name, kind.__mro__):
             yield f"a subclass of {self.base}"
-            if not self.base.startswith("torch."):
-                return  # only subclasses have the other members
+            if self.is_unrelated(kind):
+                return
         abstract: frozenset[str] = getattr(kind, "__abstractmethods__", frozenset())
         for name in sorted(abstract - self.methods.keys()):
             yield f"a class that implements the abstract method {name}"
