@@ -1,4 +1,4 @@
-"""Attributes unexpected exceptions to the user's own code where possible."""
+"""Finds out whether the user's own code may have caused an unexpected exception."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Contracts of classes in the config, and checks of a class against its contract."""
+"""Contracts: requirements on the classes in a config, and checks whether a class meets them."""
 
 from __future__ import annotations
 

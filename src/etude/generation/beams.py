@@ -66,7 +66,7 @@ def beam_search(
             `length_penalty`: above 0 favours longer texts, below 0 shorter ones.
             `early_stopping`: when the search for a prompt is done. `False`: when the best
             continuation, at its current length, scores below the worst hypothesis; if
-            `length_penalty` is not 0, a longer text could still score higher. `"never"`: when no
+            `length_penalty` is above 0, a longer text could still score higher. `"never"`: when no
             continuation can score above the worst hypothesis. `True`: as soon as there are `beams`
             hypotheses.
         ends: the stop conditions of a hypothesis.

@@ -17,7 +17,7 @@ from etude.errors import Checks, InvalidArguments, Problem
 
 
 class Processor(Protocol):
-    """Contract of processors: functions that change the logits of the next token."""
+    """Interface of processors: functions that change the logits of the next token."""
 
     def __call__(self, tokens: Tensor, logits: Tensor) -> Tensor:
         """Returns the changed logits, of shape (B, V); minus infinity forbids a token.

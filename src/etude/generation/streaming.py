@@ -89,7 +89,7 @@ class StopTextFilter:
         self.stops, self.ended, self._held = list(stops), False, ""
 
     def push(self, piece: str) -> str:
-        """Adds a piece of the text, and returns new text that surely precedes any stop text.
+        """Adds a piece of the text, and returns new text that certainly precedes any stop text.
 
         If the text so far ends with a possible start of a stop text, this part is returned by a
         later call, or never if it is the start of a stop text.

@@ -30,7 +30,7 @@ _UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "
 
 
 class Tokenizer(Protocol):
-    """Contract of tokenizers for generation."""
+    """Interface of the tokenizers that text generation can use."""
 
     @property
     def vocab_size(self) -> int:
@@ -163,7 +163,7 @@ class ForbiddenWords:
         ]
 
     def _tokens_completing(self, word: str, k: int) -> list[int]:
-        """Returns the ids of the tokens that complete `word` if its first k characters precede."""
+        """Returns the ids of the tokens that complete `word` after its first k characters."""
         candidates = self.spelling.tokens_with_prefix(word[k:])
         return [i for i, rest in candidates if not _in_same_word(word[-1], rest[:1])]
 
