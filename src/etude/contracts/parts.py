@@ -24,8 +24,8 @@ class Attention(Protocol):
         bias: whether projections have a bias.
         dropout: dropout probability.
         head_dim: K, the head dimension, if `model.head_dim` is set.
-        base_head_dim: K of muP's base model, whose width is `model.mup_base_dim`; None unless this
-            width is set and differs from D.
+        base_head_dim: K of muP's base model, whose width is `model.mup_base_dim`; passed only if
+            this width is set and differs from D.
         layer, layers: index of the block, from 0, and number of blocks.
     """
 
