@@ -71,7 +71,7 @@ def _write_adapter(args: Namespace, destination: Path) -> None:
     run = load_run(args.source, root=args.root, trust=args.trust)
     options = lora_options(run.checked)
     if options is None:
-        hint = "its config sets no init_from.lora.rank; to convert the model, omit --adapter"
+        hint = "this run has no init_from.lora.rank; to convert its model, omit --adapter"
         raise RequestError(Problem("RUN", "a run trained with LoRA", args.source, hint))
     module = run.model(args.checkpoint, merged=False).module
     base = str(run.config.init_from.source)
