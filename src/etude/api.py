@@ -69,7 +69,7 @@ def train(config: DictConfig) -> Run:
     """Trains the run that `config` describes, and returns it.
 
     An interrupted run continues; a finished run is returned without training. The returned run
-    trusts the modules in the config's `extensions`, so it can build the classes in these modules.
+    can import the modules in the config's `extensions` and build the classes in these modules.
 
     Raises:
         RequestError, RunHeld, RunFailed, Interrupted: see `etude.training.run.train`.
@@ -109,9 +109,8 @@ def plan(
 ) -> list[PlannedJob]:
     """Returns the jobs that `etude train` would run, each with its state and estimated cost.
 
-    The cost is the number of parameters, the FLOPs and the time.
-
-    Trains nothing and writes no run.
+    The state is, for example, new or finished. The cost is the number of parameters, the FLOPs, the
+    memory and the time. The function trains nothing and writes no run.
 
     Args:
         overrides: as for `compose`.
@@ -208,8 +207,8 @@ def load_run(
             folder), or a run name (the latest finished run with that name). The folder may have
             been moved.
         root: folder in which names and signatures are searched.
-        trust: modules that are imported if the run's config names classes of them. Other modules
-            are never imported; by default, only Étude's own classes are built.
+        trust: modules that are imported if the run's config names classes in these modules. Other
+            modules are never imported; by default, only Étude's own classes are built.
         unfinished: if `run` is a name and no run with this name is finished, whether to load the
             latest unfinished run.
 
@@ -342,9 +341,9 @@ class Run:
 
     @cached_property
     def checked(self) -> CheckedConfig:
-        """The run's config after it was checked.
+        """The run's config after it was checked, as an object that can build the config's classes.
 
-        Each of its nodes (a class and its arguments) can be built.
+        A node of this object is a class and its arguments.
         """
         return check(to_portable(self.config), trust=self._trust)
 
@@ -549,8 +548,8 @@ class Run:
 
         The table has one row for each document or data row in each example. Columns: `example`
         (number in the step, from 1), `document` (index of the document or data row, from 0),
-        `source` (text that states where it comes from) and, for running text, `first` and `end`,
-        the range of the document's tokens that is in the example.
+        `source` (text that states where it comes from) and, for continuous text, `first` and `end`:
+        the example contains the document's tokens `first` to `end` - 1.
 
         Args:
             step: optimizer step, as in the metrics; the first is 1.
@@ -565,14 +564,14 @@ class Run:
         return pd.DataFrame(example_sources(self, step))
 
     def readings(self, text: str) -> pd.DataFrame:
-        """Returns a table of the optimizer steps whose examples contained a text.
+        """Returns a table of the optimizer steps in which the run used a text.
 
-        The table has one row for each example that contains the text or a part of the text.
+        The table has one row for each example of a step that contains the text or a part of it.
         Columns: `step` (optimizer step), all columns of `places`, and `whole`, which states whether
         the example contains the complete text.
 
         Args:
-            text: text that occurs exactly like this in the training data.
+            text: the text to find; upper and lower case and spaces must match.
 
         Raises:
             RequestError: the training split does not contain the text, or as for `batch`.
@@ -586,7 +585,10 @@ class Run:
         return pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
 
     def data(self) -> Any:
-        """Builds the run's data module without preparing the data; data files may be missing."""
+        """Returns a new data module of the run.
+
+        The data is not prepared; its files may be missing.
+        """
         from etude.training.model import configured_vocabulary
 
         data = self.checked.nodes["data"].build()
@@ -614,7 +616,7 @@ class Run:
         return evaluated
 
     def prepare(self, data: Any) -> None:
-        """Prepares the data of a run's data module, after checking that it is the data of training.
+        """Checks that the data of the data module `data` is the run's training data; prepares it.
 
         Raises:
             RequestError: the data is missing or differs from that of training.
@@ -626,7 +628,7 @@ class Run:
         fingerprint, recorded = data.fingerprint(), self.summary["data"]["fingerprint"]
         if fingerprint != recorded:
             expected = f"the fingerprint of the training data, {recorded}"
-            hint = "the data has changed since training"
+            hint = "the data has changed since the run was trained"
             raise RequestError(Problem("data", expected, fingerprint, hint))
         with hide_messages():
             data.prepare(cache_folder(self.checked))
@@ -689,9 +691,9 @@ class Runs(Sequence[Run]):
         return Comparison([run.record for run in self._runs], metrics=metrics, x=x, log=log)
 
     def group(self, metric: str | None = None, *, by: Sequence[str] = ()) -> Groups:
-        """Returns groups of the finished runs, by default of runs that differ only in the seed.
+        """Groups the finished runs; by default, runs that differ only in the seed are a group.
 
-        The groups have means, standard deviations and mean curves of a metric.
+        The result has the mean, the standard deviation and the mean curve of a metric per group.
 
         Args:
             metric: the metric; None is the best value of the metric that selects the best
@@ -708,14 +710,14 @@ class Runs(Sequence[Run]):
         return Groups(finished, metric=metric, by=by)
 
     def significance(self, split: str = "val") -> pd.DataFrame:
-        """Tests whether each further run differs from the first run, by their scores of each
-        example.
+        """Tests whether the other runs differ from the first run, by the score of each example.
 
         Returns:
             A table with one row for each run but the first: `difference` (its mean loss or score
             minus that of the first run), the 95 % confidence interval `low` to `high`, the
             p-values `permutation` and `bootstrap`, `holm` (`permutation` corrected for the
-            number of runs), and `mcnemar` if each example is either correct or incorrect.
+            number of runs by Holm's method), and `mcnemar` if each example is either correct or
+            incorrect.
 
         Raises:
             RequestError: there are fewer than two runs, the runs have different data or windows, or

@@ -34,9 +34,9 @@ line."""
 
 
 class _NamedStream:
-    """Wrapper of standard output, whose errors (`OSError`) contain the name "standard output".
+    """Wrapper of standard output that adds the name "standard output" to its errors (`OSError`).
 
-    Errors of files contain the file's name in the same way.
+    Similarly, errors of files contain the file's name.
     """
 
     def __init__(self, stream: Any) -> None:

@@ -27,7 +27,8 @@ class Problem:
     """One error in the input, shown as `where = value: expected EXPECTED (hint)`.
 
     Attributes:
-        where: a key path (`model.heads`), or a file and a position (`a.txt, line 3, byte 7`).
+        where: where the error is: a key path (`model.heads`), or a file and a position
+            (`a.txt, line 3, byte 7`).
         expected: what is valid, as a noun phrase that completes "expected ...".
         value: the invalid value; omitted from the message if not given.
         hint: the nearest valid choice, or what to do.
@@ -100,7 +101,7 @@ class RunHeld(EtudeError):
     """Raised when the run is in use by another process.
 
     Args:
-        hint: what the user can do.
+        hint: text that states what the user can do.
         folder: folder of the run.
     """
 
@@ -209,8 +210,8 @@ def is_real(value: object) -> TypeGuard[int | float]:
 def nearest(name: str, choices: Iterable[str]) -> str | None:
     """Returns a hint such as `did you mean heads?`, with the choice that is most similar to `name`.
 
-    If no choice is similar, returns a hint that lists all choices. Returns None if there are then
-    no choices or more than 12.
+    If no choice is similar, returns a hint that lists all choices, or None if there are no choices
+    or more than 12.
     """
     options = sorted({str(choice) for choice in choices})
     all_choices = "choose from: " + ", ".join(options) if 0 < len(options) <= 12 else None
@@ -220,8 +221,8 @@ def nearest(name: str, choices: Iterable[str]) -> str | None:
 def nearest_of(name: str, choices: Iterable[str]) -> str | None:
     """Returns the hint `did you mean CHOICE?`, with the choice most similar to `name`.
 
-        A key path that ends with `name`, such as `optimizer.lr` for `lr`, is the most similar one.
-    Returns None if no choice is similar. For messages that already list all choices.
+    A key path that ends with `name`, such as `optimizer.lr` for `lr`, is the most similar choice.
+    Returns None if no choice is similar. Used for messages that already list all choices.
     """
     options = [str(choice) for choice in choices]
     close = sorted((each for each in options if each.endswith(f".{name}")), key=len)

@@ -77,7 +77,7 @@ def reserve_process(what: str) -> Iterator[None]:
                 what,
                 "no other training in this process",
                 hint=f"{other.what} runs in {where}, and threads share the random generator; "
-                "use `etude train -m` to train in parallel processes",
+                "to train in parallel processes, use `etude train -m`",
             )
         )
     try:

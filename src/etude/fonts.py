@@ -94,7 +94,7 @@ def _bundled_files() -> list[str]:
 def drawable(text: str) -> str:
     r"""Returns the text with characters that no font contains replaced by codes such as `\u4e2d`.
 
-    The first time, a warning names the missing characters.
+    When a character is replaced for the first time, a warning names the missing characters.
     """
     if text.isascii():
         return text
@@ -108,7 +108,7 @@ def drawable(text: str) -> str:
     if missing and not _said:
         log.warning(
             "figures: no installed font contains %s; these characters are replaced by their codes "
-            "(install a font such as Noto Sans CJK, Debian package fonts-noto-cjk)",
+            "(to draw them, install a font such as Noto Sans CJK, Debian package fonts-noto-cjk)",
             "".join(sorted(missing)[:10]),
         )
     _said.update(missing)

@@ -172,8 +172,9 @@ def register_secret_value(name: str, value: str) -> None:
 
 
 def secret_variables() -> Mapping[str, str]:
-    """Returns the environment variables whose names mark their values as secret, as a dict.
+    """Returns the secret environment variables, as a dict from name to value.
 
+    A variable is secret if its name marks its value as secret, for example `WANDB_API_KEY`.
     Short values, which occur in any text, and paths of existing files are excluded.
     """
     return _secret_variables(_environment())[0]
@@ -217,7 +218,7 @@ def _secret_variables(
 def find_secret_variable(text: str) -> str | None:
     """Returns the name of a secret environment variable whose value occurs in the text.
 
-    None if there is no such variable.
+    Returns None if there is no such variable.
     """
     return next((name for name, value in secret_variables().items() if value in text), None)
 
@@ -248,7 +249,7 @@ def mask_error(text: str) -> str:
 def mask_keys(text: str) -> str:
     """Masks the values after texts such as `..._key=` or `password:`, and tokens such as `hf_...`.
 
-    Not for source code, where such assignments are not secrets.
+    This function is not applied to source code, where such assignments are not secrets.
     """
     return _without_tokens(_ASSIGNED.sub(_mask_assignment, text))
 

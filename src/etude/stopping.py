@@ -58,8 +58,8 @@ class _Watch:
         patience: see `watch_signals`.
 
     Attributes:
-        saving: work in progress that saves its state after a signal (`begin_saving`). A signal
-            concerns the last item, which is the innermost work.
+        saving: list of the registered work (see `begin_saving`). The first signal lets the last
+            item, the innermost work, save its state.
         signalled: `id` of each item of `saving` that has received its first signal.
         at_the_end: cleanup functions, called in reverse order before the process is killed.
         signum: number of the signal that ends the process; None if there was none.
@@ -141,7 +141,7 @@ def watch_signals(patience: float = PATIENCE) -> None:
 def stop_signal() -> int | None:
     """Returns the number of the signal that is ending this process at once.
 
-    None if no signal is ending the process, or if signals are not watched.
+    Returns None if no signal is ending the process, or if signals are not watched.
     """
     return _watch.signum if _watch is not None else None
 

@@ -123,7 +123,7 @@ def test_groups_are_compared_over_seeds(records: list[Record], etude: Any, tmp_p
     with pytest.raises(RequestError, match="best or first"):
         groups.comparison("last")
     answer = etude("runs", "group", "nano", "--by", "vars.position", cwd=tmp_path)
-    assert "compared with the best group, position=rotary (exact permutation test" in answer.out
+    assert "differences from the best group, position=rotary (exact permutation test" in answer.out
     assert "with 1 to 3 seeds per group, the smallest possible p-value is 0.1" in answer.out
     assert "the best group was selected with the values that are tested" in answer.out
     single = [str(records[0].path), str(records[3].path)]

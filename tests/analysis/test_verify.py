@@ -237,7 +237,7 @@ def test_what_was_changed_by_hand_is_accepted_on_request(etude: Etude, record: P
     assert etude("runs", "verify", "--accept", "--root", record.parent).code == 2
     answer = etude("runs", "verify", record, "--accept")
     assert answer.code == 0, answer.out
-    assert "accepted run.json: notes, config.yaml\n" in answer.out
+    assert "accepted the edits of run.json: notes, config.yaml\n" in answer.out
     assert "  ok (edit accepted on 20" in answer.out
     assert etude("generate", record, "--max-new-tokens", "3").code == 0
     assert "no edits to accept" in etude("runs", "verify", record, "--accept").out

@@ -139,7 +139,7 @@ def test_all_mistakes_of_one_run(etude: Any, words: list[str], tmp_path: Path) -
         (["modle=nano"], "did you mean model?"),
         (["-m", "model/position=none,rotry"], "did you mean rotary?"),
         (["--jsn"], "did you mean --json?"),
-        (["--cfg", "job"], "use `etude train --cfg`"),
+        (["--cfg", "job"], "to use this option, run `etude train --cfg`"),
     ],
 )
 def test_wrong_words_are_refused(etude: Any, tmp_path: Path, typed: list[str], said: str) -> None:

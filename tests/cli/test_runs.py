@@ -309,8 +309,8 @@ DRAWING = [["compare", "aaaa0", "cccc"], ["plot", "nano"], ["export", "nano"]]
             "experiments/_papers/x/result.json",
             "a path outside the folders of runs, sweeps and papers",
         ),
-        ("device", "it exists and is not a regular file"),
-        ("pipe", "it exists and is not a regular file"),
+        ("device", "this path exists, but is not a regular file"),
+        ("pipe", "this path exists, but is not a regular file"),
         ("folder", "it is a folder"),
         ("", "the path of a file"),
     ],
@@ -399,7 +399,7 @@ def test_rm_without_a_terminal_needs_yes(
 
 def test_rm_of_a_name_with_several_runs_must_be_meant(etude: Etude, root: Path) -> None:
     answer = etude("runs", "rm", "nano", "--root", root, "--yes")
-    assert (answer.code, "add --all to remove all of them" in answer.err) == (2, True)
+    assert (answer.code, "to remove all of them, add --all" in answer.err) == (2, True)
     assert len(listed(etude, root)) == 5
     assert etude("runs", "rm", "nano", "--all", "--root", root, "--yes").code == 0
     assert sorted(os.listdir(root)) == ["old"]  # the name's folder went with its last run

@@ -255,7 +255,7 @@ def test_what_only_seems_to_be_there() -> None:
 
     norm = CONTRACTS["model.norm"]
     assert lacking(After, norm) == lacking(Raises, norm) == ["a class with a method forward(x)"]
-    assert lacking(Method) == ["a class whose size is an attribute, not a method"]
+    assert lacking(Method) == ["a class with an attribute size, which is not a method"]
     assert lacking(OnTheObject, CONTRACTS["optimizer"]) == [
         "a class with a method __call__(module)"
     ]

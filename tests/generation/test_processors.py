@@ -75,7 +75,7 @@ def test_stop_tokens_wait() -> None:
 
 def test_a_text_that_may_not_go_on() -> None:
     tokens = torch.tensor([[0, 1, 2, 3, 4]])
-    with pytest.raises(InvalidArguments, match="forbid all"):
+    with pytest.raises(InvalidArguments, match="forbid every"):
         apply([NoRepeatNGrams(1)], tokens, torch.zeros(1, V))
 
 

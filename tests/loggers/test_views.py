@@ -150,7 +150,8 @@ def test_one_that_falls_behind_is_left_out(
         release.set()
         views.finish("finished")
     assert caplog.messages == [
-        "logger slow failed; the run continues without it: the logger is 5 calls behind"
+        "logger slow failed; the run continues without it: "
+        "the logger is too slow: 5 calls are waiting"
     ]
 
 

@@ -52,9 +52,9 @@ Commands:
   etude convert SOURCE DEST        Convert a run or released weights to a Hugging Face folder
   etude runs list [NAME] [FILTER]  List runs, for example those with "optimizer.lr>1e-3" seed=1
   etude runs show RUN              Show one run
-  etude runs diff A B              Compare two runs; `etude runs compare`: several, with curves
-  etude runs group RUN...          Average runs over seeds; also: significance, plot, export
-  etude runs verify [RUN...]       Check that runs are unchanged; `etude runs rm`: remove runs
+  etude runs diff A B              Compare two runs; `etude runs compare` compares several runs
+  etude runs group RUN...          Average runs over seeds; `etude runs --help`: other actions
+  etude runs verify [RUN...]       Check that runs are unchanged; `etude runs rm` removes runs
   etude reproduce [PAPER...]       Reproduce the claims of a paper
 
 Arguments:

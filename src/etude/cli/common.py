@@ -16,8 +16,8 @@ from etude.stopping import SIGNALLED as SIGNALLED
 DONE, FAILED, WRONG, HELD = 0, 1, 2, 3
 
 CHECKPOINTS = (
-    "best, last, a step, average (of all saved checkpoints) or average:K (of the last K "
-    "checkpoints) (default: best)"
+    "best, last, a step (such as 1000), average (mean of the weights of all saved checkpoints) or "
+    "average:K (mean of the last K checkpoints) (default: best)"
 )
 RUN = "run: its path, the first characters of its signature (see `etude runs list`), or its name"
 """Help text of the argument RUN."""
@@ -72,7 +72,7 @@ def _output(typed: str) -> Path:
 
     file = Path(typed).resolve() if Path(typed).is_symlink() else Path(typed)
     if not typed or (file.exists() and not file.is_file()):
-        kind = "it is a folder" if file.is_dir() else "it exists and is not a regular file"
+        kind = "it is a folder" if file.is_dir() else "this path exists, but is not a regular file"
         raise RequestError(Problem("--output", "the path of a file", typed, kind))
     check_outside(file, "--output")
     return file
@@ -80,7 +80,7 @@ def _output(typed: str) -> Path:
 
 def add_trust(parser: argparse.ArgumentParser) -> None:
     """Adds the option `--trust` to the parser of a command."""
-    help_ = "Python modules that may be imported for classes that the run's config names"
+    help_ = "modules that Étude may import if the run's config names classes in these modules"
     parser.add_argument(
         "--trust", metavar="MODULE", nargs="+", action="extend", default=[], help=help_
     )
@@ -90,7 +90,7 @@ def add_quoting(parser: argparse.ArgumentParser) -> None:
     """Adds the option `--quoting` to the parser of a command."""
     help_ = (
         "meaning of quotation marks in CSV and TSV files: csv if they enclose fields, none if they "
-        "are part of the text (default: as in the run's data, else detected)"
+        "are part of the text (default: the setting of the run's data; if it has none, detected)"
     )
     parser.add_argument("--quoting", choices=("csv", "none"), help=help_)
 
@@ -104,7 +104,7 @@ def add_translation_search(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the beam search for translations to the parser of a command."""
     help_ = "for translation: number of beams (default: 4)"
     parser.add_argument("--beams", type=int, metavar="N", help=help_)
-    help_ = "for translation: length penalty of beam search (default: 1)"
+    help_ = "for translation: divide a text's log-probability by length^X (default: 1)"
     parser.add_argument("--length-penalty", type=float, metavar="X", help=help_)
 
 

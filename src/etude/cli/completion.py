@@ -35,7 +35,7 @@ def _root(words: list[str]) -> Path:
 def _runs(prefix: str, root: Path, words: list[str]) -> Iterator[str]:
     """Yields the names of runs, and the signatures of runs, that begin with `prefix`.
 
-    No signatures are yielded if `prefix` is empty, or for `etude runs list`.
+    If `prefix` is empty, or for `etude runs list`, only names are yielded.
 
     Args:
         prefix: the incomplete last word of the command line.

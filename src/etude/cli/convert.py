@@ -20,7 +20,7 @@ def convert(arguments: list[str]) -> int:
         "convert",
         "Convert a run or released weights to a folder that `transformers` can load. Prints the "
         "largest differences between the logits of the source, of the model in etude, and of the "
-        "converted model. No folder is written if a difference exceeds the tolerance.",
+        "converted model. If a difference exceeds the tolerance, no folder is written.",
     )
     help_ = "a run, a Hugging Face Hub id, a model folder, or a .safetensors or .gguf file"
     parser.add_argument("source", metavar="SOURCE", help=help_)
@@ -28,7 +28,7 @@ def convert(arguments: list[str]) -> int:
     add_root(parser)
     help_ = "data type of the saved weights: float32, bfloat16, float16 or float64 (default: the"
     parser.add_argument("--dtype", help=f"{help_} source's)")
-    help_ = "largest allowed absolute difference of a logit (default: 1e-4)"
+    help_ = "largest allowed absolute difference between the models' logits (default: 1e-4)"
     parser.add_argument("--tolerance", type=float, default=1e-4, help=help_)
     parser.add_argument("--force", action="store_true", help="replace an existing model at DEST")
     parser.add_argument("--revision", help="for a Hugging Face Hub id: branch, tag or commit")
@@ -71,7 +71,7 @@ def _write_adapter(args: Namespace, destination: Path) -> None:
     run = load_run(args.source, root=args.root, trust=args.trust)
     options = lora_options(run.checked)
     if options is None:
-        hint = "the run's config does not set init_from.lora.rank; omit --adapter"
+        hint = "this run has no init_from.lora.rank; to convert its model, omit --adapter"
         raise RequestError(Problem("RUN", "a run trained with LoRA", args.source, hint))
     module = run.model(args.checkpoint, merged=False).module
     base = str(run.config.init_from.source)
@@ -83,7 +83,10 @@ def _write_adapter(args: Namespace, destination: Path) -> None:
         destination, run.tokenizer(), max_length=module.max_length, types=types
     )
     if not Path(base).is_dir() or (Path(base) / "run.json").is_file():
-        message = "the base model is the run %s; `etude convert %s FOLDER` converts it for peft"
+        message = (
+            "the adapter's base model is the run %s; to convert this run for peft, use "
+            "`etude convert %s FOLDER`"
+        )
         print(message % (base, base), flush=True)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from etude.cli.common import DONE, RUN, add_root, add_trust, make_parser
 from etude.errors import Problem, RequestError, nearest
 
-_RUN_HELP = f"{RUN}, which selects the latest run with this name"
+_RUN_HELP = f"{RUN} (which selects the latest run of this name)"
 _EXAMPLES_HELP = "number of examples to show (default: 3)"
 
 USAGE = """\
@@ -77,7 +77,7 @@ def _step(arguments: list[str]) -> int:
     parser.add_argument("step", metavar="N", type=int, help="optimizer step; the first is 1")
     parser.add_argument("--examples", type=int, default=3, metavar="N", help=_EXAMPLES_HELP)
     parser.add_argument(
-        "--json", action="store_true", help="print the sources of all examples as JSON"
+        "--json", action="store_true", help="print as JSON where all examples come from"
     )
     add_root(parser)
     add_trust(parser)
@@ -103,8 +103,8 @@ def _find(arguments: list[str]) -> int:
     parser.add_argument("run", metavar="RUN", help=_RUN_HELP)
     help_ = "text to find: part of a document or of a row's text"
     parser.add_argument("text", metavar="TEXT", help=help_)
-    help_ = "print a JSON array: one entry per training step and example that contains TEXT or a "
-    help_ += "part of TEXT"
+    help_ = "print a JSON array with one entry for each use of an example in an optimizer step, if "
+    help_ += "the example contains TEXT or a part of TEXT"
     parser.add_argument("--json", action="store_true", help=help_)
     add_root(parser)
     add_trust(parser)
@@ -127,8 +127,9 @@ def _summarize(readings: list[dict[str, Any]]) -> str:
     if not readings:
         return "no optimizer step used this text"
     count = f"{len(steps):,} optimizer step" + ("s" if len(steps) > 1 else "")
-    summary = f"{count} used this text"
-    return summary if steps == whole else f"{summary}, {len(whole):,} of them completely"
+    if steps == whole:
+        return f"{count} used this text"
+    return f"{count} used this text or a part of it; {len(whole):,} of them used the complete text"
 
 
 def _describe_reading(line: dict[str, Any]) -> str:

@@ -30,7 +30,7 @@ def evaluate(arguments: list[str]) -> int:
         "Compute metrics of runs on a split of their data, or on other files with the same "
         "columns. Metrics, predictions and figures are saved in the run's folder.",
     )
-    help_ = f"{RUN} (the latest finished run of the name)"
+    help_ = f"{RUN} (which selects the latest finished run of this name)"
     parser.add_argument("runs", metavar="RUN", nargs="+", help=help_)
     add_root(parser)
     parser.add_argument("--split", default="val", help="val, test or train (default: val)")

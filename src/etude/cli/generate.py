@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = make_parser(
         "generate", "Generate text with the model of a run, or with released weights."
     )
-    help_ = f"{RUN} (the latest finished run of the name)"
+    help_ = f"{RUN} (which selects the latest finished run of this name)"
     parser.add_argument("run", metavar="RUN", nargs="?", help=help_)
     help_ = "use released weights instead of a run: a Hugging Face Hub id, a folder or a file"
     parser.add_argument("--pretrained", metavar="SOURCE", help=help_)
@@ -76,16 +76,16 @@ def _parser() -> argparse.ArgumentParser:
     search = parser.add_argument_group("beam search")
     help_ = "number of beams; 1 disables beam search (default: 1)"
     search.add_argument("--beams", metavar="N", type=int, default=1, help=help_)
-    help_ = "exponent of the length in the score; above 0 favours longer texts (default: 1)"
+    help_ = "divide a text's log-probability by length^X; above 0 favours long texts (default: 1)"
     search.add_argument("--length-penalty", metavar="X", type=float, default=1.0, help=help_)
-    help_ = "stop the search as soon as there are as many finished texts as beams"
+    help_ = "stop the beam search of a prompt as soon as N texts are finished (N from --beams)"
     search.add_argument("--early-stopping", action="store_true", help=help_)
     constraints = parser.add_argument_group("constraints")
-    help_ = "values above 1 make repeated tokens less probable (default: 1)"
+    help_ = "above 1: make tokens that have already occurred less probable (default: 1)"
     constraints.add_argument(
         "--repetition-penalty", metavar="X", type=float, default=1.0, help=help_
     )
-    help_ = "generate no sequence of N tokens twice; 0 disables this (default: 0)"
+    help_ = "generate no sequence of N tokens twice; 0 allows all repetitions (default: 0)"
     constraints.add_argument("--no-repeat-ngram", metavar="N", type=int, default=0, help=help_)
     help_ = "end a text where this string appears; repeatable"
     constraints.add_argument("--stop", metavar="TEXT", action="append", default=[], help=help_)
@@ -112,7 +112,10 @@ def _check_prompts(args: argparse.Namespace) -> list[str]:
     """
     checks = Checks()
     if args.run is None and args.pretrained is None:
-        hint = "or set --pretrained to a Hugging Face Hub id, a folder or a file"
+        hint = (
+            "to use released weights, add --pretrained SOURCE: a Hugging Face Hub id, a folder or "
+        )
+        hint += "a file"
         checks.problems.append(Problem("RUN", "a run to load", hint=hint))
     elif args.run is not None and args.pretrained is not None:
         expected = "no value together with RUN"
@@ -156,8 +159,9 @@ def _read_prompts(path: Path, checks: Checks) -> list[str]:
 
 
 def _as_typed_option(problem: Problem) -> Problem:
-    """Returns a problem that names an option of `etude generate` instead of an argument of a
-    function.
+    """Returns a problem that names an option of `etude generate` instead of a function's argument.
+
+    For example, `forbidden` becomes `--forbid`. Other problems are returned unchanged.
     """
     if problem.where == "forbidden":
         return replace(problem, where="--forbid")
@@ -175,7 +179,8 @@ def _load_model(args: argparse.Namespace) -> Any:
         run = load_run(args.run, root=args.root, trust=args.trust)
         where, named = "RUN", args.run
         has_labels = run.summary.get("data", {}).get("labels")
-        hint = f"use `etude predict {args.run}`" if has_labels else None
+        command = f"to predict labels with this run, use `etude predict {args.run}`"
+        hint = command if has_labels else None
         model = run.model(args.checkpoint)
     else:
         import etude

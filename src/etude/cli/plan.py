@@ -57,7 +57,7 @@ def plan(arguments: list[str]) -> int:
     if "--json" in plan_options:  # standard output holds JSON only
         logging.getLogger("etude").setLevel(logging.ERROR)
     if request.question:
-        hint = f"use `etude train {request.question}`"
+        hint = f"to use this option, run `etude train {request.question}`"
         raise RequestError(Problem("option", "an option of `etude plan`", request.question, hint))
     from etude.sweeps.planning import plan as planned
 
@@ -150,7 +150,7 @@ def _totals(jobs: Sequence[PlannedJob]) -> Iterator[str]:
     flops = [size.flops_left for size in left if size.flops_left is not None]
     seconds = [size.seconds_left for size in left if size.seconds_left is not None]
     unknown = len(left) - len(seconds)
-    more = f", plus {unknown} jobs of unknown duration" if unknown else ""
+    more = f", plus the time of {unknown} jobs, which is unknown" if unknown else ""
     yield (
         f"remaining: {_count(math.fsum(flops))} FLOPs, about {_duration(math.fsum(seconds))}"
         f" if jobs run one at a time{more}"
@@ -158,23 +158,24 @@ def _totals(jobs: Sequence[PlannedJob]) -> Iterator[str]:
 
 
 def _notes(jobs: Sequence[PlannedJob]) -> Iterator[str]:
-    """Yields the lines below the table: where the speeds come from, notes on jobs, and the meaning
-    of `~`.
+    """Yields the lines that `etude plan` prints below its table of jobs.
+
+    The lines contain the origins of the speeds, notes on jobs, and the meaning of `~`.
     """
     sizes = [job.size for job in jobs if job.size is not None]
     sources = dict.fromkeys(size.speed.source for size in sizes if size.speed is not None)
     shown = list(sources)[:4]
     if len(sources) > len(shown):
-        shown.append(f"{len(sources) - len(shown)} more sources")
+        shown.append(f"{len(sources) - len(shown)} other origins of speeds")
     if shown:
         yield "speed: " + "; ".join(shown)
     yield from _notes_of_jobs(jobs)
     if any(size.about for size in sizes):
-        yield "~: estimated, as the vocabulary size is unknown until the data is prepared"
+        yield "~: estimated, because the vocabulary size is unknown until the data is prepared"
 
 
 def _notes_of_jobs(jobs: Sequence[PlannedJob]) -> Iterator[str]:
-    """Yields one line for each note on the sizes of jobs, even if many jobs have the same note.
+    """Yields one line for each different note on the sizes of jobs, which many jobs may share.
 
     A line begins with the numbers of the jobs that have the note, unless all jobs have it.
     """
@@ -218,7 +219,10 @@ def _fields(job: PlannedJob) -> Iterator[tuple[str, str]]:
         vocabulary = f" with {size.vocabulary:,} vocabulary entries" if size.vocabulary else ""
         yield "parameters", f"{about}{size.parameters:,}{vocabulary}"
         if size.about:
-            yield "", "the vocabulary size is assumed, as it is unknown until the data is prepared"
+            message = (
+                "the vocabulary size is estimated; it is known only after the data is prepared"
+            )
+            yield "", message
     if size.steps is not None:
         up_to = "up to " if size.tokens != size.steps * size.tokens_per_step else ""
         steps = f"{size.steps:,} steps of {up_to}{size.tokens_per_step:,} tokens"

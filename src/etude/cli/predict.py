@@ -29,7 +29,7 @@ def predict(arguments: list[str]) -> int:
         "predict",
         "Predict labels, tags, numbers, answers or translations of texts with a trained run.",
     )
-    help_ = f"{RUN} (the latest finished run of the name)"
+    help_ = f"{RUN} (which selects the latest finished run of this name)"
     parser.add_argument("run", metavar="RUN", help=help_)
     add_root(parser)
     help_ = "text to predict for; repeatable"

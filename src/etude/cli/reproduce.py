@@ -17,7 +17,7 @@ def reproduce(arguments: list[str]) -> int:
     )
     parser.add_argument("paper", metavar="PAPER", nargs="*", help="name of a paper")
     add_root(parser)
-    help_ = "number of parallel jobs (default: auto, one per GPU, else one)"
+    help_ = "number of parallel jobs (default: auto, which is one per GPU, or one without a GPU)"
     parser.add_argument("--jobs", default="auto", metavar="N", help=help_)
     help_ = "check the claims on the existing runs, without training"
     parser.add_argument("--check", action="store_true", help=help_)

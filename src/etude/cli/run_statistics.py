@@ -11,10 +11,10 @@ from etude.cli.common import DONE, RUN, add_output, add_trust, split
 from etude.errors import Problem, RequestError
 from etude.escaping import printable
 
-_RUNS_HELP = f"{RUN} (all finished runs of the name), or the folder of a sweep"
+_RUNS_HELP = f"{RUN} (which selects all finished runs of this name), or the folder of a sweep"
 _SCOPE = (
     "the tests compare only these trained models, not the methods: with other seeds, the result "
-    "may differ; `etude runs group` compares methods over seeds"
+    "may differ; to compare methods over seeds, use `etude runs group`"
 )
 _JSON_HELP = "print JSON with unrounded values"
 
@@ -37,7 +37,7 @@ def _load_groups(args: Namespace) -> Any:
     records = find_finished(args.runs, Path(args.root))
     groups = Groups(records, metric=args.metric, by=split(args.by))
     for record in groups.without:
-        line = f"{record.path} has no {groups.metric} and is omitted"
+        line = f"the run {record.path} has no metric {groups.metric} and is omitted"
         print(printable(line, line=True))
     return groups
 
@@ -46,11 +46,11 @@ def add_group_arguments(parser: ArgumentParser) -> None:
     """Adds the arguments of `etude runs group` to its argument parser."""
     _add_group_options(parser)
     help_ = (
-        "group with which the other groups are compared: best, or first (the group of the first "
-        "run) (default: best)"
+        "group with which the other groups are compared: best (by the metric) or first (the group "
+        "of the first run) (default: best)"
     )
     parser.add_argument("--against", metavar="GROUP", default="best", help=help_)
-    help_ = "pair runs with the same seed; valid if the seed has the same effect in all groups"
+    help_ = "pair runs with the same seed; valid only if a seed has the same effect in all groups"
     parser.add_argument("--paired", action="store_true", help=help_)
     parser.add_argument("--json", action="store_true", help=_JSON_HELP)
 
@@ -87,8 +87,7 @@ def group(args: Namespace) -> int:
 
 
 def _print_comparison(groups: Any, frame: Any, args: Namespace) -> None:
-    """Prints, for each group of runs, a statistical test of its difference from the reference
-    group.
+    """Prints statistical tests that compare each group of runs with the reference group.
 
     Args:
         groups: the groups of runs (`etude.analysis.run_groups.Groups`).
@@ -104,7 +103,7 @@ def _print_comparison(groups: Any, frame: Any, args: Namespace) -> None:
         print("\nno comparison, because a test needs several seeds per group")
         return
     reference = groups.reference(args.against)
-    compared = f"compared with the {args.against} group, {reference.name}"
+    compared = f"differences from the {args.against} group, {reference.name}"
     kind = "exact permutation test" if frame["exact"].all() else "permutation test"
     kind += ", paired by seed" if args.paired else " over the seeds"
     print(f"\n{printable(compared, line=True)} ({kind})")
@@ -195,7 +194,7 @@ def significance(args: Namespace) -> int:
     more = ["p (McNemar)"] if "mcnemar" in frame.columns else []
     print_columns([*head, "p (Holm)", *more], rows)
     kind = first.checked.nodes["task"].constructor.scores_are
-    print(f"\n{kind}; the tests are paired by example")
+    print(f"\nvalues: {kind}; the tests are paired by example")
     print(_SCOPE)
     return DONE
 
@@ -240,7 +239,7 @@ def add_export_arguments(parser: ArgumentParser) -> None:
     """Adds the arguments of `etude runs export` to its argument parser."""
     _add_group_options(parser)
     parser.add_argument("--format", default="csv", help="csv, latex or markdown (default: csv)")
-    help_ = "caption of a latex or markdown table (default: the metric and its intervals)"
+    help_ = "caption of a latex or markdown table (default: names the metric and its intervals)"
     parser.add_argument("--caption", metavar="TEXT", help=help_)
     help_ = "label of a latex table (default: tab:NAME-METRIC); an empty text omits the label"
     parser.add_argument("--label", metavar="LABEL", help=help_)

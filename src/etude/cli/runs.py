@@ -96,7 +96,7 @@ def _list(args: Namespace) -> int:
 
     names = [word for word in args.words if not is_filter(word)]
     if len(names) > 1:
-        hint = f"the first is {names[0]}; a FILTER has the form KEY=VALUE, such as seed=1"
+        hint = f"the first name is {names[0]}; a filter has an operator, such as = in seed=1"
         raise RequestError(Problem("NAME", "at most one name", names[1], hint))
     if args.limit is not None and args.limit < 1:
         raise RequestError(Problem("--limit", "a positive number", args.limit))
@@ -156,7 +156,7 @@ def _diff(args: Namespace) -> int:
 
 
 def _compare_arguments(parser: ArgumentParser) -> None:
-    help_ = f"{RUN} (all finished runs of the name)"
+    help_ = f"{RUN} (which selects all finished runs of this name)"
     parser.add_argument("runs", metavar="RUN", nargs="+", help=help_)
     help_ = "metrics to plot, one panel each (default: the metric that selects the best checkpoint)"
     parser.add_argument("--metric", metavar="KEY,...", help=help_)
@@ -190,7 +190,8 @@ def _compare(args: Namespace) -> int:
     print_comparison(records)
     for metric, missing in comparison.without.items():
         if missing:
-            print("\n" + printable(f"runs without {metric}: {', '.join(missing)}", line=True))
+            text = f"runs without the metric {metric}: {', '.join(missing)}"
+            print("\n" + printable(text, line=True))
     print(f"\nfigure  {file}")
     return DONE
 
@@ -199,7 +200,7 @@ def _compare(args: Namespace) -> int:
 
 
 def _verify_arguments(parser: ArgumentParser) -> None:
-    help_ = f"{RUN} (all runs of the name) (default: all runs)"
+    help_ = f"{RUN} (which selects all runs of this name) (default: all runs)"
     parser.add_argument("runs", metavar="RUN", nargs="*", help=help_)
     add_trust(parser)
     help_ = "accept manual edits that affect no result (tags, notes, ...), then verify"
@@ -214,7 +215,7 @@ def _verify(args: Namespace) -> int:
         raise RequestError(Problem("--root", "a folder of runs", str(root)))
     named = [folder for run in args.runs for folder in find_folders(run, root)]
     if args.accept and not args.runs:
-        hint = "name the runs whose edits you accept"
+        hint = "add the runs whose edits you accept to the command"
         raise RequestError(Problem("--accept", "at least one RUN", hint=hint))
     skipped: list[RequestError] = []
     chosen = list(dict.fromkeys(named)) if args.runs else list(record_folders(root, skipped))
@@ -251,7 +252,8 @@ def _accept(folder: Path, trust: Sequence[str]) -> None:
     finally:
         lock.release()
     name = f"{folder.resolve().parent.name}/{folder.name}"
-    print(f"{name}: accepted {', '.join(changed)}" if changed else f"{name}: no edits to accept")
+    accepted = f"accepted the edits of {', '.join(changed)}" if changed else "no edits to accept"
+    print(f"{name}: {accepted}")
 
 
 def _rm_arguments(parser: ArgumentParser) -> None:
@@ -269,7 +271,7 @@ def _rm(args: Namespace) -> int:
     for run in args.runs:
         fitting = find_folders(run, root)
         if len(fitting) > 1 and not args.all:
-            hint = f"{len(fitting)} runs have this name; add --all to remove all of them"
+            hint = f"{len(fitting)} runs have this name; to remove all of them, add --all"
             raise RequestError(Problem("RUN", "one run", run, hint))
         chosen |= {folder.absolute(): folder for folder in fitting}
     folders = list(chosen.values())

@@ -60,7 +60,7 @@ def train(arguments: list[str]) -> int:
     config = compose(request.overrides, config_dir=request.config_dir)
     preset = config.run.choices.get("sweep")
     if preset not in (None, "none"):
-        hint = "add -m: a sweep file defines several runs"
+        hint = "a sweep file defines several runs; to train them, add -m"
         raise RequestError(Problem("sweep", "the option -m", preset, hint))
     check_new(Path(config.run.root), config.name, unsafe=config.run.unsafe_storage)
     outcome = train_record(config)

@@ -1,4 +1,4 @@
-"""Attributes unexpected exceptions to the user's own code where possible."""
+"""Finds out whether the user's own code may have caused an unexpected exception."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _INSTALLED_FOLDERS = tuple(
 
 
 def find_user_fault(error: BaseException, words: Sequence[str]) -> Problem | None:
-    """Returns a problem that names the user's code, if that code raised an exception or may have
-    caused the exception.
+    """Returns a problem that names the user's code, if this code may have caused an exception.
 
     Returns None if the user's code is not involved.
 
-    A class from an extension may break the contract of its base class, so that Étude's code fails
-    when it uses the class. The traceback then contains only Étude's code; the object that caused
-    the error, or the override `extensions`, shows that the user's class may be the cause.
+    If the user's code raised the exception, the traceback contains this code. But a user's class
+    may also lack a method that Étude calls. The traceback then contains only Étude's code. In this
+    case, the object that caused the error, or the override `extensions`, shows that the user's
+    class may be the cause.
 
     Args:
         error: the exception.
@@ -49,7 +49,7 @@ def find_user_fault(error: BaseException, words: Sequence[str]) -> Problem | Non
     for word in words:
         key, _, value = word.lstrip("+").partition("=")
         if key == "extensions" and value.strip("[] "):
-            expected = "classes with the interfaces of the classes that they replace"
+            expected = "modules whose classes have all methods and attributes that Étude uses"
             return Problem(key, expected, value, _hint(error))
     return None
 

@@ -1,1 +1,4 @@
-"""Contracts of the classes that a config can name: a `typing.Protocol` per kind of component."""
+"""Contracts: the requirements on the classes in a config.
+
+Each kind of component, such as an attention or a data module, has a `typing.Protocol`.
+"""

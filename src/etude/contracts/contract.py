@@ -1,4 +1,4 @@
-"""Contracts of classes in the config, and checks of a class against its contract."""
+"""Contracts: requirements on the classes in a config, and checks whether a class meets them."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 @dataclass(frozen=True)
 class Contract:
-    """Requirements on the class that a config key such as `model.attention` names: its base class,
-    methods and attributes, and the arguments of its constructor.
+    """Requirements on the class that the user sets for a config key, such as `model.attention`.
+
+    The requirements concern the base class, methods, attributes and constructor arguments.
 
     Attributes:
         name: name of the contract's page in the documentation.
@@ -31,7 +32,7 @@ class Contract:
             Étude passes to the constructor. An argument with a default is passed only if the
             constructor has a parameter with this name.
         base: dotted name of the required base class; None accepts any class.
-        open: names of those arguments that the config may set, too. The value in the config then
+        open: names of constructor arguments that the config may also set. A value in the config
             replaces the value that Étude would pass.
     """
 
@@ -129,9 +130,8 @@ class Contract:
 
         Args:
             kind: the class.
-            own: function that is called with the name of an attribute. It returns whether the
-                objects have this attribute although the class does not define it, such as an
-                attribute that `__init__` sets.
+            own: function from an attribute's name to a boolean: whether objects have this
+                attribute although the class does not define it, such as one that `__init__` sets.
         """
         if self.base is not None and self.base not in map(_dotted_name, kind.__mro__):
             yield f"a subclass of {self.base}"
@@ -152,17 +152,17 @@ class Contract:
             if static is _MISSING and not own(name):
                 yield f"a class with an attribute {name}"
             elif isinstance(static, FunctionType):
-                yield f"a class whose {name} is an attribute, not a method"
+                yield f"a class with an attribute {name}, which is not a method"
 
 
 def _method_problems(kind: type, name: str, method: FunctionType) -> Iterator[str]:
-    """Yields a description of each reason why Étude can't call a method of a class as it needs to.
+    """Yields a description of each reason why Étude can't call the method `name` of a class.
 
     Args:
         kind: the class, which has a member `name`.
         name: name of the method.
-        method: the method of this name in the protocol. Its parameters represent the arguments that
-            Étude passes.
+        method: the method `name` of a `Contract.protocol`. Its parameters represent the arguments
+            that Étude passes.
     """
     static: Any = inspect.getattr_static(kind, name)
     expected = f"a class with a method {name}{_format_parameters(method)}"
@@ -238,7 +238,7 @@ def _format_parameters(method: FunctionType) -> str:
 def _defines(kind: type, name: str) -> bool:
     """Returns whether a class or one of its base classes defines the member `name`.
 
-    The result is false if the member comes from a class in one of `_STUB_MODULES`.
+    A definition in a module of `_STUB_MODULES` does not count, because it is only a stub.
     """
     owner = next((base for base in kind.__mro__ if name in vars(base)), None)
     return owner is not None and not _is_stub(owner)
@@ -264,7 +264,7 @@ def _is_abstract(kind: type, name: str) -> bool:
 
 @cache
 def _sets_attributes_dynamically(kind: type) -> bool:
-    """Returns whether objects of a class may have attributes that its code does not show.
+    """Returns whether objects of a class may have attributes that its code does not assign by name.
 
     They may if the class has `__getattr__`, if it sets attributes with `setattr` or the like, if it
     has nested functions, or if it passes `self` to functions.
@@ -309,8 +309,7 @@ def _dotted_name(kind: type) -> str:
 
 @cache
 def _assigned_attributes(kind: type) -> frozenset[str]:
-    """Returns the names of the attributes that objects of a class get: those with an annotation in
-    the class and those that its methods set.
+    """Returns the names of the attributes that a class annotates or that its methods set.
 
     Base classes are included.
     """
@@ -328,8 +327,7 @@ def _assigned_attributes(kind: type) -> frozenset[str]:
 
 
 def _attributes_assigned_by(function: FunctionType) -> set[str]:
-    """Returns the names of the attributes that the code of a function sets, on `self` or on any
-    other object.
+    """Returns the names of the attributes that a function sets, on `self` or on any object.
 
     The names of registered buffers, parameters and modules are included.
     """

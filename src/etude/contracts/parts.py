@@ -1,7 +1,7 @@
-"""Contracts of a model's components: their constructor arguments and methods.
+"""Protocols of a model's components: the constructor arguments and methods that Étude uses.
 
 Sizes in shapes: B sequences; T positions of the input; S positions, including those in a cache;
-vectors of width D; H query heads and G key and value heads, all of width K.
+vectors of width D; H query heads and G key and value heads, all with head dimension K.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ class Attention(Protocol):
         heads: H, the number of heads.
         bias: whether projections have a bias.
         dropout: dropout probability.
-        head_dim: K, the width of a head, if `model.head_dim` is set.
-        base_head_dim: K at muP's base width, if `model.mup_base_dim` is set to another width.
+        head_dim: K, the head dimension, if `model.head_dim` is set.
+        base_head_dim: K of muP's base model, whose width is `model.mup_base_dim`; passed only if
+            this width is set and differs from D.
         layer, layers: index of the block, from 0, and number of blocks.
     """
 
@@ -54,14 +55,16 @@ class Attention(Protocol):
         documents: Documents | None = None,
         memory: Tensor | None = None,
     ) -> Tensor:
-        """Maps vectors (B, T, D) to the vectors that are added to them, (B, T, D).
+        """Returns the attention's output for the input vectors x; both have the shape (B, T, D).
+
+        The block adds the output to its residual stream.
 
         Args:
             position: module whose method `rotate` is applied to queries and keys before the scores
                 are computed.
             causal: whether the keys after a query are hidden from it.
-            bias: tensor that is added to the scores; its shape broadcasts to (B, H, T, S). If
-                boolean, it is a mask instead: true where a key is visible.
+            bias: tensor that is added to the scores of T queries and S keys; its shape can be
+                broadcast to (B, H, T, S). If boolean, it is a mask: true where a key is visible.
             cache: keys and values of the positions before x. Those of x are appended to the cache.
             positions: positions of x, (B, T), or its first position; if None, x follows the cache.
             documents: the documents packed in x, which don't attend to each other.
@@ -81,7 +84,7 @@ class Position(Protocol):
         dim: D, the width of the vectors.
         heads: H, the number of heads.
         max_length: length of the longest training sequence.
-        head_dim: K, the width of a head, if `model.head_dim` is set.
+        head_dim: K, the head dimension, if `model.head_dim` is set.
     """
 
     def __init__(
@@ -98,8 +101,9 @@ class Position(Protocol):
         ...
 
     def rotate(self, q: Tensor, k: Tensor, /, *, start: int | Tensor = 0) -> tuple[Tensor, Tensor]:
-        """Returns the queries (B, H, T, K) and keys (B, G, T, K), rotated according to their
-        positions; the shapes are the same.
+        """Returns the queries q and keys k, rotated according to their positions.
+
+        The shapes of q and k, (B, H, T, K) and (B, G, T, K), don't change.
 
         Args:
             start: position of the first query and key, or all positions, of shape (B, T).
@@ -107,9 +111,10 @@ class Position(Protocol):
         ...
 
     def bias(self, T: int, S: int, /, *, like: Tensor) -> Tensor | None:
-        """Returns a bias of shape (H, T, S), which is added to the attention scores.
+        """Returns a bias of shape (H, T, S) for H heads, which is added to the attention scores.
 
-        The T queries are at the last T of the S positions. None means no bias.
+        The S keys are at positions 0 to S - 1, the T queries at the last T of these positions. None
+        means no bias.
 
         Args:
             like: a tensor with the device and the dtype of the bias.
@@ -117,17 +122,17 @@ class Position(Protocol):
         ...
 
     def reach(self, length: int, /) -> None:
-        """Prepares the module for all positions below `length`, for example by extending a table.
+        """Prepares the module for positions 0 to `length` - 1, for example by extending a table.
 
-        Called before the positions of all tokens are passed to `embed` and `rotate` as a tensor.
+        Called before `embed` and `rotate` if these get the positions of all tokens as a tensor.
         """
         ...
 
     def at_base_width(self, ratio: float, /) -> None:
-        """Rescales the initial weights to the size that they have at muP's base width.
+        """Rescales the initial weights to the size that they have in muP's base model.
 
         Args:
-            ratio: the width D divided by the base width.
+            ratio: the model's width divided by the width of the base model, `model.mup_base_dim`.
         """
         ...
 
@@ -165,7 +170,10 @@ class FeedForward(Protocol):
     ) -> None: ...
 
     def forward(self, x: Tensor, /) -> Tensor:
-        """Maps vectors (B, T, D) to the vectors that are added to them, (B, T, D)."""
+        """Returns the output for the input vectors x; both have the shape (B, T, D).
+
+        The block adds the output to its residual stream.
+        """
         ...
 
 
@@ -187,8 +195,8 @@ class Mask(Protocol):
     def seen(self, T: int, S: int, device: Any = None, /) -> Tensor | None:
         """Returns a mask of shape (T, S), true where a query can see a key.
 
-        The keys are at all S positions, the T queries at the last T of them. None means that the
-        attribute `causal` alone describes the mask.
+        The S keys are at positions 0 to S - 1, the T queries at the last T of these positions. None
+        means that the attribute `causal` alone describes the mask.
         """
         ...
 
@@ -199,7 +207,7 @@ class Block(Protocol):
 
     Args:
         attention, norm, feedforward: functions without arguments; each call returns a new module.
-        cross: function that returns the cross-attention; passed only in the decoder of an
+        cross: function that returns a cross-attention module; passed only in the decoder of an
             encoder-decoder.
         layer, layers: as for `Attention`.
     """
@@ -219,10 +227,11 @@ class Block(Protocol):
     ) -> None: ...
 
     def forward(self, x: Tensor, /, **context: Any) -> Tensor:
-        """Maps vectors (B, T, D) to vectors of the same shape.
+        """Maps the vectors x, of shape (B, T, D), to vectors of the same shape.
 
         Args:
-            context: keyword arguments of the attention. In a decoder with cross-attention, the
-                argument `across` is a dict with the keyword arguments of the cross-attention.
+            context: keyword arguments for the method `forward` of the attention. In a decoder with
+                cross-attention, the additional argument `across` is a dict with the keyword
+                arguments for the cross-attention.
         """
         ...

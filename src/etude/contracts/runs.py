@@ -1,4 +1,4 @@
-"""Contracts of a run's components: their constructor arguments and methods."""
+"""Protocols of a run's components: the constructor arguments and methods that Étude uses."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ if TYPE_CHECKING:
 
 
 class Model(Protocol):
-    """Model: a `torch.nn.Module` whose inputs are the data's batches, in the form that the task
-    defines.
+    """Model: a `torch.nn.Module`. Its inputs are the batches that the task makes from the data.
 
     Args:
         vocab_size: V, the vocabulary size: that of the tokenizer, unless the config sets
@@ -29,7 +28,9 @@ class Model(Protocol):
     def __init__(self, *, vocab_size: int = 0) -> None: ...
 
     def forward(self, *inputs: Tensor, **more: Any) -> Tensor:
-        """Returns the outputs: for a language model, logits (B, T, V) of token ids (B, T).
+        """Returns the model's outputs for a batch.
+
+        A language model maps token ids, of shape (B, T), to logits of shape (B, T, V).
 
         Args:
             more: further arguments from the batch, such as `documents` for packed texts; see the
@@ -39,7 +40,7 @@ class Model(Protocol):
 
 
 class Head(Protocol):
-    """Head: a `torch.nn.Module`, the output layer that reads an encoder's vectors.
+    """Head: a `torch.nn.Module`, the output layer of a model with an encoder.
 
     Args:
         dim: D, the width of the vectors.
@@ -77,7 +78,7 @@ class Head(Protocol):
         attribute `gives` is `classes`) returns (N, ...) for N documents in all.
 
         Args:
-            documents: tells to which document each position belongs; an
+            documents: the document to which each position belongs, as an
                 `etude.nn.documents.Documents`.
         """
         ...
@@ -139,9 +140,9 @@ class Data(Protocol):
         ...
 
     def for_task(self, objective: Any, /) -> None:
-        """Sets the task's objective, which builds the model's inputs and the targets from the data.
+        """Sets the objective of a task, which makes model inputs and targets from the data.
 
-        If `objective` is None, the inputs are the tokens and the targets the next tokens.
+        If `objective` is None, the inputs are tokens, and each target is the next token.
 
         Raises:
             RequestError: the data does not fit the task.
@@ -164,9 +165,10 @@ class Data(Protocol):
         ...
 
     def files_read(self) -> list[Path] | None:
-        """Returns the files whose content determines the result of `fingerprint`.
+        """Returns the files from which `fingerprint` computes its result.
 
-        None means that the result also depends on other content, such as a data set on the Hub.
+        None means that the fingerprint also depends on other content, such as a data set on the
+        Hugging Face Hub.
         """
         ...
 
@@ -188,7 +190,7 @@ class Data(Protocol):
         rank: int,
         world: int,
     ) -> None:
-        """Sets which optimizer steps the loaders load, and which part of each this process gets.
+        """Sets the optimizer steps that the loaders load, and the part that this process gets.
 
         Args:
             seed: the run's seed.
@@ -212,12 +214,12 @@ class Data(Protocol):
         ...
 
     def evaluated_with_rows(self, asked: Any, /) -> Any:
-        """Returns a split, or files, for evaluation together with the contents of the rows.
+        """Returns the examples of a split or of other files, with the data rows they come from.
 
-        The result is an `Evaluated`.
+        The result is an `etude.data.evaluation_data.Evaluated`.
 
         Args:
-            asked: an `etude.data.evaluation_data.EvaluationRequest`.
+            asked: the requested split or files, an `etude.data.evaluation_data.EvaluationRequest`.
         """
         ...
 
@@ -239,11 +241,11 @@ class Tokenizer(Protocol):
 
 
 class Task(Protocol):
-    """A model with its loss and metrics: a subclass of `etude.tasks.base.Task`.
+    """Task: a model with its loss and metrics; a subclass of `etude.tasks.base.Task`.
 
     Args:
         setup: object with the model, the optimizer recipe, the schedule and so on. A subclass
-            passes it to the base class.
+            passes this object to the constructor of `etude.tasks.base.Task`.
     """
 
     monitor: str
@@ -263,10 +265,10 @@ class Task(Protocol):
         ...
 
     def metrics(self, evaluated: Any, /) -> Any:
-        """Returns a new `etude.tasks.metrics.Metrics` object, which computes a split's metrics.
+        """Returns a new `etude.tasks.metrics.Metrics` object, for the metrics of a split.
 
         Args:
-            evaluated: the split to evaluate, an `etude.data.evaluation_data.Evaluated`.
+            evaluated: the examples of the split, an `etude.data.evaluation_data.Evaluated`.
         """
         ...
 
@@ -280,12 +282,16 @@ class Optimizer(Protocol):
 
 
 class Schedule(Protocol):
-    """Learning-rate schedule: returns a factor of the learning rate for each optimizer step."""
+    """Learning-rate schedule: a function from an optimizer step to a learning-rate factor."""
 
     def __call__(self, step: int, total: int, /) -> float:
-        """Returns the factor at optimizer step `step`, from 0, of a run of `total` steps.
+        """Returns the learning-rate factor of an optimizer step.
 
         The learning rate of the step is the optimizer's learning rate times this factor.
+
+        Args:
+            step: the step; the first is 0.
+            total: the number of steps in the run.
         """
         ...
 
@@ -305,13 +311,13 @@ class Logger(Protocol):
         """Called when training begins.
 
         Args:
-            run: an `etude.loggers.base.RunInfo`.
-            rows: the metric rows logged so far, if the run is resumed.
+            run: description of the run, an `etude.loggers.base.RunInfo`.
+            rows: the rows in `metrics.jsonl` so far; empty unless the run is resumed.
         """
         ...
 
     def metrics(self, row: Mapping[str, Any], /) -> None:
-        """Called when a row was written to `metrics.jsonl`.
+        """Called when a row of metrics was written to `metrics.jsonl`.
 
         Args:
             row: dict from names, such as `step` and `train/loss`, to values.
@@ -322,7 +328,9 @@ class Logger(Protocol):
         """Called when a text, such as generated samples, was saved in the run folder.
 
         Args:
-            step: optimizer step.
+            name: name of the text.
+            text: the text.
+            step: optimizer step at which the text was saved.
         """
         ...
 
@@ -350,7 +358,7 @@ class Launcher(Protocol):
     """Runner of a sweep's jobs: a Hydra launcher."""
 
     def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
-        """Called once, before the jobs.
+        """Called once, before the jobs of a sweep are run.
 
         Args:
             hydra_context: Hydra's context; its `config_loader` composes configs.
@@ -362,10 +370,10 @@ class Launcher(Protocol):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int, /
     ) -> Sequence[Any]:
-        """Runs jobs and returns a `JobReturn` for each.
+        """Runs jobs of a sweep, and returns a `hydra.core.utils.JobReturn` for each job.
 
         Args:
-            job_overrides: overrides of each job.
-            initial_job_idx: index of the first job.
+            job_overrides: for each job, its Hydra overrides.
+            initial_job_idx: index in the sweep of the first of these jobs.
         """
         ...

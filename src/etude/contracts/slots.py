@@ -1,4 +1,4 @@
-"""The contract of each config key that names a class."""
+"""The contract (requirements on the class) of each config key that names a class."""
 
 from __future__ import annotations
 

@@ -27,8 +27,8 @@ class BeamSearchResult:
     """The result of a beam search, the best hypotheses first.
 
     Attributes:
-        tokens: ids of the prompts and their n new tokens, of shape (B, beams, T + n). Shorter texts
-            are padded at the end with `StopConditions.fill`.
+        tokens: ids of B prompts of T tokens, each followed by up to n new tokens; shape
+            (B, beams, T + n). Shorter texts are padded at the end with `StopConditions.fill`.
         scores: scores of the hypotheses (see `beam_search`), of shape (B, beams); NaN if the logits
             of a prompt were NaN.
     """
@@ -45,7 +45,7 @@ def beam_search(
     *,
     processors: Sequence[Processor] = (),
 ) -> BeamSearchResult:
-    """Returns continuations of the prompts `tokens` (B, T), found by beam search.
+    """Returns the best continuations of B prompts that a beam search finds.
 
     A hypothesis is a finished continuation. Its score is log p(new tokens) / n^length_penalty,
     where n is the number of its new tokens, including the stop token (Wu et al. 2016,
@@ -53,20 +53,22 @@ def beam_search(
 
     Each step ranks the continuations of all beams of a prompt and considers at least the best
     2 * `beams`, so that `beams` unfinished continuations remain. Finished continuations among the
-    best `beams` become hypotheses. Prompts that are done are removed from the batch together; see
-    `DONE_FRACTION`.
+    best `beams` become hypotheses. Prompts whose search is done are removed from the batch when
+    they are at least the fraction `DONE_FRACTION` of its prompts.
 
     Args:
         reader: a new `Reader` of the B prompts, which has not read any tokens yet.
+        tokens: token ids of the prompts, of shape (B, T).
         config: the options. A beam search uses the following options:
 
             `max_new_tokens`.
             `beams`: the number of beams, and of hypotheses returned.
             `length_penalty`: above 0 favours longer texts, below 0 shorter ones.
             `early_stopping`: when the search for a prompt is done. `False`: when the best
-            continuation, at its current length, scores below the worst hypothesis; a heuristic if
-            `length_penalty` is not 0. `"never"`: when no continuation can score above the worst
-            hypothesis. `True`: as soon as there are `beams` hypotheses.
+            continuation, at its current length, scores below the worst hypothesis; if
+            `length_penalty` is above 0, a longer text could still score higher. `"never"`: when no
+            continuation can score above the worst hypothesis. `True`: as soon as there are `beams`
+            hypotheses.
         ends: the stop conditions of a hypothesis.
         processors: see `etude.generation.processors`; they receive only the unfinished prompts.
     """
@@ -180,7 +182,7 @@ class _Hypotheses:
         """Returns an object that contains no hypotheses yet.
 
         Args:
-            text: token ids, of shape (B, beams, end), which fill the places of the hypotheses.
+            text: token ids of shape (B, beams, end); a placeholder for hypotheses to come.
             dtype: dtype of the scores.
         """
         shape, device = text.shape[:2], text.device
@@ -194,7 +196,7 @@ class _Hypotheses:
     def merge_best(
         self, candidates: Tensor, value: Tensor, ended: Tensor, length: int
     ) -> _Hypotheses:
-        """Returns, for each prompt, the `beams` best of its hypotheses and N new candidates.
+        """Adds N candidates for each prompt; returns the `beams` best hypotheses of each prompt.
 
         Args:
             candidates: the tokens of the candidates, of shape (B, N, end).
@@ -212,19 +214,19 @@ class _Hypotheses:
         )
 
     def select(self, prompts: Tensor) -> _Hypotheses:
-        """Returns the hypotheses of P of the prompts.
+        """Returns the hypotheses of P selected prompts.
 
         Args:
-            prompts: indices of these prompts, of shape (P,).
+            prompts: indices of the selected prompts, of shape (P,).
         """
         fields = (self.tokens, self.scores, self.complete, self.lengths)
         return _Hypotheses(*(x[prompts] for x in fields))
 
     def update(self, prompts: Tensor, others: _Hypotheses) -> None:
-        """Replaces the hypotheses of P of the prompts.
+        """Replaces the hypotheses of P selected prompts.
 
         Args:
-            prompts: indices of these prompts, of shape (P,).
+            prompts: indices of the selected prompts, of shape (P,).
             others: the new hypotheses of these P prompts.
         """
         self.tokens[prompts], self.scores[prompts] = others.tokens, others.scores.to(self.scores)

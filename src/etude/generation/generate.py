@@ -57,12 +57,13 @@ def generate(
         processors: additional processors of the logits.
         stop_token: the id of the stop token, or the ids of several. After its end, a row is filled
             with the first of these ids; generation ends when all rows have ended.
-        stop: a function that maps the new tokens (R, n) to booleans (R,), true for rows that end.
+        stop: a function that maps the new tokens of R rows, of shape (R, n), to booleans of shape
+            (R,), true for rows that end.
         use_cache: whether to cache keys and values. Without a cache, each new token requires a pass
             over the whole text.
-        on_token: a function that receives each new column of ids (B * samples,); not available in a
-            beam search.
-        options: values that replace fields of `config`.
+        on_token: a function that is called at each step with the new token id of each row, a
+            tensor of shape (B * samples,); not available in a beam search.
+        options: values that replace fields of `config`, such as `temperature`.
 
     Raises:
         InvalidArguments: options are invalid or incompatible; there are no tokens to start from;
@@ -70,7 +71,7 @@ def generate(
     """
     B, T = tokens.shape
     checks = Checks()
-    expected = "a shape (B, T) with at least one token per row to start from"
+    expected = "a shape (batch, length) with at least one token to start from in each row"
     checks.that(T > 0, "tokens", tuple(tokens.shape), expected)
     settings = config or GenerationConfig()
     with checks.collecting():
@@ -85,7 +86,7 @@ def generate(
                 count == rows,
                 "generator",
                 f"{count} generators",
-                f"one generator, or {rows} generators (one per row)",
+                f"one generator for all rows, or {rows} generators (one per row)",
             )
     padding = None if keep is None else _padding(keep, tokens, checks)
     checks.done()
@@ -139,7 +140,7 @@ def _generate_tokens(
     generator: Generators,
     on_token: Callable[[Tensor], None] | None,
 ) -> tuple[Tensor, bool]:
-    """Returns the prompts with their new tokens, and whether generation ended with NaN logits."""
+    """Returns the prompts with their new tokens, and whether NaN logits ended the generation."""
     choose = sampler(
         config.temperature, config.top_k, config.top_p, config.min_p, config.greedy, generator
     )
@@ -191,7 +192,7 @@ def _padding(keep: Tensor, tokens: Tensor, checks: Checks) -> Tensor | None:
     if not checks.that(keep.shape == tokens.shape, "keep", tuple(keep.shape), expected):
         return None
     ordered = bool((keep[:, 1:] >= keep[:, :-1]).all())
-    expected = "padding only before the tokens of a row"
+    expected = "false (padding) only before the first token of each row"
     checks.that(ordered, "keep", "padding after tokens", expected)
     checks.that(bool(keep[:, -1:].all()), "keep", "an empty row", "at least one token in each row")
     padding = (~keep).sum(dim=1)

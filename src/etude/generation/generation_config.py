@@ -32,8 +32,8 @@ class GenerationConfig:
         temperature, top_k, top_p, min_p, greedy: see `etude.generation.sampling.choose`.
         beams: the number of beams; a number above 1 selects a beam search.
         length_penalty, early_stopping: see `etude.generation.beams.beam_search`.
-        repetition_penalty: the penalty of tokens that occur in the prompt or the new text; 1 means
-            no penalty.
+        repetition_penalty: above 1, makes tokens that occur in the prompt or the new text less
+            probable; 1 has no effect.
         no_repeat_ngram: the length of n-grams that may occur only once in the prompt and the new
             text; 0 allows all repetitions.
 
@@ -123,7 +123,7 @@ def check_sampling(
     """Adds a problem to `checks` for each sampling option with an invalid value."""
     is_valid = math.isfinite(temperature) and temperature >= 0
     checks.that(is_valid, "temperature", temperature, "a finite number of at least 0")
-    expected, hint = "a number of at least 1", "omit top_k to sample from all tokens"
+    expected, hint = "a number of at least 1", "to sample from all tokens, omit top_k"
     checks.that(top_k is None or top_k >= 1, "top_k", top_k, expected, hint)
     checks.that(
         top_p is None or 0 < top_p <= 1, "top_p", top_p, "a probability above 0 and at most 1"

@@ -64,9 +64,7 @@ def evaluation_mode(model: object) -> Iterator[None]:
 
 
 def _shortcuts(module: nn.Module) -> dict[str, Any]:
-    """Returns a dict from the names to the values of the attributes that `fast_decoding` sets on a
-    module.
-    """
+    """Returns the attributes that `fast_decoding` sets on a module: a dict from names to values."""
     shortcuts: dict[str, Any] = {**module._parameters, **module._buffers, **module._modules}
     if type(module) is nn.Dropout:
         shortcuts["forward"] = _identity

@@ -17,7 +17,7 @@ from etude.errors import Checks, InvalidArguments, Problem
 
 
 class Processor(Protocol):
-    """Contract of processors: functions that change the logits of the next token."""
+    """Interface of processors: functions that change the logits of the next token."""
 
     def __call__(self, tokens: Tensor, logits: Tensor) -> Tensor:
         """Returns the changed logits, of shape (B, V); minus infinity forbids a token.
@@ -130,10 +130,11 @@ class MinNewTokens:
 
 
 def apply(processors: Sequence[Processor], tokens: Tensor, logits: Tensor) -> Tensor:
-    """Returns the logits (B, V) of the next token after all processors have changed them.
+    """Applies processors to the logits of the next token, and returns the changed logits.
 
     Args:
-        tokens, logits: see `Processor`.
+        processors: the processors, in the order in which they are applied.
+        tokens, logits: token ids (B, T) and logits (B, V) of B texts; see `Processor`.
 
     Raises:
         InvalidArguments: the processors forbid all tokens of a row.
@@ -142,6 +143,6 @@ def apply(processors: Sequence[Processor], tokens: Tensor, logits: Tensor) -> Te
         logits = processor(tokens, logits)
     if bool((logits.amax(dim=-1) == -torch.inf).any()):
         expected = "at least one allowed token in each row"
-        hint = "together, the processors forbid all tokens of a row"
+        hint = "the processors together forbid every token in the vocabulary"
         raise InvalidArguments(Problem("processors", expected, hint=hint))
     return logits

@@ -10,7 +10,7 @@ from torch import Tensor
 
 @runtime_checkable
 class CausalModel(Protocol):
-    """Contract of models that can generate text, such as `etude.models.decoder.Decoder`."""
+    """Interface of models that can generate text, such as `etude.models.decoder.Decoder`."""
 
     @property
     def window(self) -> int:
@@ -29,7 +29,7 @@ class CausalModel(Protocol):
             tokens: token ids (B, T), which follow the tokens in the cache.
             cache: a cache from `new_cache`; None computes the logits without a cache.
             last_only: always true.
-            more: `keep` and `positions`, for a batch of different lengths; see `Decoder.forward`.
+            more: `keep` and `positions`, for texts of different lengths; see `Decoder.forward`.
         """
 
 
@@ -97,8 +97,8 @@ class Reader:
     def can_drop(self) -> bool:
         """Whether `select` may remove all texts of a prompt.
 
-        It may if a cache holds the whole text. Otherwise, an encoder-decoder finds the source text
-        of a row from the number of rows, so the number must not change.
+        True if the keys and values of the complete text are cached. If not, an encoder-decoder
+        assumes that all prompts have the same number of rows, so no prompt may be removed.
         """
         return self.cache is not None and self._end - 1 <= self.window  # the last token is not read
 

@@ -36,7 +36,7 @@ def keep_top_k(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def keep_top_p(logits: Tensor, p: float) -> Tensor:
-    """Returns the logits, in which those of tokens outside the nucleus become minus infinity.
+    """Replaces the logits of all tokens outside the nucleus by minus infinity; returns the result.
 
     The nucleus is the smallest set of most probable tokens with a total probability of at least p
     (Holtzman et al. 2019, arXiv:1904.09751, section 3.1). With p above 0 it always contains the
@@ -52,7 +52,7 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
 
 
 def keep_min_p(logits: Tensor, p: float) -> Tensor:
-    """Returns the logits, in which those of improbable tokens become minus infinity.
+    """Replaces the logits of improbable tokens by minus infinity, and returns the result.
 
     A token is improbable if its probability is below p times that of the most probable token
     (Nguyen et al. 2024, arXiv:2407.01082, section 3).
@@ -137,9 +137,9 @@ def most_probable(logits: Tensor) -> Tensor:
 def draw(probabilities: Tensor, generator: Generators = None) -> Tensor:
     """Samples an id from each row of probabilities of shape (..., V); returns a tensor (...).
 
-    The id is the index of the smallest of V independent exponential times with rates p_i; it is i
-    with probability p_i. `torch.multinomial` draws the same ids, but its input checks cost more
-    than the draw.
+    For each id i, an exponentially distributed number with rate p_i is drawn; the result is the id
+    with the smallest number. It is i with probability p_i. `torch.multinomial` draws the same ids,
+    but its input checks cost more than the draw.
     """
     times = torch.empty_like(probabilities)
     if generator is None and is_reserved_elsewhere():

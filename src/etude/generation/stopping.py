@@ -14,7 +14,8 @@ class StopConditions:
 
     Args:
         tokens: the stop tokens' ids; the row contains the stop token at which it ends.
-        rule: a function that maps the new tokens (R, n) to booleans (R,), true for rows that end.
+        rule: a function that maps the new tokens of R rows, of shape (R, n), to booleans of shape
+            (R,), true for rows that end.
     """
 
     tokens: Sequence[int] = ()

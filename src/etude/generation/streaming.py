@@ -20,8 +20,8 @@ TAIL_TOKENS = 16
 class IncrementalDecoder:
     """Decoder that returns the text of each new token, in pieces of complete characters.
 
-    The joined pieces equal the text that `decode` returns for all new tokens together, provided
-    that a further token only adds text at the end.
+    The joined pieces equal the text that `decode` returns for all new tokens together, if each
+    further token only adds characters at the end of the decoded text.
 
     Args:
         tokenizer: the tokenizer.
@@ -61,9 +61,10 @@ class IncrementalDecoder:
         return piece
 
     def _shorten(self) -> None:
-        """Keeps only the last of many tokens that form no character, if the text stays the same.
+        """Removes old tokens from a long sequence of tokens without a complete character.
 
-        Without this limit, each call of `push` would decode the whole sequence again.
+        The tokens are removed only if the decoded text of the others stays the same. Without this
+        method, each call of `push` would decode the complete sequence again.
         """
         context, tail = self._window[: self._settled], self._window[-TAIL_TOKENS:]
         before, text = self._decode(context), self._decode([*context, *tail])
@@ -88,9 +89,10 @@ class StopTextFilter:
         self.stops, self.ended, self._held = list(stops), False, ""
 
     def push(self, piece: str) -> str:
-        """Adds a piece of the text, and returns the text that is known to be before a stop text.
+        """Adds a piece of the text, and returns new text that certainly precedes any stop text.
 
-        An end that may be the start of a stop text is held back until the next call.
+        If the text so far ends with a possible start of a stop text, this part is returned by a
+        later call, or never if it is the start of a stop text.
         """
         if self.ended:
             return ""
@@ -102,7 +104,7 @@ class StopTextFilter:
         return text[:sure]
 
     def finish(self) -> str:
-        """Returns the rest of the text, which was held back as a possible start of a stop text."""
+        """Returns the end of the text that `push` held back as a possible start of a stop text."""
         held, self._held = self._held, ""
         return held
 

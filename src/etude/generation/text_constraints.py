@@ -30,7 +30,7 @@ _UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "
 
 
 class Tokenizer(Protocol):
-    """Contract of tokenizers for generation."""
+    """Interface of the tokenizers that text generation can use."""
 
     @property
     def vocab_size(self) -> int:
@@ -48,7 +48,7 @@ class Tokenizer(Protocol):
 
 
 class TokenTexts:
-    """Texts of a tokenizer's tokens in the middle of a text.
+    """Decoder of a tokenizer's tokens, as they are decoded in the middle of a text.
 
     Some tokenizers decode the first token of a text differently.
 
@@ -77,7 +77,7 @@ class TokenTexts:
 
     @cached_property
     def sorted(self) -> tuple[list[str], list[int]]:
-        """Two lists: the texts of all tokens, sorted, and the id of the token of each text."""
+        """The texts of all tokens in sorted order, and the token ids in the same order."""
         order = sorted(range(len(self.tokens)), key=self.tokens.__getitem__)
         return [self.tokens[i] for i in order], order
 
@@ -87,7 +87,7 @@ class TokenTexts:
         return [i for i, text in enumerate(self.tokens) if REPLACEMENT in text]
 
     def tokens_with_prefix(self, prefix: str) -> Iterator[tuple[int, str]]:
-        """Yields the id of each token whose text begins with `prefix`, and its text after that."""
+        """Yields the tokens whose text begins with `prefix`, as pairs (id, text after `prefix`)."""
         texts, order = self.sorted
         for i in range(bisect_left(texts, prefix), len(texts)):
             if not texts[i].startswith(prefix):
@@ -106,9 +106,9 @@ class ForbiddenWords:
     spaces; spaces around it are ignored. Strings without letters or digits (`://`) are forbidden
     anywhere.
 
-    The processor does not prevent other encodings of the same characters (a separate combining
-    accent), and words that appear only when a tokenizer joins tokens (WordPiece's spaces around
-    punctuation).
+    The processor does not prevent other encodings of the same characters (such as a separate
+    combining accent). It does not prevent words that appear only when a tokenizer joins tokens
+    (such as with WordPiece's spaces around punctuation).
 
     Args:
         spelling: a `TokenTexts` with the texts of the tokenizer's tokens.
@@ -163,7 +163,7 @@ class ForbiddenWords:
         ]
 
     def _tokens_completing(self, word: str, k: int) -> list[int]:
-        """Returns the ids of the tokens that complete `word` if its first k characters precede."""
+        """Returns the ids of the tokens that complete `word` after its first k characters."""
         candidates = self.spelling.tokens_with_prefix(word[k:])
         return [i for i, rest in candidates if not _in_same_word(word[-1], rest[:1])]
 
@@ -232,7 +232,7 @@ class StopText:
 
 
 def strip_incomplete_character(text: str) -> str:
-    """Returns `text` without U+FFFD at its end that stand for a character's first bytes.
+    """Removes U+FFFD at the end of `text`, if it stands for the first bytes of a character.
 
     Further tokens could complete this character. Other U+FFFD are kept.
     """
@@ -243,8 +243,8 @@ def strip_incomplete_character(text: str) -> str:
 def _find_complete_token(tokenizer: Tokenizer) -> list[int]:
     """Returns a list with the id of one token that consists of complete characters.
 
-    If this token precedes other tokens, these are decoded as in the middle of a text. The list is
-    empty if the tokenizer has no such token.
+    Tokens after this token are decoded as in the middle of a text. The list is empty if the
+    tokenizer has no such token.
     """
     for number in range(tokenizer.vocab_size):
         text = tokenizer.decode([number])

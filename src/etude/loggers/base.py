@@ -26,7 +26,8 @@ class RunInfo:
         tags: The user's tags.
         notes: The user's notes.
         config: Composed config, as dicts, lists, texts, numbers, Booleans and None.
-        mask: Object that replaces secrets, the values of environment variables, in any text.
+        mask: Object whose method `text` replaces secrets in a text, such as the values of
+            environment variables that the config uses.
     """
 
     path: Path

@@ -118,7 +118,7 @@ class _LoggerThread:
         try:
             self._calls.put_nowait((method, arguments))
         except queue.Full:
-            self._drop(f"the logger is {_BACKLOG:,} calls behind")
+            self._drop(f"the logger is too slow: {_BACKLOG:,} calls are waiting")
 
     def wait(self, until: float) -> None:
         self._thread.join(max(0.0, until - time.monotonic()))
@@ -149,7 +149,7 @@ class _LoggerThread:
 
 
 def _as_recorded(row: Row) -> Row:
-    """Returns a row of metrics as `metrics.jsonl` contains it: NaN and infinity become None."""
+    """Returns a row of metrics as it is in `metrics.jsonl`: NaN and infinity are None."""
     return {
         key: None if isinstance(value, float) and not math.isfinite(value) else value
         for key, value in row.items()

@@ -135,8 +135,8 @@ class WandB(Logger):
     def _environment(self) -> dict[str, str]:
         """Returns the environment of the W&B process.
 
-        In offline mode, it contains no `WANDB_*` variables. In online mode, it lacks `$WANDB_MODE`
-        and the variable with which W&B would use another process's service.
+        In offline mode, it contains no `WANDB_*` variables. In online mode, it contains neither
+        `WANDB_MODE` nor the variable with which W&B would use another process's service.
         """
         ours = {"WANDB_SERVICE", "WANDB_MODE"}
         return {
@@ -170,7 +170,7 @@ class WandB(Logger):
         )
         options = "".join(f' {option} "{text}"' for option, text, value in shown if text != value)
         options = re.sub(r"\$\{oc\.env:(\w+)\}", r"$\1", options)  # shell syntax
-        return f"offline; upload with `wandb sync{options} {run.path / FOLDER / folder.name}`"
+        return f"offline; to upload, use `wandb sync{options} {run.path / FOLDER / folder.name}`"
 
     def _send(self, message: Mapping[str, Any]) -> None:
         if self._process is None:
