@@ -58,6 +58,34 @@ def test_a_killed_holder_holds_nothing(tmp_path: Path, holder_process) -> None:
     lock.release()
 
 
+def test_a_child_of_the_holder_does_not_hold_the_lock(tmp_path: Path) -> None:
+    """Workers of a data loader outlive a killed process by seconds."""
+    reading, writing = os.pipe()
+    holder = os.fork()
+    if holder == 0:
+        lock = RunLock(tmp_path)
+        lock.acquire()
+        worker = os.fork()
+        if worker == 0:
+            time.sleep(60)
+            os._exit(0)
+        os.write(writing, str(worker).encode())
+        time.sleep(60)
+        os._exit(0)
+    worker = int(os.read(reading, 100))
+    try:
+        assert is_held(tmp_path)
+        os.kill(holder, signal.SIGKILL)
+        os.waitpid(holder, 0)
+        os.kill(worker, 0)  # it still runs
+        assert not is_held(tmp_path)
+        RunLock(tmp_path).acquire()
+    finally:
+        os.kill(worker, signal.SIGKILL)
+        os.close(reading)
+        os.close(writing)
+
+
 def test_waiting_ends_when_the_holder_lets_go(tmp_path: Path, holder_process) -> None:
     _, let_go = holder_process
     threading.Timer(0.4, let_go).start()

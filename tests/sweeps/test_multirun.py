@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 
+from etude.cli.train import has_several_seeds
 from etude.errors import Interrupted
 from etude.records.record import Record
+from etude.records.status import Status
+from etude.sweeps.job import Job
 from etude.sweeps.multirun import multirun
 from etude.training.state import Outcome
 from quick_first import quick_first
@@ -65,6 +68,7 @@ def test_a_sweep_goes_on_after_a_refused_job_and_again_repeats_nothing(
     assert "model.heads = 3" in jobs[2]["message"]
     assert "path" not in jobs[2]
     assert "4 jobs: 3 finished, 1 refused" in first.out
+    assert "etude runs group" not in first.out
     paths = [job["path"] for job in jobs if "path" in job]
     assert len(set(paths)) == 3
     assert len(list((root / "tiny").iterdir())) == 3
@@ -221,3 +225,13 @@ def test_a_key_that_is_added_in_vain_is_named(etude, corpus: Path, tiny, tmp_pat
     assert answer.code == 2
     assert "optimizer.lr = '1e-3': expected an override that matches the config" in answer.err
     assert not root.exists()
+
+
+def test_groups_over_seeds_are_suggested_if_seeds_differ() -> None:
+    def jobs(*seeds: int, status: Status = Status.FINISHED) -> list[Job]:
+        return [Job("", status, overrides=["model.dim=8", f"seed={seed}"]) for seed in seeds]
+
+    assert has_several_seeds(jobs(1, 2))
+    assert not has_several_seeds(jobs(1, 1))
+    assert not has_several_seeds([*jobs(1), *jobs(2, status=Status.FAILED)])
+    assert not has_several_seeds([])

@@ -50,6 +50,9 @@ def _run(words: list[str], output: Path, plant: str, call: int, cache: str) -> N
     from etude import cli
 
     os.environ["ETUDE_CACHE"] = cache
+    # A process of this context starts its own processes (of data loaders) in the same way; from a
+    # server that outlives a killed process. A user's command forks them.
+    multiprocessing.set_start_method("fork", force=True)
     torch.set_num_threads(1)
     globals()[plant](call)
     with output.open("a") as file:

@@ -97,11 +97,25 @@ def _train_sweep(overrides: list[str], config_dir: str | None) -> int:
         log.info("  search  %s", figure)
     if any(job.path for job in jobs):
         log.info("  table   %s", swept.folder / "results.csv")
+    if has_several_seeds(jobs):
+        log.info("  groups  etude runs group %s", _quote(swept.folder))
     _log_duplicates(jobs)
     for job in jobs:
         if job.same_as is None and not job.status.is_successful:
             log.info("  %s  %s: %s", job.status, job.label, job.message or "not started")
     return sweep_exit_code(jobs, done=DONE, failed=FAILED, wrong=WRONG, held=HELD)
+
+
+def has_several_seeds(jobs: Sequence[Any]) -> bool:
+    """Returns whether the trained jobs of a sweep set different seeds."""
+    seeds = {
+        override
+        for job in jobs
+        if job.status.is_trained
+        for override in job.overrides
+        if override.startswith("seed=")
+    }
+    return len(seeds) > 1
 
 
 def _log_duplicates(jobs: Sequence[Any]) -> None:

@@ -5,6 +5,9 @@ file contains the host and the id of the process that holds the lock, and is emp
 release. Hosts that share a disk but not its locks can check only this content: a run that a process
 on another host did not release is taken over only with `run.force=true`. On a file system without
 locks (`run.unsafe_storage=true`), a run counts as held if the process id in the file is in use.
+
+Child processes do not hold the lock: after the process that acquired it was killed, workers of its
+data loader continue for some seconds, and the run can be started again meanwhile.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import time
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
+from weakref import WeakSet
 
 from etude.errors import RequestError, RunHeld
 from etude.records.files import create_folder
@@ -37,6 +41,7 @@ class RunLock:
     def __init__(self, folder: Path) -> None:
         self.path = folder / LOCK_FILE
         self._file: IO[bytes] | None = None
+        _LOCKS.add(self)
 
     def acquire(
         self, *, wait: bool = False, force: bool = False, patience: float = _PATIENCE
@@ -106,8 +111,25 @@ class RunLock:
         """
         if self._file is not None:
             self._file.truncate(0)
+            self.close()
+
+    def close(self) -> None:
+        """Closes the lock file in this process. A process with another descriptor keeps the lock."""
+        if self._file is not None:
             self._file.close()
             self._file = None
+
+
+_LOCKS: WeakSet[RunLock] = WeakSet()
+"""The locks of this process."""
+
+
+def _close_inherited_locks() -> None:
+    for lock in list(_LOCKS):
+        lock.close()
+
+
+os.register_at_fork(after_in_child=_close_inherited_locks)
 
 
 def is_held(folder: Path) -> bool:
