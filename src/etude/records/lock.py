@@ -114,7 +114,7 @@ class RunLock:
             self.close()
 
     def close(self) -> None:
-        """Closes the lock file in this process. A process with another descriptor keeps the lock."""
+        """Closes the lock file in this process; a parent process keeps the lock."""
         if self._file is not None:
             self._file.close()
             self._file = None
