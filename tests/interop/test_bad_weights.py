@@ -78,7 +78,7 @@ def test_another_architecture(tmp_path):
     saved(tmp_path / "gpt2")
     (tmp_path / "bert" / WEIGHTS).replace(tmp_path / "gpt2" / WEIGHTS)
     text = refused(tmp_path / "gpt2")
-    assert "tensors are missing; the tensor names are those of bert)" in text
+    assert "tensors are missing; the tensor names are those of a bert model)" in text
     assert "missing" in text
 
 

@@ -54,6 +54,6 @@ def _read(source: str, revision: str | None) -> Tokenizer:
         return tokenizer
     name = tokenizer.backend.id_to_token(end)
     if name is None:
-        expected = "an id of the end-of-text token that is in the vocabulary"
+        expected = "an end-of-text token whose id is in the tokenizer's vocabulary"
         raise RequestError(Problem(str(Path(path)), expected, end))
     return tokenizer.closed_by(name)

@@ -348,7 +348,7 @@ def _no_tokenizer_problem(folder: Path, config: Mapping[str, Any]) -> Problem:
         )
     return Problem(
         str(folder),
-        "a tokenizer: tokenizer.json, vocab.json and merges.txt, or vocab.txt",
+        "a tokenizer: one of tokenizer.json, vocab.json with merges.txt, and vocab.txt",
         hint=hint,
     )
 

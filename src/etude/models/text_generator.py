@@ -357,10 +357,11 @@ def empty_prompt_error(text: str) -> InvalidArguments:
 
 
 def _seeds(seed: int, prompts: list[list[int]], samples: int) -> list[int]:
-    """Returns a seed for each text, with `samples` texts for each prompt.
+    """Returns a random seed for each text to generate: `samples` seeds for each prompt (a list of
+    token ids).
 
-    The seed of a text depends only on `seed`, the prompt and the number of earlier texts of the
-    same prompt, not on the other prompts.
+    The seed of a text depends only on `seed`, the prompt, and the number of earlier texts for the
+    same prompt. Other prompts do not change it.
     """
     seeds, counts = [], Counter[tuple[int, ...]]()
     for ids in prompts:
