@@ -195,7 +195,7 @@ def test_without_transformers_it_is_read_again_and_said(tmp_path: Path) -> None:
     words = [sys.executable, "-c", code, "convert", str(source), str(tmp_path / "dest")]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "transformers is not installed: Étude loads the export instead" in done.stdout
+    assert "transformers is not installed: Étude loads the exported model instead" in done.stdout
     assert measured(done.stdout) == {"dest by Étude": (0.0, 0.0)}
 
 

@@ -152,8 +152,8 @@ class _AdaptableTensor:
 
 
 def _adaptable_tensors(loaded: LoadedModel) -> dict[str, _AdaptableTensor]:
-    """Returns a dict of all tensors of a released model; the keys are their names in
-    `transformers`.
+    """Returns all tensors of a released model, as a dict from their names in `transformers` to
+    `_AdaptableTensor` objects.
 
     Tensors that the Étude module does not use are included.
     """
@@ -179,7 +179,8 @@ def _read_changes(
     names: Mapping[str, str],
     tensors: SafeTensors,
 ) -> tuple[dict[str, LowRankChange], dict[str, Tensor], list[Problem]]:
-    """Reads all tensors of an adapter, and assigns them to tensors of the released model.
+    """Reads all tensors of an adapter, and assigns them to modules or tensors of the released
+    model.
 
     Args:
         config: the adapter's config.

@@ -95,7 +95,8 @@ class Family:
     def rules(self, module: Any, architecture: str) -> Mapping[str, Rule]:
         """Returns a dict of the conversion rules for the parameters of a module.
 
-        The keys are as in `names`. `architecture` is the class of `transformers`.
+        The keys have the same form as those of the attribute `names`. `architecture` is the class
+        of `transformers`.
         """
         return self.names
 

@@ -338,12 +338,12 @@ def family_for(module: nn.Module) -> Family:
 
 
 def _family_problem(name: str, mismatches: list[str]) -> Problem:
-    """Returns the problem that a model cannot be saved as the family `name`.
+    """Returns the `Problem` to report if a model cannot be saved as a model of the family `name`.
 
     `mismatches` are the differences between the model and the family, as messages.
     """
     expected = f"a model that uses only components of {name}"
-    return Problem(f"as {name}", expected, hint=_join_names(mismatches, "; "))
+    return Problem(f"export as {name}", expected, hint=_join_names(mismatches, "; "))
 
 
 def check_writable(module: nn.Module, where: str) -> None:

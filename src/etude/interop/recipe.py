@@ -1,4 +1,4 @@
-"""Tokenizer recipe that reads the tokenizer of a released model, for use in a config."""
+"""Recipe (part of a config) for a tokenizer that is read from a released model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from etude.interop.hf_config import HFConfig
 
 
 class Released(Recipe):
-    """Tokenizer recipe that reads the tokenizer of a released model.
+    """Recipe that reads the tokenizer of a released model, instead of training a tokenizer.
 
     The names of special tokens in a text are encoded as ordinary text.
 

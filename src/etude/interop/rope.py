@@ -37,7 +37,7 @@ def rotary(
         base: the name of the field with the rotary base, in the older format.
         fraction: the name of the field with the fraction of the head dimension that is rotated;
             None if the full head dimension is always rotated.
-        part: the default value of that fraction.
+        part: the rotated fraction if that field is missing.
     """
     theta = config.number(base, 10000.0)
     scaling, parameters = config.get("rope_scaling"), config.get("rope_parameters")

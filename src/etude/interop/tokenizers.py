@@ -269,7 +269,7 @@ def write_tokenizer(
         ends: the stop tokens; the first is the `eos_token`.
         max_length: the maximum number of tokens per text.
         chat: the chat template (Jinja).
-        types: whether the model distinguishes the second of two texts by token types.
+        types: whether the model distinguishes the two texts of a pair by token types.
     """
     if source is not None:
         for name in TEXT:

@@ -197,7 +197,8 @@ def _find_cached(name: str, revision: str | None, file: str | None) -> WeightsLo
 
 
 def _save_reference(name: str, revision: str | None, commit: str) -> None:
-    """Saves in the local cache to which commit a branch or tag refers, as `huggingface_hub` does.
+    """Saves in the local cache the commit to which a branch or tag refers, as `huggingface_hub`
+    does.
 
     Does nothing if `revision` is a commit. `name` is the repository's id; None as `revision` means
     the main branch.

@@ -60,7 +60,7 @@ class Cost:
         central_bytes: peak of the activation memory between the middle of the forward pass and the
             middle of the backward pass; it grows by the same amount with each further layer.
         outer_bytes: peak of the activation memory before the middle of the forward pass and after
-            the middle of the backward pass, where tables and the gradient of the embedding are
+            the middle of the backward pass, where, for example, the gradient of the embedding is
             allocated. The difference to `central_bytes` does not grow with further layers.
     """
 

@@ -81,7 +81,7 @@ class Head(nn.Module):
             InvalidArguments: the head doesn't declare its `readouts`.
         """
         checks = Checks()
-        expected = "a head that sets `readouts`, which mup_base_dim requires"
+        expected = "a head that sets its attribute `readouts`, since mup_base_dim is set"
         checks.that(self.readouts is not None, "head", type(self).__name__, expected)
         checks.done()
         self.logit_scale = 1 / ratio

@@ -287,8 +287,9 @@ class TextGenerator(ABC):
         ]
 
     def _text(self, prompt: list[int], new: list[int], ending: StopText | None) -> str:
-        """Returns the text of the tokens `new`, which follow the tokens `prompt`, up to the first
-        stop token or stop text (`ending`). Streaming produces the same text in pieces.
+        """Returns the text of the generated tokens `new`, which follow the tokens `prompt`. The
+        text ends before the first stop token or stop text (detected by `ending`). Streaming
+        produces the same text in pieces.
         """
         text, pieces = self._continuation(prompt, ending), []
         for end, token in enumerate(new, 1):

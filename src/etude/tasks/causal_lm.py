@@ -162,7 +162,9 @@ class CausalLM(Task):
 
     @classmethod
     def no_predictions(cls, run: str) -> Problem:
-        return replace(super().no_predictions(run), hint=f"to continue texts: etude generate {run}")
+        return replace(
+            super().no_predictions(run), hint=f"to continue texts, run etude generate {run}"
+        )
 
 
 @torch.inference_mode()

@@ -43,7 +43,9 @@ class LabelObjective(ExampleObjective):
     def bound(self, tokenizer: Any, meta: Any) -> LabelObjective:
         if len(meta.labels) < 2:
             names = ", ".join(meta.labels)
-            raise RequestError(Problem("data.label", "at least two labels", names or "none"))
+            raise RequestError(
+                Problem("data.label", "a column with at least two labels", names or "none")
+            )
         if self.positive is not None and self.positive not in meta.labels:
             hint = "; ".join(
                 each

@@ -93,8 +93,9 @@ def squared_errors(predictions: Tensor, values: Tensor) -> Tensor:
 
 
 class NumberMetrics(Metrics):
-    """Metrics of predicted numbers: `loss`, the mean squared error, and `error/k`, the error of the
-    queries after k earlier queries, divided by the input dimension.
+    """Metrics of predicted numbers: `loss`, the mean squared error, and `error/k`, the mean squared
+    error of the queries after k earlier queries, divided by the input dimension. A query is a
+    position that has a target.
 
     Args:
         inputs: input dimension, the number of numbers per position.
