@@ -150,7 +150,7 @@ def test_an_end_of_text_of_an_unusual_name(tmp_path: Path) -> None:
         (
             [],
             "t5",
-            "expected a tokenizer: one of tokenizer.json, vocab.json with merges.txt, and vocab.txt",
+            "a tokenizer: one of tokenizer.json, vocab.json with merges.txt, and vocab.txt",
         ),
         (["spiece.model"], "t5", "spiece.model is a SentencePiece model: install transformers and"),
         (["source.spm", "vocab.json"], "marian", "Marian's two SentencePiece models cannot"),
