@@ -471,7 +471,7 @@ class TestRefusals:
         )
         told = etude("predict", records["masked_lm"].path, "--text", "a")
         assert told.code == 2
-        assert "a run of a task that predicts on texts" in told.err
+        assert "a run whose task makes predictions for texts" in told.err
 
 
 def test_a_source_is_cut_between_characters() -> None:

@@ -125,12 +125,12 @@ def test_no_part_of_it_needs_transformers_or_lightning(tmp_path: Path) -> None:
         (
             "{folder}",
             {"revision": "main"},
-            "revision = 'main': expected no value, since the source is a local path",
+            "revision = 'main': expected no value, since SOURCE is a local path",
         ),
         ("{empty}", {}, "expected a folder with config.json and weights"),
-        ("{run}", {}, "the folder is a run; load it with etude.load_run"),
+        ("{run}", {}, "this folder contains a run; to load a run, use etude.load_run"),
         ("{small}", {}, "the tokenizer = 300: expected at most 37,"),
-        ("{mute}", {}, "expected a tokenizer: tokenizer.json"),
+        ("{mute}", {}, "expected a tokenizer: one of tokenizer.json"),
     ],
 )
 def test_what_cannot_be_read_is_told(

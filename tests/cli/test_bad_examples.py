@@ -49,7 +49,7 @@ CASES: dict[str, tuple[str, Rows, Sequence[str], str]] = {
         "classification",
         [row | {"label": "a"} for row in GOOD],
         [],
-        "data.label = 'a': expected at least two labels",
+        "data.label = 'a': expected a column with at least two labels",
     ),
     "a class that is not trained on": (
         "classification",

@@ -86,7 +86,8 @@ def test_a_gguf_becomes_a_folder_with_its_tokenizer(etude: Command, tmp_path: Pa
     assert done.code == 0, done.err
     assert "dest by transformers" in measured(done.out)
     assert (
-        "the source's logits are not compared: " in done.out or "source by transformers" in done.out
+        "the source model's logits in transformers are not compared: " in done.out
+        or "source by transformers" in done.out
     )
     theirs = hf.AutoModelForCausalLM.from_pretrained(tmp_path / "dest")
     ids = torch.arange(12)[None]
@@ -194,7 +195,7 @@ def test_without_transformers_it_is_read_again_and_said(tmp_path: Path) -> None:
     words = [sys.executable, "-c", code, "convert", str(source), str(tmp_path / "dest")]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "transformers is not installed: Étude loads the export instead" in done.stdout
+    assert "transformers is not installed: Étude loads the exported model instead" in done.stdout
     assert measured(done.stdout) == {"dest by Étude": (0.0, 0.0)}
 
 
@@ -202,7 +203,7 @@ def test_without_transformers_it_is_read_again_and_said(tmp_path: Path) -> None:
     ("words", "said"),
     [
         (("{source}", "{source}"), "DEST = .*expected a path that does not exist yet"),
-        (("{source}", "{source}", "--force"), "DEST = .*expected a folder other than the source"),
+        (("{source}", "{source}", "--force"), "DEST = .*expected a folder other than SOURCE"),
         (
             ("{source}", "{full}", "--force"),
             "expected an empty folder, or the folder of a model with config.json",

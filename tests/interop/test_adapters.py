@@ -317,7 +317,7 @@ Q = "base_model.model.model.layers.0.self_attn.q_proj."
         ),
         (
             lambda w: w.update({Q.replace("0", "7") + "lora_A.weight": torch.zeros(4, 24)}),
-            "layers.7.self_attn.q_proj.lora_A.weight: expected an update of a module",
+            "layers.7.self_attn.q_proj.lora_A.weight: expected a LoRA update for a module",
         ),
         (
             lambda w: w.update({Q + "lora_magnitude_vector": torch.zeros(24)}),
@@ -325,15 +325,15 @@ Q = "base_model.model.model.layers.0.self_attn.q_proj."
         ),
         (
             lambda w: w.update({Q + "lora_B.bias": torch.zeros(24)}),
-            "q_proj.lora_B.bias: expected an update of a module",
+            "q_proj.lora_B.bias: expected a LoRA update for a module",
         ),
         (
             lambda w: w.update({Q + "bias": torch.zeros(24)}),
-            "q_proj.bias: expected no full tensor, since bias and modules_to_save in",
+            "q_proj.bias: expected no tensor that replaces a weight, since bias",
         ),
         (
             lambda w: w.update({"base_model.model.model.norm.weight": torch.zeros(24)}),
-            "norm.weight: expected no full tensor, since bias and modules_to_save in",
+            "norm.weight: expected no tensor that replaces a weight, since bias",
         ),
         (
             lambda w: w.update({Q + "lora_A.weight": torch.zeros(4, 24, dtype=torch.int8)}),

@@ -78,14 +78,14 @@ def test_another_architecture(tmp_path):
     saved(tmp_path / "gpt2")
     (tmp_path / "bert" / WEIGHTS).replace(tmp_path / "gpt2" / WEIGHTS)
     text = refused(tmp_path / "gpt2")
-    assert "tensors are missing; the tensor names are those of bert)" in text
+    assert "tensors are missing; the tensor names are those of a bert model)" in text
     assert "missing" in text
 
 
 def test_a_projection_that_should_be_the_embedding(tmp_path):
     saved(tmp_path, lambda: llama(tie_word_embeddings=False))
     change(tmp_path, tie_word_embeddings=True)
-    assert "lm_head.weight: expected the same values as the embedding" in refused(tmp_path)
+    assert "lm_head.weight: expected the same values as the token embedding" in refused(tmp_path)
 
 
 def test_an_embedding_stored_twice_is_one(tmp_path):
@@ -254,7 +254,7 @@ def test_parts_that_no_family_has_are_named(parts, said, tmp_path):
     with pytest.raises(RequestError) as caught:
         save_weights(plain(**parts), tmp_path / "new")
     assert said in str(caught.value)
-    assert "as gpt2: expected a model that uses only components of gpt2" in str(caught.value)
+    assert "export as gpt2: expected a model that uses only components of gpt2" in str(caught.value)
     assert not (tmp_path / "new").exists()
 
 

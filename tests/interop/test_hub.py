@@ -110,8 +110,9 @@ def test_mistakes_are_told(ask: Ask, tmp_path: Path) -> None:
     assert "revision = 'v9': expected a branch, tag or commit of owner/name" in revision
     assert "'owner/secret': expected a model that you have access to (the model is gated" in gated
     assert "expected a model with config.json and model.safetensors or pytorch_model.bin" in none
-    assert "use owner/quantised/FILE for one of its GGUF files: m.gguf" in which
-    assert "'n.gguf': expected a file of owner/quantised (available .gguf files: m.gguf)" in other
+    assert "to use one of its GGUF files, write owner/quantised/FILE; files: m.gguf" in which
+    assert "'n.gguf': expected a file of the repository owner/quantised (available" in other
+    assert "(available .gguf files: m.gguf)" in other
     assert found.endswith(" m.gguf")
     assert ask(url, "owner/quantised/m.gguf") == [found]
 

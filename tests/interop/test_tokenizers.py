@@ -147,7 +147,11 @@ def test_an_end_of_text_of_an_unusual_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "model_type", "said"),
     [
-        ([], "t5", "expected a tokenizer: tokenizer.json, vocab.json and merges.txt, or vocab.txt"),
+        (
+            [],
+            "t5",
+            "a tokenizer: one of tokenizer.json, vocab.json with merges.txt, and vocab.txt",
+        ),
         (["spiece.model"], "t5", "spiece.model is a SentencePiece model: install transformers and"),
         (["source.spm", "vocab.json"], "marian", "Marian's two SentencePiece models cannot"),
     ],

@@ -83,7 +83,8 @@ def test_trained_continued_and_read_again(
         (["model.pattern=[locl,global]"], "did you mean local?"),
         (
             ["model.pattern=[local,global,third]"],
-            "to define one with the model's own modules, add +model.kinds.third={}",
+            "to define a layer kind third that uses the model's own modules, "
+            "add +model.kinds.third={}",
         ),
         (["model.pattern=null"], "model.kinds.local"),
         (["model.pattern=[]"], "model.pattern"),

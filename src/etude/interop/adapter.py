@@ -1,7 +1,8 @@
 """Merging of a `peft` adapter into the weights of a released model.
 
-If a tensor of the adapter cannot be merged, an error is raised. An update of a matrix is the
-product B A of two smaller matrices: A (rank, in) and B (out, rank).
+If a tensor of the adapter cannot be merged, an error is raised. The low-rank update of a matrix of
+shape (out, in) is the product B A of two smaller matrices: A of shape (rank, in) and B of shape
+(out, rank).
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ MAX_PROBLEMS = 5
 
 @dataclass
 class LowRankChange:
-    """An adapter's low-rank update of one released module.
+    """An adapter's low-rank update of one module of the released model.
 
     Attributes:
         parts: dict of the adapter's tensors for the module. The keys are `a` and `b` (the matrices
@@ -79,9 +80,10 @@ class LowRankChange:
 
 
 def merge_adapter(loaded: LoadedModel, folder: Path) -> None:
-    """Adds the updates of a `peft` adapter folder to a released model's weights, in place.
+    """Merges the `peft` adapter in `folder` into the weights of a released model, in place.
 
-    In float32 the logits equal those of `peft` up to a relative error of about 1e-6.
+    In float32, the logits of the merged model equal those of the model with the adapter in `peft`,
+    up to a relative error of about 1e-6.
 
     Raises:
         RequestError: a config field or a tensor is unsupported, or a tensor is missing or has the
@@ -138,7 +140,7 @@ def _apply_change(slice_: TensorSlice, change: LowRankChange, scale: float) -> N
 
 @dataclass(frozen=True)
 class _AdaptableTensor:
-    """A released tensor that an adapter may update.
+    """A tensor of the released model that an adapter may update.
 
     Attributes:
         slice_: the rows of an Étude parameter that contain the tensor.
@@ -150,8 +152,8 @@ class _AdaptableTensor:
 
 
 def _adaptable_tensors(loaded: LoadedModel) -> dict[str, _AdaptableTensor]:
-    """Returns a dict of all tensors of a released model; the keys are their names in
-    `transformers`.
+    """Returns all tensors of a released model, as a dict from their names in `transformers` to
+    `_AdaptableTensor` objects.
 
     Tensors that the Étude module does not use are included.
     """
@@ -177,7 +179,8 @@ def _read_changes(
     names: Mapping[str, str],
     tensors: SafeTensors,
 ) -> tuple[dict[str, LowRankChange], dict[str, Tensor], list[Problem]]:
-    """Reads all tensors of an adapter, and assigns them to tensors of the released model.
+    """Reads all tensors of an adapter, and assigns them to modules or tensors of the released
+    model.
 
     Args:
         config: the adapter's config.
@@ -205,11 +208,14 @@ def _read_changes(
         elif end is None and module in known:
             whole[module] = tensor
             if not _is_declared(config, short):
-                expected = f"no full tensor, since bias and modules_to_save in {NAME} exclude it"
+                expected = (
+                    "no tensor that replaces a weight, since bias and modules_to_save in "
+                    f"{NAME} do not include it"
+                )
                 problems.append(Problem(where, expected))
         elif not _is_copy(loaded, module, tensor, names, tensors):
             expected = (
-                f"an update of a module of {loaded.architecture} to which Étude can apply LoRA"
+                f"a LoRA update for a module of {loaded.architecture} to which Étude can apply LoRA"
             )
             modules = [each.removesuffix(".weight") for each in known]
             problems.append(Problem(where, expected, hint=nearest(module, modules)))
@@ -247,8 +253,8 @@ def _is_copy(
 ) -> bool:
     """Returns whether a tensor of an adapter is only a copy of another tensor.
 
-    A copy is the weight of the output projection if it equals the embedding, or the bias of the
-    output projection if it equals the head's bias. A copy changes nothing and can be ignored.
+    This is the case for the weight of the output projection if it equals the embedding, and for the
+    bias of the output projection if it equals the head's bias. Such a tensor can be ignored.
 
     Args:
         name: the tensor's name in `transformers`.
@@ -277,7 +283,8 @@ def _check_changes(
 ) -> list[Problem]:
     """Returns a problem for each low-rank update that is missing, unexpected, or of a wrong shape.
 
-    Exactly the modules that `target_modules` in the adapter's config names must have updates.
+    Each module that the config field `target_modules` names must have an update, and no other
+    module may have one. If the field is `all-linear`, updates may be missing.
 
     Args:
         config: the adapter's config.
@@ -350,7 +357,7 @@ def _check_whole_tensors(
             expected = f"a tensor of shape {_shape_text(shape)}"
             problems.append(Problem(f"{where}, {name}", expected, actual))
         if full is not None and not (needed or module in changes or biases != "none"):
-            expected = "a low-rank update of this module in addition to its frozen matrix"
+            expected = "no such tensor, since the adapter has no low-rank update of this module"
             problems.append(Problem(f"{where}, {name}", expected))
     return problems
 
@@ -358,8 +365,8 @@ def _check_whole_tensors(
 def _needs_untying(loaded: LoadedModel, names: Mapping[str, str], tensors: SafeTensors) -> bool:
     """Returns whether embedding and output projection need separate matrices after a merge.
 
-    They do if the model shares one matrix between them and the adapter changes one of the two
-    modules. `names` and `tensors` are those of `_read_changes`.
+    Separate matrices are needed if the model shares one matrix between the two modules and the
+    adapter changes one of the modules. `names` and `tensors` are those of `_read_changes`.
 
     Raises:
         RequestError: the family cannot have separate matrices for these two modules.

@@ -1,7 +1,8 @@
 """Reading and checking of a `peft` adapter's config.
 
-Some fields of the config are read. Others have no effect on trained weights, or must have the value
-that they have in plain LoRA. Any other field raises an error that names the field.
+Étude reads some fields of the config, and ignores fields that have no effect on trained weights.
+Fields of unsupported LoRA variants must have the value that turns the variant off. Any other field
+that is set raises an error that names the field.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ PLAIN_INITIALISATIONS = (True, False, None, "gaussian", "eva", "orthogonal")
 does not contain; `mica` is untested.
 """
 RESIDUAL = (
-    "its base weights were changed before training; to get an adapter for the original weights, "
-    "save it with PEFT's save_pretrained(..., path_initial_model_for_weight_conversion=...)"
+    "this initialisation changed the base weights before training; to get an adapter for the "
+    "original weights, save it with PEFT's "
+    "save_pretrained(..., path_initial_model_for_weight_conversion=...)"
 )
 
 Check = Callable[[object], str | None]
@@ -82,10 +84,10 @@ def _is_layer_choice(value: object) -> bool:
 
 
 PATTERN = (
-    "a name, or a regular expression with at most 3 quantifiers (* + ?), none of them after a "
-    "parenthesis"
+    "a module name, or a regular expression with at most 3 quantifiers (* + ?), none of them after "
+    "a parenthesis"
 )
-MODULES = f"a list of module names, or {PATTERN}"
+MODULES = f"a list of module names, {PATTERN}"
 FLAG = _check("true or false", lambda value: isinstance(value, bool | None))
 
 FIELDS: dict[str, Check] = {
@@ -97,11 +99,11 @@ FIELDS: dict[str, Check] = {
     "use_rslora": FLAG,
     "use_dora": FLAG,
     "rank_pattern": _check(
-        f"an object whose values are positive whole numbers and whose keys are {PATTERN}",
+        f"an object with positive whole numbers as values; each key is {PATTERN}",
         lambda v: v is None or _are_patterns(v, _is_positive_integer),
     ),
     "alpha_pattern": _check(
-        f"an object whose values are positive numbers and whose keys are {PATTERN}",
+        f"an object with positive numbers as values; each key is {PATTERN}",
         lambda v: v is None or _are_patterns(v, _is_positive),
     ),
     "init_lora_weights": _one_of(*PLAIN_INITIALISATIONS),

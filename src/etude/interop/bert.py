@@ -21,8 +21,8 @@ Heads = dict[str, tuple[type | None, dict[str, Rule]]]
 
 
 def body(prefix: str) -> dict[str, Rule]:
-    """Returns the conversion rules of a BERT or RoBERTa model without a head, by Étude's module
-    names.
+    """Returns the conversion rules of a BERT or RoBERTa model without a head, as a dict from the
+    names of Étude's modules.
 
     Args:
         prefix: the prefix of the tensor names in the checkpoint, such as `bert.`.
@@ -45,7 +45,8 @@ def body(prefix: str) -> dict[str, Rule]:
 
 
 class BertFamily(Family):
-    """Family of BERT: encoders with learned positions, token types, and a norm after each branch.
+    """Conversion of the BERT family: encoders with learned positions, token types, and a norm after
+    each branch.
 
     `Encoder` uses neither the pooler that `transformers` adds to a body without a head, nor the
     next-sentence head of pretraining. `LoadedModel.rest` retains their tensors.
@@ -118,7 +119,7 @@ class BertFamily(Family):
         offset = self.first_position(config)
         rows = config.size("max_position_embeddings", longest)
         if rows <= offset:
-            expected = f"a number above {offset} (the row of a text's first position)"
+            expected = f"a number above {offset}, the row of the embedding for the first position"
             config.refuse("max_position_embeddings", expected, rows)
             rows = offset + 1
         return {

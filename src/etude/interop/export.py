@@ -39,7 +39,9 @@ log = logging.getLogger("etude.interop")
 
 
 class LogitMismatch(EtudeError):
-    """Raised when the logits of an exported model differ too much from those of the source."""
+    """Raised when the logits of an export differ too much from those of the model that was
+    exported, or when `transformers` cannot load the export.
+    """
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,12 @@ class ExportSource:
     Attributes:
         named: the name of the model in messages, such as its path.
         module: the Étude module.
-        family, architecture: the family and the class of `transformers` to export it as.
-        config: the released config's fields, which are preserved; None for a trained run.
-        files: the source's files that `transformers` can read; None for a trained run.
+        family, architecture: the model family, and the class of `transformers`, to export the
+            module as.
+        config: the fields of the released model's `config.json`, which the export preserves; None
+            for a trained run.
+        files: the path of the released model, which `transformers` can load; None for a trained
+            run.
         folder: the folder whose tokenizer files are copied.
         rest: tensors that the module does not use; see `etude.interop.pretrained.LoadedModel`.
         begin, ends, chat: the id of the token before a text, the stop tokens, and the chat
@@ -86,7 +91,7 @@ class ExportSource:
 
 
 def source_from_released(named: str, released: ReleasedModel) -> ExportSource:
-    """Returns a released model as a source for `export`; `named` is its name in messages."""
+    """Returns the `ExportSource` of a released model; `named` is the model's name in messages."""
     loaded = released.loaded
     if released.tokenizer_error is not None:
         log.warning("no tokenizer is exported: %s", released.tokenizer_error)
@@ -117,7 +122,7 @@ def source_from_run(
     fields: Mapping[str, Any] | None = None,
     reads: int | None = None,
 ) -> ExportSource:
-    """Returns a trained model as a source for `export`.
+    """Returns the `ExportSource` of a trained model.
 
     muP's multipliers are multiplied into the weights, as `transformers` does not have them.
 
@@ -170,12 +175,12 @@ def check_destination(destination: Path, *, force: bool) -> None:
         return
     if not force:
         expected = "a path that does not exist yet"
-        hint = "--force replaces an existing model folder"
+        hint = "to replace an existing model folder, add --force"
         raise RequestError(Problem("DEST", expected, str(destination), hint))
     is_folder = destination.is_dir() and not destination.is_symlink()
     if not is_folder or (any(destination.iterdir()) and not (destination / NAME).is_file()):
         expected = f"an empty folder, or the folder of a model with {NAME}"
-        hint = "choose another DEST; --force does not replace other folders or files"
+        hint = "choose another DEST; --force replaces only the folder of a model"
         raise RequestError(Problem("DEST", expected, str(destination), hint))
 
 
@@ -202,7 +207,7 @@ def export(
             compared with those of the source's weights rounded to this dtype.
         tolerance: the largest accepted difference of a logit.
         force: whether to replace an existing model folder.
-        tell: a function that receives each progress message and the differences.
+        tell: a function that is called with each message about the progress and the differences.
 
     Returns:
         The differences from the Étude module's logits. Each key names the model that was loaded and
@@ -219,7 +224,7 @@ def export(
     check_destination(destination, force=force)
     same = source.folder is not None and destination.exists()
     if same and destination.samefile(source.folder or ""):
-        raise RequestError(Problem("DEST", "a folder other than the source", str(destination)))
+        raise RequestError(Problem("DEST", "a folder other than SOURCE", str(destination)))
     # The age protects the folder that another process is writing.
     remove_temporaries(destination.parent, of=destination.name, age=_ABANDONED)
     staging = temporary_path(destination)
@@ -242,12 +247,12 @@ def export(
             write_modules(staging, source.mean, source.reads or source.module.max_length)
         ours = logit_comparison.logits_of(source.module, source.architecture, source.pad)
         if source.files is not None:
-            tell("loading the source in transformers and comparing its logits with Étude's")
+            tell("loading the source model with transformers to compare its logits with Étude's")
             try:
                 theirs = _transformers_logits(source, source.files)
                 differences["source by transformers"] = logit_difference(ours, theirs)
             except UnreadableByTransformers as error:
-                tell(f"the source's logits are not compared: {error}")
+                tell(f"the source model's logits in transformers are not compared: {error}")
         if dtype is not None and dtype != next(source.module.parameters()).dtype:
             rounded = deepcopy(source.module).to(dtype)
             exact, ours = ours, logit_comparison.logits_of(rounded, source.architecture, source.pad)
@@ -257,7 +262,7 @@ def export(
                 f"rounding to {name} changes the logits by at most {moved.largest:.2g}, "
                 f"{moved.mean:.2g} on average"
             )
-        tell("loading the export and comparing its logits with Étude's")
+        tell("loading the exported model to compare its logits with Étude's")
         try:
             theirs, reader = _transformers_logits(source, staging), "transformers"
         except UnreadableByTransformers as error:
@@ -266,7 +271,7 @@ def export(
                     f"transformers cannot load the export, so {destination} was not written: "
                     f"{error}"
                 ) from error
-            tell(f"{error}: Étude loads the export instead")
+            tell(f"{error}: Étude loads the exported model instead")
             theirs = logit_comparison.logits_read_again(staging, source.architecture, source.pad)
             reader = "Étude"
         differences[f"{destination.name} by {reader}"] = logit_difference(ours, theirs)
@@ -280,7 +285,7 @@ def export(
         wrong = [name for name, each in differences.items() if not each.within(tolerance)]
         if wrong:
             raise LogitMismatch(
-                f"the logits differ from Étude's by more than {tolerance:g}: "
+                f"these logits differ from Étude's by more than {tolerance:g}: "
                 f"{' and '.join(wrong)}; {destination} was not written"
             )
         _move_into_place(staging, destination)

@@ -63,8 +63,7 @@ class Family:
     output: ClassVar[str]
 
     def arguments(self, config: HFConfig, architecture: str) -> dict[str, Any]:
-        """Returns the constructor arguments with which the Étude model for a `config.json` is
-        built.
+        """Returns the constructor arguments of the Étude model that a `config.json` describes.
 
         Problems are added to `config.problems`.
 
@@ -96,7 +95,8 @@ class Family:
     def rules(self, module: Any, architecture: str) -> Mapping[str, Rule]:
         """Returns a dict of the conversion rules for the parameters of a module.
 
-        The keys are as in `names`. `architecture` is the class of `transformers`.
+        The keys have the same form as those of the attribute `names`. `architecture` is the class
+        of `transformers`.
         """
         return self.names
 
@@ -110,7 +110,7 @@ class Family:
         """
 
     def architecture(self, config: HFConfig, requested: str | None) -> str:
-        """Returns the name of the class of `transformers` as which weights are read.
+        """Returns the name of the class of `transformers` to read the weights as.
 
         The class is `requested` or, if that is None, the class in the config. An unsupported class
         adds a problem to the config.

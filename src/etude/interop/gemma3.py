@@ -36,7 +36,8 @@ The default name is first and is used in exports: `transformers` rounds `gelu_ne
 
 
 class Gemma3Family(Family):
-    """Family of Gemma 3: decoders with sliding-window and, at intervals, full attention.
+    """Conversion of the Gemma 3 family: decoders with sliding-window attention and, at intervals,
+    full attention.
 
     The two layer types have different rotary bases. Norms are before and after each branch, and on
     queries and keys; embeddings are multiplied by the square root of their width.
@@ -218,7 +219,7 @@ def _rotary(config: HFConfig, kind: str) -> Any:
 def _base(position: Any) -> dict[str, Any]:
     """Returns the field of `config.json` with the rotary base of sliding-window layers, as a dict.
 
-    In the older format of configs, which is written, these layers have no scaling. `position` is
+    Étude writes the older format of configs, in which these layers have no scaling. `position` is
     the position module of these layers.
     """
     return {BASES[SLIDING][0]: position.base}

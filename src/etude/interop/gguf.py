@@ -161,7 +161,7 @@ class GGUF:
                 problems.append(Problem(self._key_path(key), "a number", value))
             if isinstance(value, list):
                 expected = "one number"
-                hint = "models whose layers differ are not supported"
+                hint = "Étude reads only GGUF models whose layers all have the same sizes"
                 problems.append(Problem(self._key_path(key), expected, value, hint))
             elif value is not None and (not is_number(value) or value <= 0):
                 problems.append(Problem(self._key_path(key), "a positive number", value))
@@ -177,11 +177,11 @@ class GGUF:
         )
         expected_of = {
             "vocab_size": (fields["vocab_size"], "the number of rows of the token embedding"),
-            "rope.dimension_count": (width, "the head width"),
-            "attention.value_length": (width, "the head width, as for the keys"),
+            "rope.dimension_count": (width, "the head dimension of the keys"),
+            "attention.value_length": (width, "the head dimension of the keys"),
             "attention.scale": (
                 _shortest_decimal(width**-0.5),
-                "1 / sqrt(head width)",
+                "1 / sqrt(head dimension)",
             ),
         }
         for key, (expected, means) in expected_of.items():
@@ -211,7 +211,7 @@ class GGUF:
         `rope.scale_linear` is the older name of `rope.scaling.factor`.
 
         Args:
-            fields: the fields of the `config.json` that were read before.
+            fields: the fields of the `config.json` that `config` has already set.
 
         Raises:
             RequestError: the scaling is unsupported, or two values contradict each other.
@@ -241,10 +241,11 @@ class GGUF:
         return {"rope_type": "linear", "factor": factor} if factor != 1 else None
 
     def _llama3(self, fields: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the `rope_scaling` of Llama 3, recovered from the file's frequency divisors.
+        """Returns the `rope_scaling` of Llama 3, computed from the divisors of the rotary
+        frequencies in the file.
 
         Args:
-            fields: the fields of the `config.json` that were read before.
+            fields: the fields of the `config.json` that `config` has already set.
 
         Raises:
             RequestError: the divisors are not those of Llama 3's scaling.
@@ -261,7 +262,9 @@ class GGUF:
             factors.double(), expected, rtol=TOLERANCE
         ):
             where = f"{self.where}, {ROPE_FACTORS}"
-            expected = "the factors of Llama 3's scaling with an original length of 8192 tokens"
+            expected = (
+                "the factors of Llama 3's rotary scaling for an original length of 8192 tokens"
+            )
             raise RequestError(Problem(where, expected))
         return {"rope_type": "llama3", **{LLAMA3[ours]: value for ours, value in values.items()}}
 

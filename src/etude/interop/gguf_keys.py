@@ -1,7 +1,8 @@
 """Tables of the metadata keys of GGUF files, and their checks.
 
-Some keys in a file are read. Others have no effect on the logits, or must have the value that turns
-their feature off. Any other key raises an error that names the key.
+Étude reads some keys of a file, and ignores keys that have no effect on the logits. Keys of
+unsupported features must have the value that turns the feature off. Any other key raises an error
+that names the key.
 
 The keys: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md and `gguf.constants.Keys`.
 """

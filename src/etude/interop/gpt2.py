@@ -17,7 +17,8 @@ from etude.nn.position import Learned
 
 
 class GPT2Family(Family):
-    """Family of GPT-2: decoders with learned positions and layer norm before each branch.
+    """Conversion of the GPT-2 family: decoders with learned positions and layer norm before each
+    branch.
 
     Checkpoints store the matrices transposed, as (input, output).
     """

@@ -22,7 +22,8 @@ LAYER = "gpt_neox.layers.{i}."
 
 
 class GPTNeoXFamily(Family):
-    """Family of GPT-NeoX: decoders with partial rotary positions and parallel branches.
+    """Conversion of the GPT-NeoX family: decoders with partial rotary positions and parallel
+    branches.
 
     The attention branch and the feed-forward branch of a block have the same input.
     """

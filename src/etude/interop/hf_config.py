@@ -222,8 +222,7 @@ class HFConfig:
     def activation(
         self, field: str, default: str, choices: dict[str, type[nn.Module]], hidden: int | None
     ) -> Callable[..., nn.Module]:
-        """Returns the feed-forward class for the activation that a field names, with its hidden
-        width.
+        """Returns a factory of the feed-forward module whose activation the field `field` names.
 
         Args:
             default: the name of the activation if the field is missing or null.
@@ -284,8 +283,8 @@ def is_number(value: object) -> bool:
 def activation_name(part: object, choices: dict[str, type[nn.Module]]) -> str:
     """Returns the name that the activation of a feed-forward module has in `config.json`.
 
-    If no name in `choices` matches, returns the first name: the comparison of the model with that
-    config then reports the difference.
+    If `choices` does not contain the module's class, returns the first name. A later comparison of
+    the module with a model of this activation then reports the difference.
 
     Args:
         part: the feed-forward module.

@@ -1,4 +1,4 @@
-"""Reading of the JSON files of a released model, such as configs and the index of shards."""
+"""Reading of the JSON files of a released model, such as its configs and its index of shards."""
 
 from __future__ import annotations
 

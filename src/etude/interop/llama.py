@@ -36,7 +36,9 @@ NAMES: dict[str, Rule] = {
 
 
 class LlamaFamily(Family):
-    """Family of Llama: decoders with rotary positions, pre-RMSNorm, SwiGLU and grouped queries."""
+    """Conversion of the Llama family: decoders with rotary positions, pre-RMSNorm, SwiGLU and
+    grouped queries.
+    """
 
     model_type = "llama"
     kind = Decoder

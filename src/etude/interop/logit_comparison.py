@@ -157,10 +157,11 @@ def _target_ids(ids: Tensor, start: int) -> Tensor:
 
     Args:
         ids: the encoder's token ids, of shape (rows, T).
-        start: the start token, with which each row of the result begins.
+        start: the id of the start token.
 
     Returns:
-        The first half of each row of `ids`, reversed, of shape (rows, T/2).
+        The first half of each row of `ids`, reversed, as a tensor of shape (rows, T/2). The first
+        id of each row is replaced by `start`.
     """
     half = ids[:, : max(1, ids.shape[1] // 2)].flip(1).clone()
     half[:, 0] = start

@@ -49,7 +49,8 @@ def _stack(stack: str) -> dict[str, Rule]:
 
 
 class MarianFamily(Family):
-    """Family of Marian: the original Transformer with an additional bias of the logits.
+    """Conversion of the Marian family: the original Transformer with an additional bias of the
+    logits.
 
     Sinusoidal positions are computed and not read from the checkpoint.
     """
@@ -93,7 +94,9 @@ class MarianFamily(Family):
             ("decoder_vocab_size", vocabulary, vocabulary),
         ):
             if config.size(field, default) != value:
-                config.refuse(field, f"the encoder's value, {value}", config.get(field, default))
+                config.refuse(
+                    field, f"{value}, the value of the encoder", config.get(field, default)
+                )
         config.only("share_encoder_decoder_embeddings", True)
         config.only("static_position_embeddings", True)
         config.only("is_encoder_decoder", True)

@@ -137,8 +137,8 @@ def _concatenate_changes(layer: LoRALinear, rows: Tensor) -> tuple[Tensor, Tenso
 
 
 def _head_tensors(module: Any, family: Family, known: dict[str, TensorSlice]) -> dict[str, Tensor]:
-    """Returns a dict from the name in `transformers` of each tensor of an encoder's head to its
-    values.
+    """Returns the tensors of an encoder's head, as a dict whose keys are their names in
+    `transformers`.
 
     The dict is empty if the module has no head. `known` contains the slices of all tensors of the
     module, by their names in `transformers`.

@@ -221,7 +221,7 @@ def _check_tensors(
             continue
         if name == family.output:
             if not same:
-                expected = "the same values as the embedding"
+                expected = "the same values as the token embedding"
                 hint = f"tie_word_embeddings in {NAME} is true"
                 extra.append(Problem(f"{where}, {file_name}", expected, hint=hint))
         elif matches(family.retained, name):
@@ -232,7 +232,8 @@ def _check_tensors(
     problems = misshapen + missing + extra
     if len(missing) > len(wanted) // 2:
         other = _guess_family(tensors.names(), family)
-        hint = f"the tensor names are those of {other}" if other else f"check model_type in {NAME}"
+        names = f"the tensor names are those of a {other} model"
+        hint = names if other else f"check model_type in {NAME}"
         hint = f"{len(missing)} of {len(wanted)} tensors are missing; {hint}"
         problems.insert(0, Problem(where, f"the tensors of a {family.model_type} model", hint=hint))
     if problems:
@@ -306,7 +307,7 @@ def _read_floats(tensors: Tensors, name: str) -> Tensor:
     """Reads a floating-point tensor.
 
     Raises:
-        RequestError: the tensor has integers or quantised values, whose scales are not read.
+        RequestError: the tensor contains integers or quantised values, which are not supported.
     """
     tensor = tensors.read(name)
     if tensor.dtype not in DTYPES.values():
@@ -337,12 +338,12 @@ def family_for(module: nn.Module) -> Family:
 
 
 def _family_problem(name: str, mismatches: list[str]) -> Problem:
-    """Returns the problem that a model cannot be saved as the family `name`.
+    """Returns the `Problem` to report if a model cannot be saved as a model of the family `name`.
 
     `mismatches` are the differences between the model and the family, as messages.
     """
     expected = f"a model that uses only components of {name}"
-    return Problem(f"as {name}", expected, hint=_join_names(mismatches, "; "))
+    return Problem(f"export as {name}", expected, hint=_join_names(mismatches, "; "))
 
 
 def check_writable(module: nn.Module, where: str) -> None:

@@ -14,7 +14,9 @@ from etude.interop.rules import Same
 
 
 class Qwen3Family(LlamaFamily):
-    """Family of Qwen3: Llama with normalised queries and keys, and a separate head width."""
+    """Conversion of the Qwen3 family: Llama with normalised queries and keys, and a head dimension
+    that the config sets.
+    """
 
     model_type = "qwen3"
     architectures: ClassVar[tuple[str, ...]] = ("Qwen3ForCausalLM", "Qwen3Model")

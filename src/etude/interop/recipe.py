@@ -1,4 +1,4 @@
-"""Tokenizer recipe that reads the tokenizer of a released model, for use in a config."""
+"""Recipe (part of a config) for a tokenizer that is read from a released model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from etude.interop.hf_config import HFConfig
 
 
 class Released(Recipe):
-    """Tokenizer recipe that reads the tokenizer of a released model.
+    """Recipe that reads the tokenizer of a released model, instead of training a tokenizer.
 
     The names of special tokens in a text are encoded as ordinary text.
 
@@ -54,6 +54,6 @@ def _read(source: str, revision: str | None) -> Tokenizer:
         return tokenizer
     name = tokenizer.backend.id_to_token(end)
     if name is None:
-        expected = "an id of the end-of-text token that is in the vocabulary"
+        expected = "an end-of-text token whose id is in the tokenizer's vocabulary"
         raise RequestError(Problem(str(Path(path)), expected, end))
     return tokenizer.closed_by(name)

@@ -87,7 +87,7 @@ def load_released(
     wanted = parse_dtype(dtype)
     location = weights_location.locate_weights(source, revision)
     if (location.path / "run.json").is_file():
-        hint = "the folder is a run; load it with etude.load_run"
+        hint = "this folder contains a run; to load a run, use etude.load_run"
         raise RequestError(Problem("SOURCE", "released weights", str(source), hint))
     try:
         where = torch.device(device)

@@ -52,7 +52,7 @@ class RobertaFamily(BertFamily):
         padding = config.get("pad_token_id", 1)
         if isinstance(padding, int) and padding >= 0:
             return padding + 1
-        expected = "a token id (the first position has the number of this id + 1)"
+        expected = "a token id, because RoBERTa numbers the first position pad_token_id + 1"
         config.refuse("pad_token_id", expected, padding)
         return 0
 

@@ -35,9 +35,9 @@ def rotary(
 
     Args:
         base: the name of the field with the rotary base, in the older format.
-        fraction: the name of the field with the fraction of the head width that is rotated; None if
-            the full width is always rotated.
-        part: the default value of that fraction.
+        fraction: the name of the field with the fraction of the head dimension that is rotated;
+            None if the full head dimension is always rotated.
+        part: the rotated fraction if that field is missing.
     """
     theta = config.number(base, 10000.0)
     scaling, parameters = config.get("rope_scaling"), config.get("rope_parameters")
@@ -47,7 +47,8 @@ def rotary(
     if fraction is None:
         config.only("partial_rotary_factor", 1, 1.0)
     if not isinstance(values, dict) or any(isinstance(each, dict) for each in values.values()):
-        config.refuse(where, "one JSON object with numbers as values, for all layers", values)
+        expected = "one JSON object that applies to all layers, without objects as values"
+        config.refuse(where, expected, values)
         values = {}
     kind = values.get("rope_type", values.get("type", "default"))
     numbers = ("rope_theta", "partial_rotary_factor", *LLAMA3.values())
@@ -77,7 +78,7 @@ def rotary(
     known = {"rope_type", "type", "rope_theta", "partial_rotary_factor", *names.values()}
     for name in values.keys() - known:
         if not is_off(values[name]):
-            expected = f"no field of this name with rope_type {kind}"
+            expected = f"no such field, since rope_type is {kind}"
             config.refuse(f"{where}.{name}", expected, values[name])
     if kind == "default":
         return partial(Rotary, **common)

@@ -1,7 +1,7 @@
 """Rules that map the tensors of a Hugging Face checkpoint to the parameters of Étude modules.
 
 For each checkpoint tensor, a rule defines a view of an Étude parameter. Loading copies the tensor
-to the view, and saving reads the view, so that both directions are exact.
+to the view, and saving reads the view, so both directions are exact.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Same:
             parameter: the Étude parameter.
             suffix: the end of the tensors' names: `.weight`, `.bias`, or empty.
             owner: the parent of the parameter's module. For a `qkv` layer, this is the attention
-                module, which knows the numbers of heads.
+                module, whose attributes contain the numbers of heads.
         """
         return [Piece(self.name + suffix, tuple(parameter.shape), parameter)]
 

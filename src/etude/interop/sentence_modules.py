@@ -1,6 +1,6 @@
 """Export for `sentence-transformers` of models that classify the mean of their output vectors.
 
-The mean over all positions is used by no class of `transformers` for BERT or RoBERTa. So the export
+No class of `transformers` for BERT or RoBERTa classifies the mean over all positions. So the export
 consists of three modules: a body that `transformers` can load, the mean, and a linear layer.
 `SentenceTransformer(folder).encode` computes the logits, and `AutoModel` loads the body.
 """
@@ -74,7 +74,8 @@ def write_modules(folder: Path, head: MeanClassificationHead, max_length: int) -
 
 
 def mean_head_logits(folder: Path, vectors: Tensor) -> Tensor:
-    """Computes the logits (B, labels) of the `sentence-transformers` modules in a folder.
+    """Computes logits of shape (B, labels) from a body's output, with the `sentence-transformers`
+    modules in a folder.
 
     Args:
         folder: the folder, written by `write_modules`.

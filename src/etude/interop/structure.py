@@ -20,7 +20,8 @@ IGNORED = ("training", "dropout", "p", "inplace", "recompute", "embedding_dim", 
 
 
 def module_structure(module: nn.Module) -> dict[str, Any]:
-    """Returns a dict of the class, plain attributes and parameter shapes of each submodule.
+    """Returns a dict of the class, the simple attributes (such as numbers and strings) and the
+    parameter shapes of each submodule.
 
     The keys are paths, such as `blocks.0.attention` for a class and `blocks.0.attention.heads` for
     an attribute. Two modules with equal structures and equal weights compute the same output.
@@ -46,7 +47,7 @@ def module_structure(module: nn.Module) -> dict[str, Any]:
 
 
 def _part_structure(path: str, part: Any) -> dict[str, Any]:
-    """Returns a dict of the class, plain attributes and parameter shapes of the submodule `part`.
+    """Returns a dict of the class, simple attributes and parameter shapes of the submodule `part`.
 
     The keys begin with the submodule's path `path`.
     """
@@ -72,8 +73,8 @@ def _is_inside(path: str, outer: list[str]) -> bool:
 def structure_differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
     """Returns a message for each difference between two results of `module_structure`.
 
-    A difference that several blocks have is one message. If the classes of two submodules differ,
-    the attributes of the submodules are not compared.
+    A difference that occurs in several blocks gives only one message. If the classes of two
+    submodules differ, the attributes of the submodules are not compared.
     """
     ours, theirs = _per_layer(ours, theirs), _per_layer(theirs, ours)
     messages: dict[str, str] = {}

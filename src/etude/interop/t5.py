@@ -73,7 +73,7 @@ ACROSS = "decoder.block.{i}.layer.1.EncDecAttention."
 
 
 class T5Family(Family):
-    """Family of T5: encoder-decoders with relative position biases and pre-RMSNorm.
+    """Conversion of the T5 family: encoder-decoders with relative position biases and pre-RMSNorm.
 
     Attention scores are not scaled, and linear layers have no bias.
     """

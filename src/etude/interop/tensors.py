@@ -26,7 +26,7 @@ Mapping a file again releases the memory of the pages that were read.
 
 
 class Tensors(Protocol):
-    """Contract of the classes that read single tensors by their names.
+    """Interface of the classes that read single tensors by name.
 
     Attributes:
         where: the file or folder.
@@ -61,8 +61,8 @@ class Tensors(Protocol):
 class _FileTensors:
     """Base class of readers whose tensors are in one or several files.
 
-    A file is opened when its first tensor is read. After `MAPPED` bytes, it is opened again, which
-    frees the memory of the bytes that were read.
+    A file is opened when its first tensor is read. When `MAPPED` bytes have been read, the file is
+    opened again. This frees the memory of the bytes that were read.
 
     Args:
         where: the file or folder.
@@ -236,9 +236,9 @@ def _shard_paths(index: Path) -> list[Path]:
         name for name in names if name not in outside and not (index.parent / name).is_file()
     ]
     problems = [Problem(str(index), "names of files in the same folder", name) for name in outside]
+    expected = f"an existing file, since {index.name} names it"
     problems += [
-        Problem(str(index.parent / name), f"the file that {index.name} names", hint="no such file")
-        for name in missing
+        Problem(str(index.parent / name), expected, hint="no such file") for name in missing
     ]
     if problems:
         raise RequestError(problems[:5])

@@ -81,8 +81,8 @@ def _check_added_tokens(
     known = {str(n): each.content for n, each in backend.get_added_tokens_decoder().items()}
     for where, number, name in tokens:
         if known.get(number) != name:
-            expected = "an added token that the tokenizer also has, with this id"
-            hint = "save the tokenizer with save_pretrained of transformers to add the token"
+            expected = "an added token that the tokenizer contains with the same id"
+            hint = "to add it, load the tokenizer with transformers, then use save_pretrained"
             yield Problem(f"{folder}/{where}, {number}", expected, name, hint)
 
 

@@ -269,7 +269,7 @@ def write_tokenizer(
         ends: the stop tokens; the first is the `eos_token`.
         max_length: the maximum number of tokens per text.
         chat: the chat template (Jinja).
-        types: whether the model distinguishes the second of two texts by token types.
+        types: whether the model distinguishes the two texts of a pair by token types.
     """
     if source is not None:
         for name in TEXT:
@@ -348,7 +348,7 @@ def _no_tokenizer_problem(folder: Path, config: Mapping[str, Any]) -> Problem:
         )
     return Problem(
         str(folder),
-        "a tokenizer: tokenizer.json, vocab.json and merges.txt, or vocab.txt",
+        "a tokenizer: one of tokenizer.json, vocab.json with merges.txt, and vocab.txt",
         hint=hint,
     )
 

@@ -67,7 +67,7 @@ def locate_weights(source: str | Path, revision: str | None = None) -> WeightsLo
     path = Path(source).expanduser()
     if path.exists():
         if revision is not None:
-            expected = "no value, since the source is a local path"
+            expected = "no value, since SOURCE is a local path"
             raise RequestError(Problem("revision", expected, revision))
         return WeightsLocation(path)
     inner = _HUB_FILE.fullmatch(typed)
@@ -151,12 +151,13 @@ def _required_files(name: str, names: set[str], file: str | None) -> list[str]:
             available = ", ".join(sorted(each for each in names if each.endswith(GGUF_SUFFIX))[:8])
             hint = "the repository has no .gguf file"
             hint = f"available .gguf files: {available}" if available else hint
-            raise RequestError(Problem("SOURCE", f"a file of {name}", file, hint))
+            raise RequestError(Problem("SOURCE", f"a file of the repository {name}", file, hint))
         return [file]
     weights = next((each for each in WEIGHTS if each in names), None)
     if weights is None or NAME not in names:
         available = ", ".join(sorted(each for each in names if each.endswith(GGUF_SUFFIX))[:8])
-        gguf_hint = f"use {name}/FILE for one of its GGUF files: {available}" if available else None
+        choose = f"to use one of its GGUF files, write {name}/FILE; files: {available}"
+        gguf_hint = choose if available else None
         expected = f"a model with {NAME} and {SAFETENSORS} or {BIN}"
         raise RequestError(Problem("SOURCE", expected, name, gguf_hint))
     return [NAME, weights, *(each for each in TEXT if each in names)]
@@ -196,7 +197,8 @@ def _find_cached(name: str, revision: str | None, file: str | None) -> WeightsLo
 
 
 def _save_reference(name: str, revision: str | None, commit: str) -> None:
-    """Saves in the local cache to which commit a branch or tag refers, as `huggingface_hub` does.
+    """Saves in the local cache the commit to which a branch or tag refers, as `huggingface_hub`
+    does.
 
     Does nothing if `revision` is a commit. `name` is the repository's id; None as `revision` means
     the main branch.

@@ -26,15 +26,16 @@ from etude.optim.widths import Widths
 class Body(nn.Module):
     """Transformer without a head: maps token ids to vectors by a stack of blocks.
 
-    Arguments that are not listed here are those of `Decoder`.
+    Arguments that are not listed here are those of `Decoder`. B is the batch size, T the number of
+    tokens, D the width `dim`, and H the number of attention heads.
 
     Args:
         embedding: layer that returns vectors (B, T, D), such as an embedding shared with another
             body, or a layer whose inputs are not tokens. If None, an embedding of `vocab_size`
             tokens is created.
         cross: whether each block contains cross-attention.
-        head_dim: K, passed to the attention and the position module. If None, K is D / H, and the
-            argument is not passed.
+        head_dim: K, the dimension of an attention head; passed to the attention and the position
+            module. If None, K is D / H, and the argument is not passed.
         scale_embeddings: whether to multiply embeddings by sqrt(D) (Vaswani et al. 2017, section
             3.4).
         round_embedding_scale: whether to round sqrt(D) to float32 and then to the dtype of the
@@ -158,7 +159,7 @@ class Body(nn.Module):
 
         Args:
             kinds: layer kinds by name.
-            layer_kinds: name of each layer's kind.
+            layer_kinds: for each layer, the name of its layer kind; None without a layer kind.
             arguments: constructor arguments of a position module.
         """
         checks = Checks()
@@ -202,14 +203,14 @@ class Body(nn.Module):
         Args:
             tokens: token ids, or other inputs that the embedding accepts.
             cache: keys and values of the tokens before `tokens`; those of `tokens` are appended.
-            keep: (B, S), false where a token, in the cache or in `tokens`, is padding. Padding is
-                hidden from all queries.
+            keep: (B, S), false where a token, in the cache or in `tokens`, is padding; S is the
+                number of tokens in both. Padding is hidden from all queries.
             positions: (B, T), explicit positions of the tokens, for example if padding precedes
                 them; all below S.
             documents: the documents packed in `tokens`. Each begins at position 0, and none attends
                 to another. They cannot be combined with a cache.
             token_types: (B, T), token types from 0; None means type 0 for every token.
-            memory: (B, M, D), the vectors that the cross-attention attends to. With a cache, only
+            memory: (B, M, D), the M vectors that the cross-attention attends to. With a cache, only
                 the first call needs them.
             memory_keep: (B, M), false where the memory is padding.
             memory_documents: the documents packed in `memory`; document i of `tokens` attends to
@@ -249,7 +250,7 @@ class Body(nn.Module):
         expected = "None, because packed documents cannot be combined with a cache"
         checks.that(cache is None, "cache", type(cache).__name__, expected)
         for where, mask in self.masks.items():
-            expected = "a mask that does not depend on where a text starts"
+            expected = "a mask that does not depend on the position at which a text starts"
             hint = "a packed document can start at any position; a mask class that supports this "
             hint += "has the attribute `everywhere = True`"
             checks.that(mask.everywhere, where, type(mask).__name__, expected, hint)
@@ -402,10 +403,10 @@ class Body(nn.Module):
 
     @property
     def masks(self) -> dict[str, Mask]:
-        """Dict from the argument that sets a mask to this mask: `mask` for the model's own,
-        `kinds.local.mask` for that of the layer kind `local`. Masks that no layer uses are omitted.
+        """Dict of the masks that the layers use. A key is the argument that sets the mask: `mask`
+        for the model's own mask, `kinds.local.mask` for the mask of the layer kind `local`.
 
-        Either all masks hide later keys, or none does.
+        Either all these masks hide later keys, or none does.
         """
         own = {"mask": self.mask} if any(v not in self._masks for v in self._views) else {}
         return own | {f"kinds.{name}.mask": mask for name, mask in self._masks.items()}
@@ -419,8 +420,8 @@ class Body(nn.Module):
         """Returns an empty cache for `batch` sequences of up to `length` tokens.
 
         Raises:
-            InvalidArguments: a mask is not `cacheable`, as in a bidirectional model, where the
-                output at a position changes with the tokens that follow.
+            InvalidArguments: a mask is not `cacheable`. In a bidirectional model, for example, the
+                output at a position depends on later tokens, so keys and values cannot be cached.
         """
         for where, mask in self.masks.items():
             if not mask.cacheable:

@@ -40,9 +40,9 @@ class Cost:
     An operation is an addition or a multiplication: a product of (m, k) and (k, n) matrices has 2 m
     k n operations. Only matrix products are counted, with attention in full although causal kernels
     skip half of it, and without recomputation (Chowdhery et al. 2022, PaLM, arXiv:2204.02311,
-    appendix B). A decoder of L layers has 6 N + 12 L D T operations per token, where N counts the
-    parameters in matrix products: the output projection, but neither the embedding look-up nor the
-    positions.
+    appendix B). A decoder of L layers and width D has 6 N + 12 L D T operations per token for
+    sequences of T tokens. N is the number of parameters in matrix products: with the output
+    projection, but without the embedding look-up and the positions.
 
     Attributes:
         parameters: number of parameters; a shared parameter counts once.
@@ -60,8 +60,8 @@ class Cost:
         central_bytes: peak of the activation memory between the middle of the forward pass and the
             middle of the backward pass; it grows by the same amount with each further layer.
         outer_bytes: peak of the activation memory before the middle of the forward pass and after
-            the middle of the backward pass, where tables and the gradient of the embedding are
-            allocated. Its excess over `central_bytes` does not grow with further layers.
+            the middle of the backward pass, where, for example, the gradient of the embedding is
+            allocated. The difference to `central_bytes` does not grow with further layers.
     """
 
     parameters: int
@@ -101,7 +101,7 @@ def cost(
         build: factory of a module that maps tokens (B, T) to logits, on the CPU; an
             `EncoderDecoder` also receives a target of shape (B, T), and a `Regressor` receives
             numbers instead of tokens.
-        length: T.
+        length: T, the number of tokens per sequence.
         batch: B, sequences per micro-batch.
         dtype: dtype of the weights.
         autocast: dtype of torch's autocast; None disables it.

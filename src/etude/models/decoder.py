@@ -29,10 +29,10 @@ class Decoder(Body):
     parameter `layers` receives the number of blocks (`etude.nn.parts`).
 
     Args:
-        vocab_size: V; null in a config uses the size of the tokenizer's vocabulary.
+        vocab_size: V, the size of the vocabulary; null in a config uses that of the tokenizer.
         layers: number of blocks.
-        heads: H, which divides D.
-        dim: D.
+        heads: H, the number of attention heads, which divides D.
+        dim: D, the width of the model.
         max_length: length of the longest training sequence.
         attention: called once per layer with dim, heads, bias, dropout.
         position: called once with dim, heads, max_length; all layers share it.
@@ -124,7 +124,8 @@ class Decoder(Body):
 
         Args:
             cache: keys and values of the tokens before `tokens`; those of `tokens` are appended.
-            keep: (B, S), false where a token, in the cache or in `tokens`, is padding.
+            keep: (B, S), false where a token, in the cache or in `tokens`, is padding; S is the
+                number of tokens in both.
             positions: (B, T), explicit positions of the tokens.
             documents: the documents packed in `tokens`.
             last_only: whether to compute the logits of the last position only.

@@ -125,7 +125,8 @@ class EncoderDecoder(nn.Module):
     def encode(
         self, source: Tensor, keep: Tensor | None = None, documents: Documents | None = None
     ) -> Tensor:
-        """Maps source ids (B, M) to the memory of the decoder's cross-attention (B, M, D).
+        """Maps source ids (B, M) to vectors (B, M, D), to which the decoder's cross-attention
+        attends.
 
         Args:
             keep: (B, M), false where a token is padding.
@@ -173,8 +174,8 @@ class EncoderDecoder(nn.Module):
         return ConditionedDecoder(self, self.encode(source, keep), keep)
 
     def widths(self) -> Widths | None:
-        """Returns the width relative to muP's base width and the role of each parameter; None in
-        the standard parametrisation. See `Body.widths`.
+        """Returns the width relative to muP's base width, and how the size of each parameter grows
+        with the width; None in the standard parametrisation. See `Body.widths`.
         """
         return widths(self)
 

@@ -22,7 +22,7 @@ def is_of_other_family(model: Any, supported: Sequence[type]) -> bool:
     """Returns whether a model belongs to a built-in family (decoder, encoder, ...) that is not
     among the classes `supported`.
 
-    False for a custom model, which belongs to no family, and if `supported` is empty.
+    Returns false for a custom model, which belongs to no family, and if `supported` is empty.
     """
     is_known = isinstance(model, tuple(_FAMILIES))
     return is_known and bool(supported) and not isinstance(model, tuple(supported))

@@ -47,11 +47,11 @@ class Head(nn.Module):
         gives: type of the logits: over the `vocabulary` or over `tags` at each position, or over
             `classes` for the whole sequence.
         readouts: names of the head's layers that return logits, except the embedding. None means
-            that the head does not declare them; muP does not support such a head.
-        logit_scale: factor of the inputs of these layers; 1 except in muP.
+            that the head does not name these layers; muP does not support such a head.
+        logit_scale: factor by which the inputs of these layers are multiplied; 1 except in muP.
 
     Args:
-        dim: D.
+        dim: D, the width of the vectors.
         embedding: token embedding, whose weights a head may share.
         norm: factory of a norm; called with dim, bias.
         dropout: dropout probability.
@@ -81,7 +81,7 @@ class Head(nn.Module):
             InvalidArguments: the head doesn't declare its `readouts`.
         """
         checks = Checks()
-        expected = "a head that sets `readouts`, which mup_base_dim requires"
+        expected = "a head that sets its attribute `readouts`, since mup_base_dim is set"
         checks.that(self.readouts is not None, "head", type(self).__name__, expected)
         checks.done()
         self.logit_scale = 1 / ratio
@@ -120,8 +120,8 @@ class Head(nn.Module):
 class MaskedLanguageHead(Head):
     """Head for masked language modelling: logits over the vocabulary at each position, (B, T, V).
 
-    A dense layer, GELU, a norm, and the embedding's transpose with a bias, as in the authors' code
-    of BERT (Devlin et al. 2018, arXiv:1810.04805).
+    The layers are a dense layer, GELU, a norm, and the embedding's transpose with a bias, as in the
+    original code of BERT (Devlin et al. 2018, arXiv:1810.04805).
     """
 
     gives = "vocabulary"
@@ -143,7 +143,8 @@ class ClassificationHead(Head):
     """Head for classification: logits over classes from the vector of the first position, (B,
     labels).
 
-    tanh(dense(x[0])), dropout, a linear layer (Devlin et al. 2018, section 4.1, and its code).
+    The layers are tanh(dense(x[0])), dropout and a linear layer (Devlin et al. 2018, section 4.1,
+    and the code of that paper).
 
     Args:
         labels: number of classes; null in a config uses the number of classes in the data.
@@ -199,8 +200,8 @@ class MeanClassificationHead(LinearHead):
     """Head for classification: logits over classes from the mean of the vectors of all positions,
     (B, labels).
 
-    Mean pooling as in sentence encoders (Reimers & Gurevych 2019, arXiv:1908.10084, section 3),
-    dropout, a linear layer.
+    The layers are mean pooling as in sentence encoders (Reimers & Gurevych 2019, arXiv:1908.10084,
+    section 3), dropout and a linear layer.
 
     Args:
         labels: as for `ClassificationHead`.

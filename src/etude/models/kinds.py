@@ -54,21 +54,25 @@ def kinds_of_layers(
             checks.that(False, f"kinds.{name}", name, "no layer kinds, as pattern is null", to_use)
         checks.done()
         return (None,) * layers
-    expected = "one or more names of layer kinds defined in kinds, or null"
+    expected = "at least one name of a layer kind that kinds defines, or null"
     checks.that(len(pattern) > 0, "pattern", list(pattern), expected)
     for name in dict.fromkeys(pattern):
         if name not in stated:
-            choices = f"contains {', '.join(map(str, stated))}" if stated else "is empty"
-            expected = f"a layer kind defined in kinds, which {choices}"
+            expected = f"one of the layer kinds that kinds defines: {', '.join(map(str, stated))}"
+            if not stated:
+                expected = "the name of a layer kind; kinds defines none"
             hint = nearest(name, stated) if stated else None
-            default = f"to define one with the model's own modules, add +model.kinds.{name}={{}}"
+            default = (
+                f"to define a layer kind {name} that uses the model's own modules, add "
+                f"+model.kinds.{name}={{}}"
+            )
             checks.that(False, "pattern", name, expected, f"{hint}; {default}" if hint else default)
     for name in stated:
         if not str(name).isidentifier() or hasattr(nn.ModuleDict, str(name)):
             expected = "an identifier (letters, digits, _) that is no method of torch.nn.ModuleDict"
             checks.that(False, f"kinds.{name}", name, expected)
         else:
-            expected = "a layer kind that pattern contains"
+            expected = "the name of a layer kind that pattern contains"
             checks.that(name in pattern, f"kinds.{name}", name, expected)
     checks.done()
     return tuple(pattern[i % len(pattern)] for i in range(layers))

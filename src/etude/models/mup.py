@@ -30,13 +30,13 @@ class MuP:
     """Width and base width of a model in muP.
 
     Without `head_dim`, the model of the base width has the same number of heads, which are
-    narrower. With `head_dim`, it has fewer heads of the same width. All other widths (F, the total
-    width of the key-value heads) are in proportion.
+    narrower. With `head_dim`, it has fewer heads of the same width. All other widths (the
+    feed-forward width, the total width of the key-value heads) are in proportion.
 
     Attributes:
         base: base width: the value of D at which muP equals the standard parametrisation.
         dim: D, the width.
-        heads: H.
+        heads: H, the number of attention heads.
         head_dim: K (the width of one head) if it is set in the config, otherwise None.
 
     Raises:
@@ -81,7 +81,7 @@ def check_initialise(mup: MuP | None, initialise: Initialise | None) -> None:
     checks = Checks()
     is_supported = mup is None or initialise is None or isinstance(initialise, WidthAware)
     name = getattr(initialise, "__name__", type(initialise).__name__)
-    expected = "a subclass of etude.nn.init.WidthAware, which mup_base_dim requires"
+    expected = "a subclass of etude.nn.init.WidthAware, since mup_base_dim is set"
     checks.that(is_supported, "initialise", name, expected)
     checks.done()
 

@@ -68,7 +68,8 @@ class TextEncoder:
         """Returns the module's output for one batch of all `texts`, to which special tokens are
         added.
 
-        A text that is too long for the model is cut, before its final special token.
+        If a text is too long for the model, its last tokens are cut off; the final special token
+        remains.
         """
         inputs = [texts] if isinstance(texts, str) else list(texts)
         longest = self.module.max_length

@@ -287,8 +287,9 @@ class TextGenerator(ABC):
         ]
 
     def _text(self, prompt: list[int], new: list[int], ending: StopText | None) -> str:
-        """Returns the text of the tokens `new`, which follow the tokens `prompt`, up to the first
-        stop token or stop text (`ending`). Streaming produces the same text in pieces.
+        """Returns the text of the generated tokens `new`, which follow the tokens `prompt`. The
+        text ends before the first stop token or stop text (detected by `ending`). Streaming
+        produces the same text in pieces.
         """
         text, pieces = self._continuation(prompt, ending), []
         for end, token in enumerate(new, 1):
@@ -357,10 +358,11 @@ def empty_prompt_error(text: str) -> InvalidArguments:
 
 
 def _seeds(seed: int, prompts: list[list[int]], samples: int) -> list[int]:
-    """Returns a seed for each text, with `samples` texts for each prompt.
+    """Returns a random seed for each text to generate: `samples` seeds for each prompt (a list of
+    token ids).
 
-    The seed of a text depends only on `seed`, the prompt and the number of earlier texts of the
-    same prompt, not on the other prompts.
+    The seed of a text depends only on `seed`, the prompt, and the number of earlier texts for the
+    same prompt. Other prompts do not change it.
     """
     seeds, counts = [], Counter[tuple[int, ...]]()
     for ids in prompts:

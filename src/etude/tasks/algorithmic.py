@@ -1,4 +1,6 @@
-"""Algorithmic sequences: a decoder predicts the next symbol wherever the rule determines it."""
+"""Task of algorithmic sequences: a decoder predicts each symbol that the rule of a sequence
+determines.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,10 @@ from etude.tasks.token_task import TokenTask
 
 
 class MadeObjective(Objective):
-    """Objective (conversion to model inputs and targets) for synthetic sequences of symbols, whose
-    inputs and targets are generated together and stay unchanged.
+    """Objective for synthetic sequences of symbols.
+
+    An objective converts examples to the inputs and targets of a model. Here the data already
+    contain both, and this objective returns them unchanged.
     """
 
     reads = "made"
@@ -57,12 +61,13 @@ class AnswerMetrics(Metrics):
 
 
 class Algorithmic(TokenTask):
-    """Prediction of the symbols that a rule determines (the labels); the loss is the mean
-    cross-entropy over the labels; all other positions are ignored.
+    """Prediction of the symbols that the rule of a sequence determines (the labels). The loss is
+    the mean cross-entropy over the labels; all other positions are ignored.
 
     `accuracy` is the fraction of labels that are predicted correctly, `exact` the fraction of
-    examples in which all labels are predicted correctly. `data.validate_training` adds the same
-    metrics of training examples, as `seen/loss`, `seen/accuracy` and `seen/exact`.
+    examples in which all labels are predicted correctly. With `data.validate_training=true`, the
+    same metrics of training examples are computed, too, as `seen/loss`, `seen/accuracy` and
+    `seen/exact`.
 
     Args:
         setup: model, optimizer and other arguments from the run; see `etude.tasks.base.Setup`.

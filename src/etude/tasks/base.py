@@ -1,9 +1,9 @@
 """Base class of all tasks: a model with its loss, optimizer and metrics.
 
-Lightning runs the task with manual optimisation, and one Lightning batch is one whole optimizer
-step, a list of micro-batches. So steps are counted once, checkpoints are saved between steps, and
-the loss is scaled in one place: for any split into micro-batches and ranks, the gradient is that of
-(sum of the loss over all targets) / (number of targets).
+Lightning runs the task with manual optimisation. One Lightning batch is the list of all
+micro-batches of one optimizer step. So steps are counted once, checkpoints are saved between steps,
+and the loss is scaled in one place: for any split into micro-batches and ranks, the gradient is
+that of (sum of the loss over all targets) / (number of targets).
 """
 
 from __future__ import annotations
@@ -289,10 +289,11 @@ class Task(pl.LightningModule):
     def answered(self, data: Any, options: Any, *, whole: bool = False) -> list[str]:
         """Returns the model's answers to validation examples, for a task whose `labels` are tokens.
 
-        See `etude.tasks.samples.answers` for the texts and for `whole`.
+        For the form of the texts, see `etude.tasks.samples.answers`.
 
         Args:
             data, options: see `samples`.
+            whole: whether to generate as many tokens as the target has.
         """
         model = writer(self.model, self.tokenizer)
         if model is None:
@@ -313,7 +314,7 @@ class Task(pl.LightningModule):
         Args:
             run: path of the run.
         """
-        expected = "a run of a task that predicts on texts, such as classification"
+        expected = "a run whose task makes predictions for texts, such as classification"
         return Problem("RUN", expected, cls.__name__)
 
     def watch(self, monitor: str) -> None:
@@ -341,8 +342,8 @@ class Task(pl.LightningModule):
 
     @property
     def section_names(self) -> Sequence[str]:
-        """Names of the sources of the data if it is a mixture of several. Each source is also
-        validated separately.
+        """Names of the sources of the data, if the data is a mixture of several sources. Each
+        source is also validated separately.
         """
         names: Sequence[str] = self._data.section_names
         return names

@@ -97,7 +97,9 @@ class LanguageModelMetrics(Metrics):
 
 
 class CausalLM(Task):
-    """Next-token prediction, validated on the whole split and on each source of a mixture."""
+    """Task of next-token prediction. Validation covers the whole split and, if the data is a
+    mixture of sources, each source separately.
+    """
 
     metrics_class: ClassVar[type[LanguageModelMetrics]] = LanguageModelMetrics
     metric_names = ("val/loss", "val/perplexity", "val/bits_per_byte")
@@ -160,7 +162,9 @@ class CausalLM(Task):
 
     @classmethod
     def no_predictions(cls, run: str) -> Problem:
-        return replace(super().no_predictions(run), hint=f"to continue texts: etude generate {run}")
+        return replace(
+            super().no_predictions(run), hint=f"to continue texts, run etude generate {run}"
+        )
 
 
 @torch.inference_mode()
@@ -172,11 +176,12 @@ def sliding_score(
     vocabulary: int,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> dict[str, float]:
-    """Returns loss and perplexity of a language model on a text, in overlapping windows.
+    """Returns the loss and the perplexity of a language model on a text, computed in overlapping
+    windows.
 
-    Window w begins at token `w * stride`. The first window counts in full; of each later window,
-    only the last `stride` targets count, each of which has at least `length - stride` tokens of
-    context.
+    Window w begins at token `w * stride`. All targets of the first window count. Of each later
+    window, only the last `stride` targets count; each of them has at least `length - stride` tokens
+    of context.
 
     Args:
         model: maps tokens (B, T) to logits (B, T, V).

@@ -43,13 +43,15 @@ class LabelObjective(ExampleObjective):
     def bound(self, tokenizer: Any, meta: Any) -> LabelObjective:
         if len(meta.labels) < 2:
             names = ", ".join(meta.labels)
-            raise RequestError(Problem("data.label", "at least two labels", names or "none"))
+            raise RequestError(
+                Problem("data.label", "a column with at least two labels", names or "none")
+            )
         if self.positive is not None and self.positive not in meta.labels:
             hint = "; ".join(
                 each
                 for each in (
                     nearest(self.positive, meta.labels),
-                    "set task.positive=null for averages over all labels",
+                    "to average over all labels, set task.positive=null",
                 )
                 if each
             )
@@ -211,7 +213,7 @@ POSITIVE_METRICS = ("val/precision", "val/recall", "val/f1")
 
 
 class Classification(Task):
-    """Text classification; the loss is the mean cross-entropy over the examples of a step.
+    """Task of text classification. The loss is the mean cross-entropy over the examples of a step.
 
     With `class_weights=balanced`, each example has the weight n / (k n_c), where n is the number of
     training examples, n_c the number of those with the example's label, and k the number of labels

@@ -26,7 +26,7 @@ PROMPT, ANSWER = "{source}", "{target}"
 @dataclass(frozen=True)
 class AnswerObjective(ExampleObjective):
     """Objective (conversion to model inputs and targets) that joins prompt and answer; the targets
-    are the answer's tokens and its end.
+    are the answer's tokens and the tokens that end the answer.
 
     Args:
         template: text with `{source}` and `{target}`; a special token's name in the text is encoded
@@ -55,7 +55,7 @@ class AnswerObjective(ExampleObjective):
         if not after:
             if tokenizer.end_of_text is None:
                 expected = "a tokenizer with an end-of-text token"
-                hint = "or end task.template with text after {target}"
+                hint = "or add text after {target} to task.template"
                 raise RequestError(Problem("data.tokenizer", expected, hint=hint))
             after = [tokenizer.end_of_text]
         return replace(

@@ -29,8 +29,9 @@ class MaskObjective(WindowObjective):
         mask, random: fractions of the selected tokens that are replaced by the mask token, and by a
             random token; the other selected tokens are unchanged.
         whole_word: whether to select words rather than tokens.
-        masked, frame, begins: id of the mask token, ids before and after a window, and for each
-            token whether it begins a word; set once the tokenizer is known.
+        masked, frame, begins: id of the mask token; ids of the special tokens before and after a
+            window; for each token id, whether the token begins a word. All are set once the
+            tokenizer is known.
         ordinary: ids of the tokens that are not special; random tokens are drawn from these.
         special: ids of the special tokens, which are never selected.
     """
@@ -153,7 +154,10 @@ class MaskedLM(TokenTask):
             checks.that(0 <= value <= 1, name, value, "a fraction from 0 to 1")
         total = objective.mask + objective.random
         checks.that(
-            total <= 1, "random", objective.random, f"at most 1 - mask = {1 - objective.mask:g}"
+            total <= 1,
+            "random",
+            objective.random,
+            f"at most {1 - objective.mask:g}, which is 1 - mask",
         )
         checks.done()
         return objective

@@ -15,8 +15,8 @@ from etude.records.text_tables import format_bytes
 _REASONS = {
     "beams": "has no beam search",
     "length_penalty": "has no beam search",
-    "sequence_length": "does not predict next tokens of running text",
-    "stride": "does not predict next tokens of running text",
+    "sequence_length": "does not predict the next tokens of continuous text",
+    "stride": "does not predict the next tokens of continuous text",
 }
 """Reason why a task does not have an option, by option; follows the name of the task."""
 
@@ -94,12 +94,12 @@ class Beams(EvaluationOptions):
 
 @dataclass(frozen=True)
 class Windows(EvaluationOptions):
-    """Options of language models: length and overlap of the windows of running text.
+    """Options of language models: length and overlap of the windows into which a text is divided.
 
     Attributes:
-        sequence_length: number of targets in a window; None is the length of training.
+        sequence_length: number of targets in a window; None uses the sequence length of training.
         stride: distance in tokens between the starts of overlapping windows; of each window except
-            the first, only the last `stride` targets count. None is windows without overlap.
+            the first, only the last `stride` targets count. With None, windows do not overlap.
     """
 
     sequence_length: int | None = None

@@ -138,8 +138,8 @@ class SpanMetrics(RowMetrics):
         """Returns a dict from each row's index to the pair of its predicted answer and the answer's
         probability.
 
-        The probabilities of all candidates for an answer sum to 1. An empty answer means that no
-        answer is predicted.
+        The probabilities of all candidates for an answer sum to 1. An empty answer means that the
+        model predicts that the question has no answer.
         """
         return self._rows
 
@@ -203,8 +203,9 @@ class QuestionAnswering(Task):
         longest_answer: largest number of tokens in a predicted answer.
         candidates: number of most probable first tokens, and of last tokens, that are combined to
             spans in each window.
-        no_answer: whether a question may have no answer (SQuAD 2.0). No answer is predicted if, in
-            each window, the first token has a larger sum of logits than every span (section 4.3).
+        no_answer: whether a question may have no answer (SQuAD 2.0). The model predicts that there
+            is no answer if, in each window, the first token has a larger sum of logits than every
+            span (section 4.3).
         monitor: the metric that selects the best checkpoint.
     """
 

@@ -1,4 +1,6 @@
-"""Regression on generated sequences of numbers: the model predicts a number at each query."""
+"""Task of regression on generated sequences of numbers: the model predicts a number at each query
+(a position that has a target).
+"""
 
 from __future__ import annotations
 
@@ -30,12 +32,14 @@ class NumbersObjective(Objective):
 
 
 class Regression(Task):
-    """Prediction of a number at each query; the loss is the mean squared error over all queries.
+    """Prediction of a number at each query (a position that has a target). The loss is the mean
+    squared error over all queries.
 
     `error/k` is the mean squared error of the queries after k earlier queries of the sequence,
     divided by the input dimension d: with inputs and weights of variance 1, `error/k` is 1 for a
-    model that always predicts 0 (Garg et al. 2022, arXiv:2208.01066, figure 2).
-    `data.validate_training` adds the same metrics of training examples, as `seen/loss`, ...
+    model that always predicts 0 (Garg et al. 2022, arXiv:2208.01066, figure 2). With
+    `data.validate_training=true`, the same metrics of training examples are computed, too, as
+    `seen/loss`, ...
 
     Args:
         setup: model, optimizer and other arguments from the run; see `etude.tasks.base.Setup`.
@@ -89,8 +93,9 @@ def squared_errors(predictions: Tensor, values: Tensor) -> Tensor:
 
 
 class NumberMetrics(Metrics):
-    """Metrics of predicted numbers: `loss`, the mean squared error, and `error/k`, the error of the
-    queries after k earlier queries, divided by the input dimension.
+    """Metrics of predicted numbers: `loss`, the mean squared error, and `error/k`, the mean squared
+    error of the queries after k earlier queries, divided by the input dimension. A query is a
+    position that has a target.
 
     Args:
         inputs: input dimension, the number of numbers per position.

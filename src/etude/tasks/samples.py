@@ -13,13 +13,14 @@ from etude.models.wrappers import Writer
 def answers(
     model: Writer, examples: Iterable[dict[str, Any]], count: int, longest: int, *, whole: bool
 ) -> list[str]:
-    """Returns one text for each of some examples: its source, its target and the model's answer.
+    """Returns a text for each of the first `count` examples: the example's source and target, and
+    the model's answer.
 
     Args:
         model: model that generates the answer greedily.
         examples: dicts with the arrays of each example: `labels` (target ids), and `source` or
             `tokens` (input ids).
-        count: number of examples to use.
+        count: number of examples to use; examples without a target are skipped.
         longest: largest number of tokens in an answer.
         whole: whether to generate as many tokens as the target has; otherwise generation stops at a
             token that ends a text.

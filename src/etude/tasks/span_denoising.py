@@ -19,11 +19,12 @@ SENTINEL = "<extra_id_{}>"
 
 @dataclass(frozen=True)
 class SpanObjective(WindowObjective):
-    """Objective that replaces random spans of a window (the noise) by sentinels, special tokens
-    such as `<extra_id_0>`; the target is each sentinel followed by the span that it replaces.
+    """Objective (conversion to model inputs and targets) that replaces random spans of a window,
+    the noise, by sentinels: special tokens such as `<extra_id_0>`. The target contains each
+    sentinel, followed by the span that it replaces.
 
-    As in Raffel et al. 2019, arXiv:1910.10683, section 3.1.4, and the authors' code: of the T
-    tokens of a window, round(T * rate) are noise, in round(noise / mean) spans. The lengths of the
+    As in Raffel et al. 2019 (arXiv:1910.10683, section 3.1.4) and the code of that paper: of the T
+    tokens of a window, n = round(T * rate) are noise, in round(n / mean) spans. The lengths of the
     noise spans, and of the unchanged spans between them, are drawn uniformly among all ways to
     divide the tokens. A window begins with an unchanged span. So the sources of all windows of T
     tokens have the same length, and so have their targets.
@@ -70,7 +71,7 @@ class SpanObjective(WindowObjective):
         noise, count = self.spans(length)
         if count > len(self.sentinels) or length < 2:
             expected = (
-                f"a window of at least 2 tokens with at most {len(self.sentinels)} noise spans"
+                f"a length of at least 2 tokens with at most {len(self.sentinels)} removed spans"
             )
             raise RequestError(Problem("data.sequence_length", expected, length))
         sources, targets = [], []
@@ -91,8 +92,8 @@ class SpanObjective(WindowObjective):
 
 
 def _random_partition(total: int, count: int, random: np.random.Generator) -> NDArray[np.int64]:
-    """Returns `count` positive integers whose sum is `total`, drawn uniformly among all such
-    sequences.
+    """Returns `count` positive integers whose sum is `total`. The sequence is drawn uniformly among
+    all such sequences.
     """
     cuts = np.sort(random.permutation(total - 1)[: count - 1]) + 1
     return np.diff(cuts, prepend=0, append=total)

@@ -52,7 +52,9 @@ class TagObjective(ExampleObjective):
     def bound(self, tokenizer: Any, meta: Any) -> TagObjective:
         if len(meta.labels) < 2:
             names = ", ".join(meta.labels)
-            raise RequestError(Problem("data.tags", "at least two tags", names or "none"))
+            raise RequestError(
+                Problem("data.tags", "a column with at least two tags", names or "none")
+            )
         if self.monitor in SPAN_METRICS and not are_spans(meta.labels):
             expected = "a metric that needs no spans, such as val/accuracy or val/f1_macro"
             tags = ", ".join(meta.labels[:8])

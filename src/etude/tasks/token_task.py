@@ -1,4 +1,4 @@
-"""Base class of tasks whose targets are tokens; targets with the label `IGNORE` don't count."""
+"""Base class of tasks whose targets are tokens. A position with the label `IGNORE` has none."""
 
 from __future__ import annotations
 

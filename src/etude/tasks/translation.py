@@ -79,8 +79,9 @@ def target_logits(model: nn.Module, micro: MicroBatch) -> Tensor:
 
 
 class TargetTask(TokenTask):
-    """Prediction of a target text from a source text; the loss is the mean cross-entropy of the
-    target's tokens and its end (Sutskever et al. 2014, arXiv:1409.3215; Vaswani et al. 2017).
+    """Prediction of a target text from a source text. The loss is the mean cross-entropy of the
+    target's tokens and the end-of-text token (Sutskever et al. 2014, arXiv:1409.3215; Vaswani et
+    al. 2017).
 
     Padding after a target needs no mask: no target attends to later positions.
     """

@@ -286,7 +286,7 @@ class TestRefusals:
 
     def test_one_class_alone(self, tmp_path: Path) -> None:
         file = write(tmp_path / "rows.jsonl", simple(20, ["same"]))
-        assert "expected at least two labels" in refused(file, tmp_path)[0]
+        assert "expected a column with at least two labels" in refused(file, tmp_path)[0]
 
     def test_a_split_with_nothing_left(self, tmp_path: Path) -> None:
         train = write(tmp_path / "train.jsonl", simple(10))
