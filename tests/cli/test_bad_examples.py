@@ -31,7 +31,7 @@ CASES: dict[str, tuple[str, Rows, Sequence[str], str]] = {
         "classification",
         with_row(label=7),
         ["data.labels=[a,b]"],
-        "line 41, column label = 7: expected a label from 0 to 1, or one of data.labels",
+        "line 41, column label = 7: expected one of the names in data.labels, or an index from 0 to 1",
     ),
     "no label": (
         "classification",
@@ -139,7 +139,7 @@ CASES: dict[str, tuple[str, Rows, Sequence[str], str]] = {
         "translation",
         [*PAIRS, {"source": LONG, "target": "x"}],
         ["data.too_long=refuse"],
-        "(set data.too_long=truncate)",
+        "(to cut off the end, set data.too_long=truncate)",
     ),
     "labels for a translator": (
         "translation",

@@ -222,7 +222,10 @@ class TestRefused:
                 "a divisor of data.sequence_length = 16 (the nearest",
             ),
             ({"sequence_length": {0: 32}}, "expected a divisor of data.sequence_length = 16"),
-            ({"sequence_length": {-1: 4}}, "expected step numbers as keys (non-negative whole numbers)"),
+            (
+                {"sequence_length": {-1: 4}},
+                "expected step numbers as keys (non-negative whole numbers)",
+            ),
             ({"batch": {0: 16}}, "expected a positive number, at most 8 (the size in data.batch)"),
             ({"batch": {0: 0}}, "expected a positive number"),
             ({"weights": {0: {"a": 1.0}}}, "no weights (the data is not a mixture)"),

@@ -39,7 +39,7 @@ class Column:
 
     @cached_property
     def ends(self) -> Numbers:
-        """For each list, the position after its last number in `values`; shape (number of lists,)."""
+        """Position in `values` after each list's last number; shape (number of lists,)."""
         return _mapped(column_file(self.path, ".ends"), "<i8")
 
     @cached_property

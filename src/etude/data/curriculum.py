@@ -52,8 +52,8 @@ class Curriculum:
             length: the data's `sequence_length`.
             batch: the data's batch size, in the unit of `data.batch` (tokens or examples).
             unit: number of which each batch size must be a multiple.
-            sources: dict from the names of a mixture's sources to the sources; empty for data that is
-                not a mixture.
+            sources: dict from the names of a mixture's sources to the sources; empty for data that
+                is not a mixture.
         """
         for name in ("sequence_length", "batch", "weights"):
             for step in getattr(self, name) or {}:
@@ -77,7 +77,8 @@ class Curriculum:
             checks.that(fits, f"curriculum.batch.{step}", value, expected)
         for step, weights in (self.weights or {}).items():
             key = f"curriculum.weights.{step}"
-            if not checks.that(bool(sources), key, weights, "no weights (the data is not a mixture)"):
+            expected = "no weights (the data is not a mixture)"
+            if not checks.that(bool(sources), key, weights, expected):
                 continue
             for name in sources:
                 if name not in weights:

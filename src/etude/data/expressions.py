@@ -34,9 +34,9 @@ _ROW_OF_SPACES = r"\s+(?!\S)"
 """Expression that matches consecutive whitespace, as a whole or without its last character."""
 
 _UNBOUNDED = (
-    "no unbounded repetition (*, +, {2,}) that may take quadratic time on long texts; write a limit "
-    "instead, as in {1,100}. An unbounded repetition is accepted if everything after it may match "
-    "the empty string. A repetition of a character class is also accepted if a later alternative "
+    "no unbounded repetition (*, +, {2,}) that may take quadratic time on long texts; write a "
+    "limit instead, as in {1,100}. An unbounded repetition is accepted if everything after it may "
+    "match the empty string. A repetition of a character class is also accepted if a later alternative "
     r"is this class with +, as in \s*[\r\n]+|\s+"
 )
 _ESCAPED = "sSwWdDhHbBAzZnrtfv"
@@ -220,8 +220,8 @@ def _item_cost(item: _Item, after: bool) -> _Cost:
         inner_ways > 1 or _has_unbounded(item) or min(map(_shortest, item.inner)) < 1
     ):
         raise _Rejected(
-            "repeated groups that match at least one character, and that contain no alternatives (|) "
-            "and no variable repetitions (*, +, ?, {1,2}), such as (ab)+; not (a|b)+ or (a*)+"
+            "repeated groups that match at least one character, and that contain no alternatives "
+            "(|) and no variable repetitions (*, +, ?, {1,2}), such as (ab)+; not (a|b)+ or (a*)+"
         )
     return _Cost(steps * max(1, count), inner_ways + ways - 1, loops)
 
@@ -234,7 +234,8 @@ def _has_unbounded(item: _Item) -> bool:
 def _parse(pattern: str) -> list[tuple[str, _Alternative]]:
     """Returns the alternatives of a regular expression, as pairs (source text, elements).
 
-    If the whole expression is one group, these are the group's alternatives, with empty source texts.
+    If the whole expression is one group, these are the group's alternatives, with empty source
+    texts.
     """
     if not 0 < len(pattern) <= LONGEST:
         raise _Rejected(f"a regular expression of 1 to {LONGEST:,} characters")
