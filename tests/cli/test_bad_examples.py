@@ -31,7 +31,7 @@ CASES: dict[str, tuple[str, Rows, Sequence[str], str]] = {
         "classification",
         with_row(label=7),
         ["data.labels=[a,b]"],
-        "line 41, column label = 7: expected one of the names in data.labels, or an index from 0 to 1",
+        "label = 7: expected one of the names in data.labels, or an index from 0 to 1",
     ),
     "no label": (
         "classification",

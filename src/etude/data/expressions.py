@@ -36,8 +36,8 @@ _ROW_OF_SPACES = r"\s+(?!\S)"
 _UNBOUNDED = (
     "no unbounded repetition (*, +, {2,}) that may take quadratic time on long texts; write a "
     "limit instead, as in {1,100}. An unbounded repetition is accepted if everything after it may "
-    "match the empty string. A repetition of a character class is also accepted if a later alternative "
-    r"is this class with +, as in \s*[\r\n]+|\s+"
+    "match the empty string. A repetition of a character class is also accepted if a later "
+    r"alternative is this class with +, as in \s*[\r\n]+|\s+"
 )
 _ESCAPED = "sSwWdDhHbBAzZnrtfv"
 _ANCHORS = ("^", "$", r"\b", r"\B", r"\A", r"\z", r"\Z")

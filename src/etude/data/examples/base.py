@@ -292,7 +292,7 @@ class ExampleData(Stored, ExampleSource):
             hint = f"splits with examples: {', '.join(filled)}; "
             hint += "to evaluate other rows, add --data FILE"
             if empty:
-                hint = f"the {empty:,} rows of this split have no text"
+                hint = f"{empty:,} rows of this split have no text"
             raise RequestError(Problem("--split", "a split with examples", split, hint))
         return [row for number, row in enumerate(self.rows(split)) if number in example_rows]
 

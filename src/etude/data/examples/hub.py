@@ -17,8 +17,8 @@ class HubRows:
 
     The rows of one split of the data set are the training rows; `data.validation` and `data.test`
     may name other splits. Class numbers (`ClassLabel`) are replaced by their names, and -1, which
-    means no class, by null. The column name `a.b`, such as
-    `translation.en`, means the entry `b` of the values in column `a`.
+    means no class, by null. The column name `a.b`, such as `translation.en`,
+    means the entry `b` of the values in column `a`.
 
     Args:
         name, config, revision, streaming: see `etude.data.hub.Repository`.
