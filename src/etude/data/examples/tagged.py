@@ -137,8 +137,8 @@ class Tagged(TaggedData, TableData):
         The list is empty if there are no CoNLL files.
 
         Raises:
-            RequestError: the layouts differ, or the config sets an option for CoNLL files but there are
-                none.
+            RequestError: the layouts differ, or the config sets an option for CoNLL files but there
+                are none.
         """
         if self.hub is not None:
             return []
