@@ -73,7 +73,7 @@ CASES: dict[str, tuple[str, Rows, Sequence[str], str]] = {
         "classification",
         [row | {"text": " "} for row in GOOD],
         [],
-        "data.path: expected examples for training (0 rows with text, 36 rows without text)",
+        "examples for training (the split has 0 rows with text and 36 rows without text)",
     ),
     "rows repeated across splits": (
         "classification",
