@@ -176,7 +176,7 @@ class TestClassification:
         answer = etude("evaluate", record.path, "--data", file)
         assert (
             answer.code,
-            "for etude evaluate and etude predict, use --quoting" in answer.err,
+            "in etude evaluate and etude predict, set --quoting instead" in answer.err,
         ) == (2, True)
         found = evaluated(etude, record, "--data", str(file), "--quoting", "csv")
         assert sum(map(sum, found["confusion"]["counts"])) == 2

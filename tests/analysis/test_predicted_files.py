@@ -42,7 +42,7 @@ def test_a_table_is_read_as_the_run_reads_its_own(tmp_path: Path) -> None:
     path = tmp_path / "a.tsv"
     path.write_text('id\ttext\n1\t"said"\n')
     with pytest.raises(
-        RequestError, match=r"line 2: expected data\.quoting to be csv or none, since a cell"
+        RequestError, match=r"line 2: expected data\.quoting set to csv or none, because a cell"
     ):
         list(labels().read(path))
     assert list(labels(quoting="csv").read(path)) == ["said"]

@@ -31,7 +31,7 @@ CASES: dict[str, tuple[str, Rows, Sequence[str], str]] = {
         "classification",
         with_row(label=7),
         ["data.labels=[a,b]"],
-        "line 41, column label = 7: expected a label from 0 to 1, or one of data.labels",
+        "label = 7: expected one of the names in data.labels, or an index from 0 to 1",
     ),
     "no label": (
         "classification",
@@ -73,7 +73,7 @@ CASES: dict[str, tuple[str, Rows, Sequence[str], str]] = {
         "classification",
         [row | {"text": " "} for row in GOOD],
         [],
-        "data.path: expected examples for training (0 rows with text, 36 rows without text)",
+        "examples for training (the split has 0 rows with text and 36 rows without text)",
     ),
     "rows repeated across splits": (
         "classification",
@@ -139,7 +139,7 @@ CASES: dict[str, tuple[str, Rows, Sequence[str], str]] = {
         "translation",
         [*PAIRS, {"source": LONG, "target": "x"}],
         ["data.too_long=refuse"],
-        "(set data.too_long=truncate)",
+        "(to cut off the end, set data.too_long=truncate)",
     ),
     "labels for a translator": (
         "translation",

@@ -82,8 +82,8 @@ class TestTSV:
     def test_two_readings_that_differ_have_to_be_decided(self, tmp_path: Path) -> None:
         path = written(tmp_path / "a.tsv", 'id\ttext\n1\tplain\n2\t"said"\n3\tmore\n')
         told = refused(path)
-        assert told.startswith(", line 3: expected data.quoting to be csv or none, since a cell")
-        assert "data.quoting=csv reads the cell as 'said', data.quoting=none as '\"said\"'" in told
+        assert told.startswith(", line 3: expected data.quoting set to csv or none, because a cell")
+        assert "with data.quoting=csv the cell is 'said', with data.quoting=none '\"said\"'" in told
         assert table(path, "csv")[1][1] == ("2", "said")
         assert table(path, "none")[1][1] == ("2", '"said"')
 
@@ -174,12 +174,12 @@ class TestCSV:
             ("a,b\n1,2\n3,4,\n", ", line 3: expected 2 cells, as in the header, not 3"),
             ('a,b\n1,"x\n2,y\n', ", line 2: expected a closing quotation mark"),
             ('a,b\n1,"x"y\n', ", line 2: expected a valid CSV row"),
-            ('a,b\n1,2\n1,x"y"\n', ", line 3: expected quotation marks only around the whole cell"),
-            ('a,b\n1, "x"\n', ", line 2: expected quotation marks only around the whole cell"),
+            ('a,b\n1,2\n1,x"y"\n', ", line 3: expected quotation marks only at the start and"),
+            ('a,b\n1, "x"\n', ", line 2: expected quotation marks only at the start and"),
             ("a;b\n1;2\n", ", line 1 = 'a;b': expected column names separated by commas"),
             ("a\tb\n1\t2\n", ", line 1 = 'a\\tb': expected column names separated by commas"),
             ("a,b\n1,2\n".encode("utf-16"), ", line 1, byte 0 = '0xff': expected UTF-8 text"),
-            ("a,b\n1,2\n".encode("utf-16-le"), "is UTF-16, convert it with iconv"),
+            ("a,b\n1,2\n".encode("utf-16-le"), "is UTF-16, convert it to UTF-8 with iconv"),
             (b"a,b\n1,2\n\xff,3\n", ", line 3, byte 8 = '0xff': expected UTF-8 text"),
         ],
     )

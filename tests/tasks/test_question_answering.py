@@ -171,7 +171,7 @@ def test_from_command_to_answers(etude: Callable[..., Any], tmp_path: Path) -> N
     assert 0 < told["probability"] <= 1
     answer = etude("predict", run.path, "--text", "Where does Bob live?")
     assert answer.code == 2
-    assert "a second text (the run was trained on pairs)" in answer.err
+    assert "a second text (the run was trained on text pairs)" in answer.err
     both = [run.predict([row["question"]], pair=row["context"])[0] for row in written[:3]]
     questions = tmp_path / "questions.jsonl"
     questions.write_text("".join(json.dumps(row) + "\n" for row in written[:3]), encoding="utf-8")
@@ -210,7 +210,7 @@ def test_questions_without_an_answer(etude: Callable[..., Any], tmp_path: Path) 
     more = ("task.no_answer=true", "trainer.max_steps=60", "trainer.val_check_interval=60")
     run = trained(etude, tmp_path, *more, "optimizer.lr=0.01")
     notes = etude("data", "show", *words_of(tmp_path)).out
-    assert "16 of 48 questions have no answer; set task.no_answer=true" in notes
+    assert "16 of 48 questions have no answer; to let the model predict" in notes
     found = [json.loads(line) for line in predictions(run)]
     assert {tuple(said["label"]) for said in found} >= {("",)}
     assert any(said["prediction"] == "" for said in found)
@@ -228,13 +228,19 @@ def predictions(run: Any) -> list[str]:
 @pytest.mark.parametrize(
     ("answers", "told"),
     [
-        ([{"text": "Rome", "answer_start": 0}], "expected 'Rome' at character 0 of the context"),
+        (
+            [{"text": "Rome", "answer_start": 0}],
+            "expected the answer 'Rome' at character 0 of the context",
+        ),
         ([{"text": "Ann", "answer_start": -4}], "a non-empty text, and an answer_start"),
         ([{"text": "Ann", "answer_start": 0.0}], "a non-empty text, and an answer_start"),
         ([{"text": "", "answer_start": 0}], "a non-empty text, and an answer_start"),
-        ({"text": ["Ann"], "answer_start": []}, "an object with lists text and answer_start"),
-        ("Ann", "an object with lists text and answer_start"),
-        (None, "an object with lists text and answer_start"),
+        (
+            {"text": ["Ann"], "answer_start": []},
+            "an object whose keys text and answer_start contain lists",
+        ),
+        ("Ann", "an object whose keys text and answer_start contain lists"),
+        (None, "an object whose keys text and answer_start contain lists"),
     ],
 )
 def test_answers_that_cannot_be(
@@ -255,4 +261,4 @@ def test_a_question_that_leaves_no_room(etude: Callable[..., Any], tmp_path: Pat
     rows(tmp_path / "rows.jsonl")
     answer = etude("train", *words_of(tmp_path, "data.sequence_length=16", "data.stride=10"))
     assert answer.code == 2, answer.out
-    assert "data.sequence_length=16 minus data.stride=10" in answer.err
+    assert "the limit is data.sequence_length=16 minus data.stride=10" in answer.err

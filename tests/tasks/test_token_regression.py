@@ -61,7 +61,7 @@ def test_words_of_whole_rows(etude: Callable[..., Any], tmp_path: Path) -> None:
     written = rows(tmp_path / "rows.jsonl")
     answer = etude("train", *words_of(tmp_path))
     assert answer.code == 0, answer.err
-    assert "additional pieces of long rows)" in answer.out  # several pieces
+    assert "additional examples from long rows)" in answer.out  # several pieces
     (path,) = (tmp_path / "runs" / "words").iterdir()
     run = load_run(path)
     held = [row for n, row in enumerate(written) if int((n + 1) * 0.25) > int(n * 0.25)]

@@ -1,8 +1,8 @@
-"""Folders that are built once, atomically, by the first process that needs them.
+"""Cache folders, each built once and atomically by the first process that needs it.
 
-A process that holds a folder's lock file builds the folder under a temporary name, flushes it to
-disk and renames it. So the final name never refers to an incomplete folder, even if the process is
-killed. A process that finds the final name needs no lock to use the folder.
+To build a folder, a process locks a lock file, writes the folder under a temporary name, flushes it
+to disk and renames it. So the final name never refers to an incomplete folder, even if the process
+is killed. A process needs no lock to use a folder that has its final name.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def _convert_errors(cache_dir: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in DISK_FULL:
             expected = "free disk space for the prepared data"
-            hint = "the disk or the quota is full; incomplete files were removed"
+            hint = "the disk is full, or its quota is used up; incomplete files were removed"
         elif error.filename is None or Path(error.filename).is_relative_to(cache_dir):
             expected, hint = "a writable folder for prepared data", str(error)
         else:

@@ -20,7 +20,7 @@ _LABEL, _VALUE = 0x800000FF, 0x7FFFFFFF
 
 
 def growth(content: bytes) -> float | None:
-    """Returns the maximum factor by which the replacements of a table lengthen a text.
+    """Returns the maximum factor by which a normalizer with a given table lengthens a text.
 
     Lengths are in bytes; the factor is at least 1. Returns None if the table is invalid.
 
@@ -57,11 +57,12 @@ def growth(content: bytes) -> float | None:
 def _leaves(units: _Units) -> tuple[_Units, _Units] | None:
     """Returns two arrays, with one number for each replacement in a trie.
 
-    They contain the position of the replacement text, and the minimum number of replaced bytes.
-    Returns None if a path in the trie leads to a position outside the trie.
+    The first array contains the position of the replacement text in the table's replacement texts,
+    in bytes. The second contains the minimum number of bytes that this text replaces. Returns None
+    if a path in the trie leads to a position outside the trie.
 
     Args:
-        units: the units of the trie.
+        units: the units of the trie, as integers.
     """
     bases = _follow(np.zeros(1, dtype=np.int64), units[:1])
     seen = np.zeros(len(units), dtype=bool)
@@ -91,9 +92,10 @@ def _leaves(units: _Units) -> tuple[_Units, _Units] | None:
 
 
 def _follow(nodes: _Units, units: _Units) -> _Units:
-    """Returns a number for each of the given nodes of a trie: its base.
+    """Returns the base of each of the given nodes of a trie.
 
-    The child of a node for the next byte is at the position base XOR byte.
+    The base is a number that gives the positions of a node's children: the child for the byte b is
+    at position base XOR b.
 
     Args:
         nodes: positions of the nodes in the trie.

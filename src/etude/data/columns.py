@@ -1,7 +1,7 @@
 """Columns: lists of numbers of different lengths, stored in two files.
 
-One file contains all numbers, the other contains the end of each list. The files are memory-mapped,
-so a column may be larger than memory.
+One file contains all numbers, the other the position after the last number of each list.
+The files are memory-mapped, so a column may be larger than memory.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ INTEGERS, FLOATS = "<i4", "<f4"
 
 
 class Column:
-    """Stored lists of numbers, whose files are memory-mapped at the first access.
+    """Reader of stored lists of numbers; its files are memory-mapped at the first access.
 
     `column[i]` is list i. A column may be pickled or forked: each process maps the files itself.
 
@@ -39,7 +39,7 @@ class Column:
 
     @cached_property
     def ends(self) -> Numbers:
-        """Position in `values` after the last number of each list; shape (number of lists,)."""
+        """Position in `values` after each list's last number; shape (number of lists,)."""
         return _mapped(column_file(self.path, ".ends"), "<i8")
 
     @cached_property

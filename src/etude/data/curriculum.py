@@ -18,14 +18,14 @@ WHOLE = "a whole number"
 class Curriculum:
     """Schedules of the sequence length, the batch size and the mixture weights of a run.
 
-    A schedule maps an optimizer step (counted from 0) to the value from this step on. Before its
-    first change, a value is that of the data's config. For example `batch: {0: 4, 200: 12}` means 4
-    examples per step, and 12 from step 200 on.
+    A schedule maps an optimizer step (counted from 0) to the value from this step on. Before the
+    first step in a schedule, the value in the data's config applies. For example
+    `batch: {0: 4, 200: 12}` means 4 examples per step, and 12 from step 200 on.
 
     Args:
         sequence_length: schedule of the sequence length. Each value must divide the data's
-            `sequence_length`; the windows of a step are cut into sequences of this length, so the
-            step reads the same text.
+            `sequence_length`. A step reads the same text as without the schedule: its windows are
+            cut into sequences of the scheduled length.
         batch: schedule of the batch size, in the unit of the data's `batch` (tokens or examples).
             No value may exceed the size in `batch`.
         weights: schedule of a mixture's weights. Each value is a dict from every source's name to
@@ -48,24 +48,24 @@ class Curriculum:
         """Checks the schedules against the data's config.
 
         Args:
-            checks: collects the problems.
+            checks: object to which the problems are added.
             length: the data's `sequence_length`.
             batch: the data's batch size, in the unit of `data.batch` (tokens or examples).
             unit: number of which each batch size must be a multiple.
-            sources: sources of a mixture, by name; empty for data that is not a mixture.
+            sources: dict from the names of a mixture's sources to the sources; empty for data that
+                is not a mixture.
         """
         for name in ("sequence_length", "batch", "weights"):
             for step in getattr(self, name) or {}:
                 fits = _whole(step) and step >= 0
-                checks.that(
-                    fits, f"curriculum.{name}", step, "a step number (a non-negative whole number)"
-                )
+                expected = "step numbers as keys (non-negative whole numbers)"
+                checks.that(fits, f"curriculum.{name}", step, expected)
         for step, value in (self.sequence_length or {}).items():
             if not checks.that(_whole(value), f"curriculum.sequence_length.{step}", value, WHOLE):
                 continue
             fits = 0 < value <= length and length % value == 0
             divisor = min(_divisors(length), key=lambda each: abs(each - value), default=1)
-            expected = f"a divisor of sequence_length = {length}"
+            expected = f"a divisor of data.sequence_length = {length}"
             nearby = f"the nearest divisor is {divisor}"
             checks.that(fits, f"curriculum.sequence_length.{step}", value, expected, nearby)
         for step, value in (self.batch or {}).items():
@@ -77,7 +77,8 @@ class Curriculum:
             checks.that(fits, f"curriculum.batch.{step}", value, expected)
         for step, weights in (self.weights or {}).items():
             key = f"curriculum.weights.{step}"
-            if not checks.that(bool(sources), key, weights, "null (this data is not a mixture)"):
+            expected = "no weights (the data is not a mixture)"
+            if not checks.that(bool(sources), key, weights, expected):
                 continue
             for name in sources:
                 if name not in weights:

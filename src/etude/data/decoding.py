@@ -82,7 +82,7 @@ def _without_broken(tokens: list[str]) -> Iterator[str]:
 
 
 def _kinds(decoder: Any) -> set[str]:
-    """Returns the type of a decoder, such as `ByteLevel`, or the types of all in a sequence."""
+    """Returns the set of the type of a decoder, or of the types of all decoders in a `Sequence`."""
     state = {} if decoder is None else json.loads(decoder.__getstate__())
     return {step.get("type", "") for step in state.get("decoders", [state])}
 

@@ -41,7 +41,8 @@ def header(file: Path, form: Format, quoting: Quoting | None = None) -> list[str
     Args:
         file: the file.
         form: format of the file.
-        quoting: how quotation marks are read, as `data.quoting`; None detects this.
+        quoting: `csv` if quotation marks can enclose a cell, `none` if they are regular characters.
+            If None, this is detected.
 
     Raises:
         RequestError: if a name is repeated, or a column other than the first has no name.
@@ -59,7 +60,8 @@ def rows(
     Args:
         file: the file.
         form: format of the file.
-        quoting: how quotation marks are read, as `data.quoting`; None detects this.
+        quoting: `csv` if quotation marks can enclose a cell, `none` if they are regular characters.
+            If None, this is detected.
 
     Raises:
         RequestError: if a row has more or fewer cells than the header, or invalid quotation marks;
@@ -76,14 +78,16 @@ def rows(
 def uses_csv_quoting(file: Path, form: Format, quoting: Quoting | None = None) -> bool:
     """Returns whether quotation marks around a cell are read as in CSV.
 
-    If `quoting` is set, it decides. Otherwise the result is true for CSV, and false for TSV without
-    a cell that begins with a quotation mark. TSV with such a cell is parsed both ways; the parse in
-    which all rows have as many cells as the header is valid, and decides.
+    If `quoting` is set, the result is whether it is `csv`. Otherwise the result is true for CSV,
+    and false for TSV in which no cell begins with a quotation mark. Other TSV is parsed both ways.
+    A parse is valid if all rows have as many cells as the header. The result is true if only the
+    parse as in CSV is valid, and false if this parse is invalid.
 
     Args:
         file: the file.
         form: format of the file.
-        quoting: how quotation marks are read, as `data.quoting`; None detects this.
+        quoting: `csv` if quotation marks can enclose a cell, `none` if they are regular characters.
+            If None, this is detected.
 
     Raises:
         RequestError: if both parses of a TSV file are valid.
@@ -127,9 +131,9 @@ def _detect_quoting(file: Path, separator: str) -> bool:
     csv_reads, none_reads = (
         repr(cell if len(cell) < 40 else f"{cell[:37]}...") for cell in samples
     )
-    expected = "data.quoting to be csv or none, since a cell begins with a quotation mark"
-    hint = f"data.quoting=csv reads the cell as {csv_reads}, data.quoting=none as {none_reads}; "
-    hint += "for etude evaluate and etude predict, use --quoting"
+    expected = "data.quoting set to csv or none, because a cell begins with a quotation mark"
+    hint = f"with data.quoting=csv the cell is {csv_reads}, with data.quoting=none {none_reads}; "
+    hint += "in etude evaluate and etude predict, set --quoting instead"
     raise RequestError(Problem(f"{file}, line {line}", expected, hint=hint))
 
 
@@ -204,7 +208,7 @@ def _read_quoted(file: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
             return
         text = "".join(record) if len(record) > 1 else record[0]
         if QUOTE in text and not well_quoted.fullmatch(text):
-            expected = "quotation marks only around the whole cell"
+            expected = "quotation marks only at the start and the end of a cell"
             hint = 'double the quotation marks inside a cell: "like ""this"""'
             raise RequestError(Problem(f"{file}, line {first}", expected, hint=hint))
         if cells:
@@ -228,7 +232,7 @@ def _check_names(names: list[str], where: str, form: Format) -> list[str]:
             where,
             "text without null characters",
             name,
-            "if the file is UTF-16, convert it with iconv -f utf-16 -t utf-8",
+            "if the file is UTF-16, convert it to UTF-8 with iconv -f utf-16 -t utf-8",
         )
         for name in names
         if "\0" in name

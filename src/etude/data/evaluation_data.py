@@ -22,8 +22,8 @@ class EvaluationRequest:
         split: name of a split of the run's own data; unused if `files` is set.
         files: files to evaluate instead of a split; None for the split.
         by: name of a column; the rows are also scored in groups with the same value of this column.
-        quoting: how quotation marks in CSV and TSV files are read (`csv` or `none`); None detects
-            the quoting.
+        quoting: `csv` if quotation marks in CSV and TSV files can enclose a cell, `none` if they
+            are regular characters. If None, this is detected.
         tokenizer, labels: tokenizer and label names of the run.
     """
 
@@ -35,12 +35,12 @@ class EvaluationRequest:
     labels: Sequence[str] = ()
 
     def without_rows(self, splits: Sequence[str], subject: str) -> str:
-        """Checks the request for data without rows, such as running text; returns the split.
+        """Checks a request for data without rows, such as continuous text; returns `split`.
 
         Args:
             splits: names of the data's splits.
-            subject: description of the data with the verb "has", for messages, such as `running
-                text has`.
+            subject: description of the data with the verb "has", for messages, such as `synthetic
+                data has`.
 
         Raises:
             RequestError: if the data has no such split; or if `files`, `by` or `quoting` is set
@@ -65,7 +65,8 @@ class EvaluationRequest:
 
 def unused_quoting_problem(quoting: str) -> Problem:
     """Returns the problem to report if `--quoting` is given and no CSV or TSV file is read."""
-    return Problem("--quoting", "--data with CSV or TSV files", quoting)
+    expected = "--data with CSV or TSV files, the only files to which --quoting applies"
+    return Problem("--quoting", expected, quoting)
 
 
 @dataclass
@@ -120,7 +121,7 @@ class Evaluated:
 
     @property
     def text_bytes(self) -> int | None:
-        """Number of UTF-8 bytes of the text to predict; None if unknown, or if there is no text."""
+        """Number of UTF-8 bytes of the text that is predicted; None if unknown or without text."""
         size: int | None = None if self.split is None else self.data.bytes_predicted(self.split)
         return size
 

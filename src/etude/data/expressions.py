@@ -1,16 +1,17 @@
-r"""Checks that the regular expressions of a tokenizer match in linear time.
+r"""Checks that the regular expressions of a tokenizer search a text in linear time.
 
-A search tries an expression at each position of a text, and at each position one alternative after
-the other. A failed attempt takes as many steps as it has read characters. So two things are
-checked:
+A search tries an expression at each position of a text, and at each position one alternative (a
+part between `|`) after the other. An attempt that fails takes as many steps as it has read
+characters. So two things are checked:
 
 - An attempt takes at most `COST` steps, in addition to its unbounded repetitions (`*`, `+`,
   `{2,}`).
-- Text that an unbounded repetition has read is not read again. Usually, everything after the
-  repetition may be empty, so the attempt succeeds and the text is part of the match. Otherwise, as
-  in `\s*[\r\n]+`, the repetition must be of one character class, and a later alternative must match
-  any text of this class, as `\s+` does; all alternatives between the two repeat the same class. So
-  after a long failed attempt, the search continues behind the text that was read.
+- Text that an unbounded repetition has read is not read again at a later position. Usually,
+  everything after the repetition may match the empty string. Then the attempt succeeds, and the
+  search continues after the match. Otherwise, as in `\s*[\r\n]+`, the repetition must be of one
+  character class, and a later alternative, such as `\s+`, must match any text of this class; all
+  alternatives between the two must repeat the same class. So if the first alternative fails after a
+  long text, the later one matches this text, and the search continues after it.
 
 The expressions of GPT-2, Llama, Qwen, DeepSeek, GPT-4o and others pass. The few alternatives of
 released tokenizers that don't pass are listed in `RELEASED`; their cost is quadratic in the number
@@ -33,9 +34,10 @@ _ROW_OF_SPACES = r"\s+(?!\S)"
 """Expression that matches consecutive whitespace, as a whole or without its last character."""
 
 _UNBOUNDED = (
-    "no unbounded repetition (*, +, {2,}) that may take quadratic time. It is accepted if all that "
-    "follows it may match the empty string, or if a later alternative only repeats the same "
-    r"character class, as \s in \s*[\r\n]+|\s+. Or write a limit, as in {1,100}"
+    "no unbounded repetition (*, +, {2,}) that may take quadratic time on long texts; write a "
+    "limit instead, as in {1,100}. An unbounded repetition is accepted if everything after it may "
+    "match the empty string. A repetition of a character class is also accepted if a later "
+    r"alternative is this class with +, as in \s*[\r\n]+|\s+"
 )
 _ESCAPED = "sSwWdDhHbBAzZnrtfv"
 _ANCHORS = ("^", "$", r"\b", r"\B", r"\A", r"\z", r"\Z")
@@ -48,7 +50,7 @@ _REPEAT = re.compile(r"[*+?][?+]?|\{([0-9]+)(,?)([0-9]*)\}|\{,([0-9]+)\}")
 
 
 class _Rejected(Exception):
-    """Raised for a rejected regular expression; the message says which expressions are valid."""
+    """Raised for a rejected regular expression; the message describes what is accepted."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +91,9 @@ _Alternative = tuple[_Item, ...]
 
 
 def find_problem(pattern: str) -> str | None:
-    """Returns None if a regular expression is accepted, otherwise which expressions are accepted.
+    """Returns None if a regular expression is accepted, otherwise which property it must have.
 
-    This text is a noun phrase that completes "expected ..." in a message.
+    The property is a noun phrase that completes "expected ..." in a message.
     """
     try:
         alternatives = _parse(pattern)
@@ -123,8 +125,8 @@ def _check(alternatives: Sequence[tuple[str, _Alternative]]) -> None:
     ]
     if sum(cost.steps for cost in costs) > COST:
         raise _Rejected(
-            f"a regular expression that takes at most {COST} steps per position of a text; use "
-            "fewer alternatives or smaller repetition counts"
+            f"a regular expression that takes at most {COST} steps at each position of a text; to "
+            "need fewer steps, use fewer alternatives or smaller repetition counts"
         )
     loops = [cost.loops for cost in costs]
     for number, (text, items) in enumerate(alternatives):
@@ -145,13 +147,14 @@ def _check(alternatives: Sequence[tuple[str, _Alternative]]) -> None:
 def _matches_all(text: str, items: _Alternative, loops: list[_Item], repeated: str) -> bool:
     """Returns whether an alternative matches every non-empty string of one character class.
 
-    The alternatives of a regular expression are its parts between `|`. For whitespace,
-    `_ROW_OF_SPACES` counts as such an alternative.
+    The alternatives of a regular expression are its parts between `|`. For whitespace, the
+    alternative `_ROW_OF_SPACES` is accepted, too, although it can leave out the last character.
 
     Args:
         text: source text of the alternative.
         items: elements of the alternative.
-        loops: unbounded repetitions before an element that may fail, as in `_Cost`.
+        loops: the alternative's unbounded repetitions that precede an element that may fail to
+            match (see `_Cost`).
         repeated: source text of the character class, such as `[0-9]`.
     """
     if (text, repeated) == (_ROW_OF_SPACES, r"\s"):
@@ -217,8 +220,8 @@ def _item_cost(item: _Item, after: bool) -> _Cost:
         inner_ways > 1 or _has_unbounded(item) or min(map(_shortest, item.inner)) < 1
     ):
         raise _Rejected(
-            "repeated groups without alternatives and repetitions that match at least one "
-            "character, such as (ab)+ but not (a|b)+ or (a*)+"
+            "repeated groups that match at least one character, and that contain no alternatives "
+            "(|) and no variable repetitions (*, +, ?, {1,2}), such as (ab)+; not (a|b)+ or (a*)+"
         )
     return _Cost(steps * max(1, count), inner_ways + ways - 1, loops)
 
@@ -231,7 +234,8 @@ def _has_unbounded(item: _Item) -> bool:
 def _parse(pattern: str) -> list[tuple[str, _Alternative]]:
     """Returns the alternatives of a regular expression, as pairs (source text, elements).
 
-    If the whole expression is one group, these are the group's alternatives, with empty texts.
+    If the whole expression is one group, these are the group's alternatives, with empty source
+    texts.
     """
     if not 0 < len(pattern) <= LONGEST:
         raise _Rejected(f"a regular expression of 1 to {LONGEST:,} characters")

@@ -74,7 +74,7 @@ def format_of(path: Path, *, without_suffix: bool = False) -> Format | None:
 
 
 def endings(*, rows: bool = False) -> str:
-    """Returns a list of the supported suffixes, with those of compression, as text for messages.
+    """Returns text for messages that lists the supported suffixes, and those of compressed files.
 
     Args:
         rows: whether to list only the suffixes of tables.
@@ -122,7 +122,8 @@ class _Streams(io.RawIOBase):
     """Raw reader that decompresses all compressed streams of a file, one after the other.
 
     It raises an exception where other data follows a stream, or where the file ends within a
-    stream. There, the libraries' own readers stop silently (bz2 and xz, or zstd).
+    stream. The libraries' own readers stop without an error: for bz2 and xz in the first case, for
+    zstd in the second.
 
     Args:
         file: the compressed bytes.

@@ -85,10 +85,10 @@ def test_stated_names_are_found_in_any_spelling(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("labels", "first", "second"),
     [
-        ([1, 2, "1"], "a number, like 1", "'1'"),
-        ([True, False, "true"], "a Boolean, like true", "'true'"),
-        ([1, 0, True], "a number, like 1", "True"),
-        (["a", "1.0", 1], "text, like '1.0'", "1"),
+        ([1, 2, "1"], "a number, because the similar label 1", "'1'"),
+        ([True, False, "true"], "a Boolean, because the similar label true", "'true'"),
+        ([1, 0, True], "a number, because the similar label 1", "True"),
+        (["a", "1.0", 1], "text, because the similar label '1.0'", "1"),
     ],
 )
 def test_types_that_look_alike_are_refused(

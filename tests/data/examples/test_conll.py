@@ -272,7 +272,7 @@ class TestSchemes:
     def test_tags_that_break_every_scheme_are_reported(self) -> None:
         """Their spans are those that seqeval counts by default, as the script of CoNLL does."""
         told = decided("B-A I-A O", "O I-A", "B-A B-B")
-        assert told.startswith("tags mark spans (read as by the CoNLL-2000 script")
+        assert told.startswith("tags mark spans (read as by the evaluation script of CoNLL-2000")
         assert "iob1 by B-A after the start, a.conll, line 1" in told
         assert "iob2 by I-A after O, a.conll, line 2" in told
         assert spans(["O", "I-A", "B-A"]) == {("A", 1, 1), ("A", 2, 2)}
@@ -282,7 +282,7 @@ class TestSchemes:
         )
 
     def test_marks_that_no_scheme_has_together_have_to_be_stated(self) -> None:
-        with pytest.raises(RequestError, match="no scheme has all prefixes B, E, U"):
+        with pytest.raises(RequestError, match="no scheme uses all prefixes B, E, U"):
             decided("B-A E-A U-A")
         assert "1 sentences violate this scheme" in decided("B-A E-A U-A", stated="iobes")
 

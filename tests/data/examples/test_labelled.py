@@ -293,7 +293,8 @@ class TestRefusals:
         told = refused(train, tmp_path, validation=str(train), duplicates="drop")[0]
         assert "expected examples for training" in told
         assert (
-            "10 rows with text, 0 rows without text; data.duplicates=drop dropped 10 rows" in told
+            "10 rows with text and 0 rows without text; data.duplicates=drop dropped 10 rows"
+            in told
         )
 
     @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ class ExampleData(Stored, ExampleSource):
         if batch.examples is not None:
             checks.that(batch.examples > 0, "batch.examples", batch.examples, "a positive number")
         elif batch.tokens is not None:
-            expected = f"at least sequence_length = {length}, the longest example"
+            expected = f"at least sequence_length = {length}, the maximum length of an example"
             checks.that(batch.tokens >= length, "batch.tokens", batch.tokens, expected)
 
     # -- interface of data modules ------------------------------------------------------------
@@ -145,7 +145,7 @@ class ExampleData(Stored, ExampleSource):
         if cut := self.objective.cut(lengths):
             if self.too_long == "refuse":
                 expected = f"a larger number, because {cut:,} training examples are longer"
-                hint = "set data.too_long=truncate to cut off their ends"
+                hint = "or set data.too_long=truncate to cut off the ends of their targets"
                 problem = Problem("data.sequence_length", expected, self.sequence_length, hint)
                 raise RequestError(problem)
             message = "train: %s examples are longer than data.sequence_length = %d tokens; "
@@ -229,10 +229,10 @@ class ExampleData(Stored, ExampleSource):
                         yield DocumentSpan(number, example=example)
 
     def evaluation_batches(self, split: Split) -> DataLoader[Any]:
-        """Returns a loader of the batches of a whole split; each example occurs once.
+        """Returns a loader that yields each example of a split once, in batches.
 
-        In each batch, the value of the key `index` is a tensor with the numbers of the batch's
-        examples within the split, from 0.
+        In each batch, the value of the key `index` is a tensor with the indices of the batch's
+        examples within the split.
 
         Raises:
             RequestError: the split is missing or empty.
@@ -244,7 +244,7 @@ class ExampleData(Stored, ExampleSource):
         return loader(ExampleEvaluation(self.table(split), positions))
 
     def evaluated(self, split: Split) -> Evaluated:
-        """Returns a split of the prepared data for evaluation, without the contents of its rows."""
+        """Returns the examples of a prepared split for evaluation, without the rows' contents."""
         table = self.table(split)
         return Evaluated(
             self,
@@ -255,10 +255,10 @@ class ExampleData(Stored, ExampleSource):
         )
 
     def evaluated_with_rows(self, asked: EvaluationRequest) -> Evaluated:
-        """Returns the examples of a split, or of other files, and the rows that they are made of.
+        """Returns the examples of a split or of other files, and the rows they were built from.
 
         Args:
-            asked: the split or the files, and an additional column to read.
+            asked: names the split or the files, and optionally an additional column to read.
 
         Raises:
             RequestError: the rows are missing or unreadable, or lack a requested column.
@@ -289,9 +289,10 @@ class ExampleData(Stored, ExampleSource):
         if not example_rows:
             empty = self.meta.splits[split].empty if split in self.meta.splits else 0
             filled = [name for name, meta in self.meta.splits.items() if meta.examples]
-            hint = f"this run has {', '.join(filled)}; --data FILE evaluates other rows"
+            hint = f"splits with examples: {', '.join(filled)}; "
+            hint += "to evaluate other rows, add --data FILE"
             if empty:
-                hint = f"its {empty:,} rows have no text"
+                hint = f"{empty:,} rows of this split have no text"
             raise RequestError(Problem("--split", "a split with examples", split, hint))
         return [row for number, row in enumerate(self.rows(split)) if number in example_rows]
 
@@ -308,10 +309,10 @@ class ExampleData(Stored, ExampleSource):
         """Yields the rows of files that are not part of the run's data.
 
         Args:
-            asked: the files, and an additional column to read.
+            asked: names the files, and optionally an additional column to read.
 
         Raises:
-            RequestError: the files can't be read or lack a column, or the source reads no files.
+            RequestError: the files can't be read or lack a column, or this class reads no files.
         """
         name = type(self).__name__
         expected = f"a run whose data class can read files; {name} does not define from_files"
@@ -329,7 +330,7 @@ class ExampleData(Stored, ExampleSource):
             labels: names of the run's labels.
 
         Raises:
-            RequestError: the source can't read single texts, or `pair` is missing or not expected.
+            RequestError: this class can't read single texts, or `pair` is missing or not expected.
         """
         expected = f"a run whose data class can read single texts; {type(self).__name__} cannot"
         raise RequestError(Problem("RUN", expected))
@@ -349,17 +350,17 @@ class ExampleData(Stored, ExampleSource):
         return float(1 - micro["step_tokens"] / positions)
 
     def texts_in(self, file: Path) -> Iterator[Text] | None:
-        """Returns the texts of `file` if only this source can read its format, such as CoNLL.
+        """Returns the texts of a file in a format that only this class reads, such as CoNLL.
 
-        Returns None for files in all other formats.
+        Returns None for a file in another format.
         """
         return None
 
     def stated_quoting(self) -> Quoting | None:
-        """Returns the config's setting of whether quotation marks are special in TSV and CSV files.
+        """Returns how quotation marks in TSV and CSV files are read, as set in the config.
 
-        The values are `csv` (special) and `none`. None means that the config does not set it; then
-        it is detected from each file.
+        The value is `csv` if they can enclose a cell, and `none` if they are regular characters. It
+        is None if the config does not set it; then it is detected from each file.
         """
         return None
 
@@ -380,7 +381,7 @@ class ExampleData(Stored, ExampleSource):
         labels: Sequence[str],
         split: Split | None = None,
     ) -> Evaluated:
-        """Returns the examples that are built from `rows`, with these rows, for evaluation.
+        """Builds examples from `rows`, and returns the examples and the rows for evaluation.
 
         The data need not be prepared.
 
@@ -397,7 +398,7 @@ class ExampleData(Stored, ExampleSource):
         for row in rows:
             for label in self.labels_of(row):
                 if class_key(label) not in known:
-                    expected = f"one of the run's labels, {', '.join(labels[:12])}"
+                    expected = f"one of the run's labels: {', '.join(labels[:12])}"
                     raise RequestError(Problem(row.where, expected, label))
         with_text = [number for number, row in enumerate(rows) if self.texts(row)]
         if not with_text:
@@ -441,8 +442,8 @@ class ExampleData(Stored, ExampleSource):
             labels: names of all labels; the number of a label is its index in this list.
 
         Returns:
-            A dict from the name of each field to a list with its value in each example, and a list
-            with the index in `rows` of the row of each example.
+            A pair: a dict from the name of each field to a list of its values, one per example; and
+            a list with one number per example, the index of its row in `rows`.
         """
         examples: list[dict[str, list[Any]]] = []
         numbers: list[int] = []

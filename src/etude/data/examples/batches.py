@@ -1,4 +1,4 @@
-"""Assignment of examples to optimizer steps, by the seed, the step and the examples' lengths.
+"""Assignment of examples to optimizer steps, which depends on the seed and the lengths.
 
 An epoch reads each example once. Its examples are shuffled, then sorted by length within buckets of
 several steps and divided into steps, so that batches need little padding; then the steps are
@@ -26,7 +26,7 @@ class Epoch:
 
     Attributes:
         examples: index of each example; those of the first step come first.
-        ends: for each step, the end of its part of `examples`.
+        ends: for each step, the position after its last example in `examples`.
     """
 
     examples: Numbers

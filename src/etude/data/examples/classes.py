@@ -106,7 +106,8 @@ class LabelInspection(Inspection):
         before = self.first.setdefault(_lookalike_key(value), (kind, shown, row.where))
         if before[0] != kind:
             where = f"{row.where}, column {self.column}"
-            expected = f"{before[0]}, like {before[1]} in {before[2]}"
+            expected = f"{before[0]}, because the similar label {before[1]} in {before[2]} is "
+            expected += before[0]
             hint = "if these two labels mean the same class, write them in the same way; "
             hint += "if not, rename one of them"
             raise RequestError(Problem(where, expected, value, hint))

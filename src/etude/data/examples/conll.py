@@ -160,8 +160,8 @@ def check_same_layout(layouts: Sequence[tuple[Path, Layout]], stated: LayoutOpti
             problems.append(Problem(str(file), expected, value, hint))
         elif layout.columns != reference.columns and not columns:
             expected = f"{reference.columns} columns, as in {first}, not {layout.columns}"
-            hint = "if both files are correct, set data.words and data.tags to the numbers of the "
-            hint += "columns, counted from 0"
+            hint = "if the files may differ in this way, set data.words and data.tags to the "
+            hint += "numbers of the columns, counted from 0"
             problems.append(Problem(str(file), expected, hint=hint))
         if commented is not None and layout.comments is (not commented[1].comments):
             detected = ("comments", "words") if commented[1].comments else ("words", "comments")
@@ -341,7 +341,8 @@ class _LayoutDetector:
 
         The value in the config is returned if it is set. Otherwise a line with `#` may contain a
         word if it has as many columns as the other lines, and a tag that occurs in them. The result
-        is true if no such line may contain a word, false if all may, and None if there are none.
+        is true if no line with `#` may contain a word, false if all may, and None if no line starts
+        with `#`.
 
         Raises:
             RequestError: only some of the lines with `#` may contain a word.
@@ -382,11 +383,12 @@ class _LayoutDetector:
     ) -> None:
         """Checks that the first column can contain the words, and the last column the tags.
 
-        These are the defaults; nothing is checked if the config sets the column of the words.
+        These columns are the defaults. Nothing is checked if the config sets the column of the
+        words.
 
         Raises:
-            RequestError: the first column contains word numbers, or the last column has more
-                different values than the first.
+            RequestError: the first column contains the numbers of the words, or the last column
+                has more different values than the first.
         """
         if self.stated.words is not None:
             return
@@ -405,11 +407,11 @@ class _LayoutDetector:
         where = "data.words"
         if counting and longest > 1:
             expected = "the number of the column with the words, because "
-            expected += f"column {words} of {self.file} contains word numbers"
+            expected += f"column {words} of {self.file} contains the words' numbers, not the words"
             raise RequestError(Problem(where, expected, hint=f"for example, {shown}"))
         if tags is not None and self.stated.tags is None and len(seen[1]) > len(seen[0]):
             expected = "explicit values of data.words and data.tags, because the last column of "
-            expected += f"{self.file} may not contain tags"
+            expected += f"{self.file} probably does not contain tags"
             hint = f"the last column has {len(seen[1]):,} different values, more than the first "
             hint += f"column, which has {len(seen[0]):,}; for example, {shown}"
             raise RequestError(Problem(where, expected, hint=hint))

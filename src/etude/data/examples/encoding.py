@@ -51,7 +51,7 @@ def encode(
         For each text, the list of its pieces.
 
     Raises:
-        RequestError: `longest` is too small for a token besides the special tokens.
+        RequestError: `longest` leaves no room for a token of the text besides the special tokens.
     """
     backend = tokenizer.for_text()
     pair = bool(texts) and isinstance(texts[0], tuple) and not words
@@ -81,6 +81,7 @@ def encode_windows(
     A window contains the whole first text and a part of the second text.
 
     Args:
+        pairs: pairs of texts, such as a question and its context.
         longest: maximum number of tokens per window, including the first text and the special
             tokens.
         stride: number of tokens that consecutive windows share.
@@ -99,8 +100,8 @@ def encode_windows(
             position,
             f"a question of fewer than {capacity} tokens",
             f"{len(first.ids)} tokens",
-            f"data.sequence_length={longest} minus data.stride={stride} minus special tokens; "
-            "increase data.sequence_length",
+            f"the limit is data.sequence_length={longest} minus data.stride={stride} minus the "
+            "special tokens; increase data.sequence_length",
         )
         for position, first in zip(where, firsts, strict=True)
         if len(first.ids) >= capacity

@@ -117,13 +117,13 @@ class ExampleSteps:
     """Builder of the micro-batches of each optimizer step (an `etude.data.steps.StepAssembler`).
 
     A micro-batch is a dict with the arrays of its examples and two numbers of the whole step, over
-    all ranks: `step_targets`, by which the loss is divided, and `step_tokens`, the number of
-    positions that are not padding.
+    all ranks: `step_targets`, the number of targets (or the sum of their weights), by which the
+    loss is divided; and `step_tokens`, the number of positions that are not padding.
 
     Args:
         table: examples of the training split.
         batches: assignment of examples to steps.
-        share: rank of the process and micro-batch size, a number of examples or packed sequences.
+        share: rank of the process, and micro-batch size (examples, or packed sequences).
         rows: row number of each example of the table.
         capacity: number of positions of a packed sequence; None if examples are not packed.
         numbers: number of each example of the table within the split; None if the table contains
@@ -169,11 +169,11 @@ class ExampleSteps:
     def readings(
         self, places: Collection[DocumentSpan], steps: Iterable[int]
     ) -> Iterator[SpanRead]:
-        """Yields each use of certain examples in the optimizer steps `steps`.
+        """Yields a `SpanRead` for each use of the given examples in the optimizer steps `steps`.
 
         Args:
-            places: the examples, or their rows. A row stands for all examples that were built from
-                it.
+            places: the examples, or (if the attribute `example` is None) rows. A row stands for all
+                examples that were built from it.
             steps: numbers of the optimizer steps, from 0.
         """
         examples = {place.example: place for place in places if place.example is not None}
@@ -187,9 +187,9 @@ class ExampleSteps:
                     yield SpanRead(number, example, place)
 
     def _batch_order(self, number: int) -> list[int]:
-        """Returns the indices in the table of the examples of optimizer step `number`.
+        """Returns the index in `table` of each example of optimizer step `number`.
 
-        They have the order of the batch of all ranks; packed examples are grouped by sequence.
+        The examples have the order of the batch of all ranks; packed ones are grouped by sequence.
         """
         chosen = self.batches.step(number).tolist()
         if self.capacity is None:
@@ -212,13 +212,13 @@ class ExampleSteps:
 
 
 class ExampleEvaluation(IterableDataset[MicroBatch]):
-    """Batches of a whole split: each example once, the longest first.
+    """Batches of all examples of a table, each example once, the longest first.
 
-    In each batch, the value of the key `index` is a tensor with the numbers of the batch's examples
-    within the split, from 0.
+    In each batch, the value of the key `index` is a tensor with the indices of the batch's examples
+    in `table`.
 
     Args:
-        table: the examples of the split.
+        table: the examples of a split, or of rows of files.
         positions: maximum number of positions in a batch, including padding.
     """
 

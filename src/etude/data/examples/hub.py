@@ -17,8 +17,8 @@ class HubRows:
 
     The rows of one split of the data set are the training rows; `data.validation` and `data.test`
     may name other splits. Class numbers (`ClassLabel`) are replaced by their names, and -1, which
-    means no class, by null. A column `a.b` is the entry `b` of the values in column `a`, as in
-    `translation.en`.
+    means no class, by null. The column name `a.b`, such as `translation.en`,
+    means the entry `b` of the values in column `a`.
 
     Args:
         name, config, revision, streaming: see `etude.data.hub.Repository`.
@@ -101,8 +101,8 @@ class HubRows:
 def _column_paths(rows: Any) -> dict[str, tuple[str, str]]:
     """Returns a dict that maps each column name that a config can use to a pair (column, key).
 
-    The pair tells where the value is: in the entry `key` of the column's value, or, if `key` is
-    empty, the whole value. For example, `translation.en` is mapped to `("translation", "en")`.
+    The value for the name is the entry `key` of the column's value or, if `key` is empty, the
+    column's value itself. For example, `translation.en` is mapped to `("translation", "en")`.
     """
     columns: dict[str, tuple[str, str]] = {}
     nested: dict[str, tuple[str, str]] = {}

@@ -17,12 +17,13 @@ from etude.errors import Problem, RequestError
 def read_texts(file: Path, data: Any, quoting: Quoting | None = None) -> Iterator[Text]:
     """Yields the texts of a file: its lines, or the values of the text column of its rows.
 
-    If the data has pairs and the rows have the column of the second text, pairs are yielded. A file
-    in a format that only the data's class reads, such as CoNLL, yields lists of words.
+    If `data` has text pairs and the rows have the column of the second text, pairs are yielded. For
+    a file in a format that only the class of `data` reads, such as CoNLL, lists of words are
+    yielded.
 
     Args:
         data: an `etude.data.examples.base.ExampleData`.
-        quoting: quoting of CSV and TSV; None uses the quoting of the data.
+        quoting: how quotation marks in CSV and TSV are read; None means as in `data`.
 
     Raises:
         RequestError: the file can't be read, or lacks the text column.

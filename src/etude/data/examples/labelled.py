@@ -36,7 +36,8 @@ class LabelledFiles(TableData):
             value, then other names alphabetically. If `labels` is set, a whole number in the data
             that is not one of the names is an index into `labels`, from 0. For different spellings
             of one class see `etude.data.examples.classes`.
-        quoting: quoting of TSV and CSV, see `etude.data.delimited.uses_csv_quoting`.
+        quoting: how quotation marks in TSV and CSV are read; see
+            `etude.data.delimited.uses_csv_quoting`.
     """
 
     text: str = "text"
@@ -80,7 +81,8 @@ class LabelledFiles(TableData):
             number = class_key(name)
             if number.isdecimal():
                 if int(number) >= len(configured):
-                    expected = f"a label from 0 to {len(configured) - 1}, or one of data.labels"
+                    expected = "one of the names in data.labels, or an index from 0 to "
+                    expected += str(len(configured) - 1)
                     raise RequestError(Problem(where, expected, value))
                 return [configured[int(number)]]
         return [name]

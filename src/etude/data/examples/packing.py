@@ -12,12 +12,12 @@ TRIALS = 5
 
 
 def pack_examples(sizes: Sequence[Sequence[int]], capacity: int) -> list[list[int]]:
-    """Returns the indices of the examples in each packed sequence.
+    """Distributes examples over packed sequences; returns the indices of each sequence's examples.
 
     The examples are placed from the longest to the shortest, each in the first sequence with enough
-    room, or else in a new sequence ("first fit decreasing", Johnson 1973). Then the capacity is
-    reduced as far as the number of sequences allows, to within a few per cent, so that the last
-    sequence does not consist mostly of padding.
+    room, or else in a new sequence ("first fit decreasing", Johnson 1973). Then this is
+    repeated with the smallest capacity, to within a few per cent, for which the number of sequences
+    stays the same, so that the last sequence does not consist mostly of padding.
 
     Args:
         sizes: lengths of the arrays of each example: one array, or several such as source and

@@ -76,7 +76,8 @@ class Pairs(PairData, TableData):
             end token.
         source: column of the first text.
         target: column of the second text.
-        quoting: quoting of TSV and CSV, see `etude.data.delimited.uses_csv_quoting`.
+        quoting: how quotation marks in TSV and CSV are read; see
+            `etude.data.delimited.uses_csv_quoting`.
     """
 
     source: str = "source"
@@ -99,13 +100,13 @@ class Pairs(PairData, TableData):
 
 @dataclass(kw_only=True, eq=False)
 class Catalogs(PairData):
-    """Data of the messages of installed packages and their translations, from gettext catalogs.
+    """Data of text pairs from gettext catalogs: messages of packages and their translations.
 
     The source text is a message of the package, the target text its translation in a `.mo` file.
     The messages are sorted and then divided into splits as in `TableData`.
 
     Args:
-        packages: import names of the packages; their code is not executed.
+        packages: import names of installed packages; their code is not executed.
         locale: locale of the translations, such as `zh_CN` or `zh_Hans`; or a list of locales, all
             of which are searched.
         validation, test: fractions of the messages for validation and test.

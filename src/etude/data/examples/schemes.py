@@ -35,7 +35,8 @@ Mark = tuple[str, str]  # prefix of a tag and type of its span
 def parse_tag(tag: str) -> Mark | None:
     """Splits a tag such as `B-PER` into its prefix and the type of its span.
 
-    Returns `OUTSIDE` for the tag `O`, and None for a tag without a span prefix such as `B-`.
+    Returns `OUTSIDE` for the tag `O`, and None for another tag that has no span prefix (`B-`,
+    `I-`, ...).
     """
     if tag == "O":
         return OUTSIDE
@@ -100,7 +101,7 @@ class TagInspection(Inspection):
         shown = ", ".join(labels[:8])
         if self.stated == "plain" or (self.stated is None and not marked):
             if marked and not other:
-                hint = f"the tags are {shown}; set data.scheme=null to detect the scheme"
+                hint = f"the tags are {shown}; to detect the scheme, set data.scheme=null"
                 expected = "a scheme for spans such as iob2, because all tags mark spans"
                 raise RequestError(Problem("data.scheme", expected, "plain", hint))
             return [*self.layout, f"each tag is a label of one word, not of a span: {shown}"]
@@ -127,7 +128,7 @@ class TagInspection(Inspection):
         matching = [scheme for scheme, known in MARKS.items() if marks <= set(known)]
         if not matching:
             prefixes = ", ".join(sorted(marks))
-            expected = f"an explicit data.scheme, because no scheme has all prefixes {prefixes}"
+            expected = f"an explicit data.scheme, because no scheme uses all prefixes {prefixes}"
             hint = f"choose from: {', '.join(MARKS)}"
             raise RequestError(Problem("data.tags", expected, hint=hint))
         valid = {
@@ -141,9 +142,10 @@ class TagInspection(Inspection):
             kinds = {each[0]: file for file, each in reversed(valid.items()) if len(each) == 1}
             schemes = " and ".join(f"{scheme} in {file}" for scheme, file in kinds.items())
             expected = f"tags of the same scheme in all files, not {schemes}"
-            hint = "set data.scheme to use one scheme for all files"
+            hint = "to use one scheme for all files, set data.scheme"
             raise RequestError(Problem("data.tags", expected, hint=hint))
         if invalid := [found for found in self.against.values() if len(found) == len(MARKS)]:
             why = "; ".join(f"{scheme} by {invalid[0][scheme]}" for scheme in matching)
-            return f"read as by the CoNLL-2000 script, because the tags violate every scheme: {why}"
+            reason = f"because the tags violate every scheme: {why}"
+            return f"read as by the evaluation script of CoNLL-2000, {reason}"
         return " or ".join(common)

@@ -33,7 +33,8 @@ class ScoredFiles(TableData):
         text: column of the text.
         pair: column of a second text, which the model reads after the first; None if there is none.
         score: column of the number, or several columns. Every value must be a finite number.
-        quoting: quoting of TSV and CSV, see `etude.data.delimited.uses_csv_quoting`.
+        quoting: how quotation marks in TSV and CSV are read; see
+            `etude.data.delimited.uses_csv_quoting`.
     """
 
     text: str = "text"
@@ -56,7 +57,8 @@ class ScoredFiles(TableData):
     def validate(self, checks: Checks) -> None:
         names = self.scores
         distinct = bool(names) and len(set(names)) == len(names)
-        checks.that(distinct, "score", self.score, "a column name, or a list of different ones")
+        expected = "a column name, or a list of different column names"
+        checks.that(distinct, "score", self.score, expected)
         super().validate(checks)
 
     @property
@@ -142,7 +144,7 @@ class NumberInspection(Inspection):
 
 
 def read_number(row: Row, column: str) -> float:
-    """Returns the number in a column of a row. In CSV and TSV files, the value is text.
+    """Returns the number in a column of a row; in rows of CSV and TSV, converts it from text.
 
     Raises:
         RequestError: the value is not a finite number.
@@ -157,7 +159,7 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 
 def parse_number(where: str, value: Any, *, allow_text: bool = False) -> float:
-    """Returns a value as a number within the range of single precision.
+    """Converts a value to a float, which must be within the range of float32.
 
     Args:
         where: position of the value in the data, for the error message.

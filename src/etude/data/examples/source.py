@@ -1,4 +1,4 @@
-"""Interface of sources of examples, which yield rows and convert rows to fields."""
+"""Interface of classes that read rows of data and convert the rows to examples."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Row(NamedTuple):
 
     Attributes:
         where: position of the row, for messages, such as `train.csv, line 7`.
-        values: dict from names, which the source defines, to the row's values.
+        values: dict from names, such as those of columns, to the row's values.
         typed: whether the file distinguishes numbers from text; CSV and TSV do not.
     """
 
@@ -106,7 +106,7 @@ def join_words(text: str | list[str]) -> str:
 
 
 class ExampleSource(ABC):
-    """Base class of sources of examples, which yield rows and convert rows to examples.
+    """Base class of sources of examples: classes that read rows and convert them to examples.
 
     Attributes:
         fields: names of an example's fields.

@@ -1,4 +1,4 @@
-"""Writer of prepared splits: a file with a column of numbers for each field, and statistics."""
+"""Writer of prepared splits: a column of numbers for each field of the examples, and statistics."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class ExampleSplitMeta:
         repeated: number of rows whose text occurs earlier in the split.
         leaked: number of rows that are also in an earlier split (in the order test, val, train).
         dropped: number of leaked rows that were dropped.
-        labels: number of examples of each label, in the order of `Meta.labels`.
+        labels: number of examples of each label, in the order of `StoreMeta.labels`.
         sha256: SHA-256 hash of the columns.
     """
 
@@ -83,6 +83,7 @@ def write_examples(folder: Path, source: ExampleSource, identity: dict[str, Any]
 
     Args:
         folder: an empty folder.
+        source: object that yields the rows and converts them to examples.
         identity: settings that determine the result, stored in `meta.json`.
 
     Raises:
@@ -107,7 +108,7 @@ def write_examples(folder: Path, source: ExampleSource, identity: dict[str, Any]
         if splits[split].examples == 0:
             where = "data.path" if split == "train" else "data.validation"
             meta = splits[split]
-            hint = f"{meta.rows} rows with text, {meta.empty} rows without text"
+            hint = f"the split has {meta.rows} rows with text and {meta.empty} rows without text"
             if meta.dropped:
                 hint += f"; data.duplicates=drop dropped {meta.dropped} rows, "
                 hint += "which are also in another split"
@@ -153,12 +154,12 @@ def log_summary(meta: StoreMeta, duplicates: str, too_long: str) -> None:
         elif counts.examples > counts.rows - counts.dropped and too_long == "chunk":
             rows = counts.rows - counts.dropped
             more = counts.examples - rows
-            parts.append(f"from {rows:,} rows ({more:,} additional pieces of long rows)")
+            parts.append(f"from {rows:,} rows ({more:,} additional examples from long rows)")
         log.info("%s: %s", split, ", ".join(parts))
         if counts.empty:
             log.warning("%s: skipped %s rows without text", split, f"{counts.empty:,}")
         if counts.leaked:
-            action = "were kept (data.duplicates=drop drops them)"
+            action = "were kept (to drop them, set data.duplicates=drop)"
             if duplicates == "drop":
                 action = "were dropped"
             other = "validation or test" if split == "train" else "test"
@@ -241,7 +242,7 @@ def _collect_labels(
     if stated is None:
         if unseen := [name for name in first if not training_counts[name]]:
             expected = "a label that occurs in the training split"
-            general = "list all labels in data.labels to include those without training examples"
+            general = "to include labels without training examples, list all labels in data.labels"
             hints = {
                 name: f"{general}; data.duplicates=drop drops all {dropped[name]} training rows "
                 "with this label, because they are also in another split"
@@ -272,8 +273,8 @@ class _SplitWriter:
 
     Args:
         labels: names of the labels, in the order of their numbers.
-        seen: dict from the key of each row to the first split that contains the row; `write` adds
-            the rows of its split.
+        seen: dict from the key of each row (a hash of its texts) to the first split that contains
+            the row; `write` adds the rows of its split.
     """
 
     def __init__(
@@ -319,7 +320,7 @@ class _SplitWriter:
             raise RequestError(problem)
         if self.leaked_at and self.source.duplicates == "refuse":
             hint = f"{self.counts['leaked']} rows are in two splits; "
-            hint += "set data.duplicates=drop to drop them"
+            hint += "to drop one of the copies, set data.duplicates=drop"
             expected = "a row in only one split"
             raise RequestError([Problem(where, expected, hint=hint) for where in self.leaked_at])
         for where in self.leaked_at:
@@ -380,9 +381,9 @@ class _SplitWriter:
         cut = encoded.truncated > 0
         if (cut or len(encoded.fields) > 1) and self.source.too_long == "refuse":
             expected = f"at most data.sequence_length = {self.source.sequence_length} tokens"
-            hint = "set data.too_long=truncate"
+            hint = "to cut off the end, set data.too_long=truncate"
             if self.source.chunks:
-                hint += " or data.too_long=chunk"
+                hint += "; to split the row into several examples, set data.too_long=chunk"
             raise RequestError(Problem(row.where, expected, hint=hint))
         self.counts["truncated"] += cut
         self.counts["truncated_tokens"] += encoded.truncated

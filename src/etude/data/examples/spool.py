@@ -18,8 +18,8 @@ class SpooledRow(NamedTuple):
 
     Attributes:
         row: the row.
-        texts: see `ExampleSource.texts`.
-        key: see `text_key`.
+        texts: the row's texts, as returned by `ExampleSource.texts`.
+        key: hash of the texts, as returned by `text_key`.
     """
 
     row: Row

@@ -63,8 +63,8 @@ class TableData(ExampleData):
     floor((j + 1) w) > floor(j w), where w = v / (1 - t).
 
     Attributes:
-        quoting: quoting of TSV and CSV (`etude.data.delimited.uses_csv_quoting`), for sources
-            that read these formats.
+        quoting: how quotation marks in TSV and CSV are read; see
+            `etude.data.delimited.uses_csv_quoting`.
         extra_columns: additional columns to read.
         lists: whether rows contain lists, which CSV and TSV files cannot contain.
     """
@@ -272,12 +272,13 @@ def pair_values(column: str | None, pair: str | None) -> dict[str, Any]:
         pair: second text, as given by `--pair`; None if there is none.
 
     Raises:
-        RequestError: a second text is given for data without pairs, or missing for pairs.
+        RequestError: a second text is given for data without pairs, or is missing for data of
+            pairs.
     """
     if (column is not None) != (pair is not None):
-        expected = "a second text (the run was trained on pairs)"
+        expected = "a second text (the run was trained on text pairs)"
         if column is None:
-            expected = "a command without --pair (the run was not trained on pairs)"
+            expected = "a command without --pair (the run was not trained on text pairs)"
         raise RequestError(Problem("--pair", expected, pair))
     return {} if column is None else {column: pair}
 

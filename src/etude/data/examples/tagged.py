@@ -137,7 +137,8 @@ class Tagged(TaggedData, TableData):
         The list is empty if there are no CoNLL files.
 
         Raises:
-            RequestError: the layouts differ, or an option for CoNLL files applies to no file.
+            RequestError: the layouts differ, or the config sets an option for CoNLL files but there
+                are none.
         """
         if self.hub is not None:
             return []
@@ -201,7 +202,7 @@ class Tagged(TaggedData, TableData):
         return str(self.columns()["words"] or "words")
 
     def texts_in(self, file: Path) -> Iterator[Text] | None:
-        """Returns the words of each sentence in a CoNLL or CoNLL-U file; it need not have tags.
+        """Returns the words of each sentence in a CoNLL or CoNLL-U file, which need not have tags.
 
         Returns None for other files.
         """
@@ -243,7 +244,7 @@ class HKCanCor(TaggedData):
 
     @cached_property
     def conversations(self) -> list[tuple[str, list[tuple[list[str], list[str]]]]]:
-        """The file name of each conversation, and its utterances: each a pair of words and tags."""
+        """For each conversation, a pair: its file name and its utterances, as (words, tags)."""
         try:
             import pycantonese
             from pycantonese.pos_tagging import hkcancor_to_ud
@@ -282,7 +283,8 @@ class HKCanCor(TaggedData):
 
     def check(self) -> None:
         if not self.conversations:
-            raise RequestError(Problem("data", "conversations in the package pycantonese"))
+            expected = "the conversations of HKCanCor in the package pycantonese"
+            raise RequestError(Problem("data", expected))
 
     def content_fingerprint(self) -> str:
         return hashlib.sha256(repr(self.conversations).encode()).hexdigest()

@@ -93,7 +93,7 @@ class Adder(SyntheticData):
     """Addition: the digits of two numbers, then the digits of their sum in reverse order.
 
     The format is that of minGPT's example (Karpathy 2020): 85 + 50 = 135 is `8 5 5 0 5 3 1`. The
-    labels are the digits of the sum. Token ids: the digits.
+    labels are the digits of the sum. The token id of a digit is its value.
 
     Args:
         digits: number of digits of each of the two numbers, including leading zeros.

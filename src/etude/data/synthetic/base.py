@@ -72,7 +72,8 @@ class SyntheticData(DataModule):
     """Base class of synthetic data; each subclass is a rule that generates examples.
 
     The arrays of n examples are `tokens` (n, T) and `labels` (n, T): the target of each position,
-    or `IGNORE` if there is none. A rule whose arrays have other names (`fields`) overrides `asked`.
+    or `IGNORE` if there is none. A rule whose arrays have other names sets `fields` and
+    overrides `asked`.
 
     If a rule has a finite number of distinct examples (`size`), training and validation are
     disjoint subsets, which depend on `data_seed` and not on the run's seed. A rule without `size`
@@ -84,14 +85,14 @@ class SyntheticData(DataModule):
 
     Args:
         sequence_length: number of positions of an example (T), fixed by the rule.
-        batch: examples per step; null uses the whole training split.
+        batch: number of examples per step; null means all training examples.
         training: number of training examples, or a fraction of `size`. If null, all examples that
             are not in validation; for a rule without `size`, new examples without limit.
         validation: number of validation examples, or a fraction of `size`.
         validate_training: whether to evaluate training examples, too, with metrics such as
             `seen/loss`; at most as many examples as in validation. If the training split is
             unlimited, the first training examples of the run are evaluated.
-        data_seed: seed of the split, and of examples that are drawn once.
+        data_seed: seed of the division into splits, and of examples that are drawn once.
 
     Raises:
         InvalidArguments: lists every error in the arguments.
@@ -300,9 +301,9 @@ class SyntheticData(DataModule):
         return describe_synthetic(self)
 
     def evaluation_batches(self, split: Split) -> DataLoader[Any]:
-        """Returns a loader of a whole split.
+        """Returns a loader of the examples with which a split is evaluated.
 
-        For training, the loader yields at most as many examples as validation has.
+        These are all validation examples; or training examples, at most as many as validation has.
         """
         return loader(_EvaluationBatches(self, (split,)))
 
@@ -383,7 +384,7 @@ class RuleSteps:
     def readings(
         self, places: Collection[DocumentSpan], steps: Iterable[int]
     ) -> Iterator[SpanRead]:
-        """Yields each use of certain examples in the optimizer steps `steps`.
+        """Yields a `SpanRead` for each use of the given examples in the optimizer steps `steps`.
 
         Args:
             places: the examples; the attribute `document` is the index of an example in the
@@ -401,8 +402,8 @@ class RuleSteps:
 class _EvaluationBatches(IterableDataset[dict[str, Any]]):
     """Batches of the examples with which one or several splits are evaluated, split after split.
 
-    In each batch, the value of the key `part` tells the split: `val` for validation, `seen` for
-    training.
+    In each batch, the value of the key `part` is `val` for validation examples, and `seen` for
+    training examples.
     """
 
     def __init__(self, data: SyntheticData, splits: tuple[Split, ...]) -> None:

@@ -1,7 +1,8 @@
 """Random numbers that depend only on a key and the index of an example.
 
-The numbers can be computed for any examples in any order: a counter goes twice through the output
-function of SplitMix64 (Steele, Lea and Flood 2014), in a few array operations for a whole batch.
+So they can be computed for any examples in any order. Each number is a hash of the key, the index
+and a counter: the output function of SplitMix64 (Steele, Lea and Flood 2014) is applied twice. A
+few array operations compute the numbers of a batch.
 """
 
 from __future__ import annotations
@@ -85,8 +86,9 @@ class Draws:
         """Returns, for each example, `count` different random indices of the array `weights`.
 
         The indices are sampled without replacement, with probabilities in proportion to the
-        weights: they are those with the smallest exponential waiting times (Efraimidis and Spirakis
-        2006). The result has the shape (n, count).
+        weights: each index draws an exponential waiting time, whose rate is its weight, and the
+        smallest times are selected (Efraimidis and Spirakis 2006). The result has the shape
+        (n, count).
         """
         waits = -np.log1p(-self.uniform(len(weights))) / weights
         return np.argsort(waits, axis=1)[:, :count]

@@ -50,7 +50,7 @@ class LinearRegression(SyntheticData):
         checks.positive(dimensions=dimensions)
         checks.that(dimensions <= 2**16, "dimensions", dimensions, "at most 65,536")
         checks.that(0 <= noise <= 1e6, "noise", noise, "a number from 0 to 1,000,000")
-        expected = "an odd number (the last position is an x; its y is only a target)"
+        expected = "an odd number (x and y alternate; the y of the last x is only a target)"
         checks.that(length % 2 == 1, "sequence_length", length, expected)
         super().validate(checks)
 

@@ -101,7 +101,8 @@ class Recall(SyntheticData):
         expected = f"an even number above {2 * pairs}, at most {MAX_SYMBOLS:,}"
         checks.that(enough, "vocabulary", vocabulary, expected)
         length = self.sequence_length
-        expected = f"at least 4 * pairs = {4 * pairs} (each key and value occurs twice)"
+        expected = f"at least 4 * pairs = {4 * pairs} (2 * pairs positions for keys and values, "
+        expected += "2 * pairs for queries)"
         checks.that(length >= 4 * pairs, "sequence_length", length, expected)
         super().validate(checks)
 
