@@ -207,6 +207,6 @@ def test_without_a_network_it_says_what_helps(hub: Hub, remote: Remote) -> None:
     assert code == 2
     assert "expected a connection to the Hugging Face Hub" in err
     assert (
-        "set data.revision=<commit hash of 40 hexadecimal digits> (data.path.revision for " in err
+        "set data.revision=<commit hash of 40 hexadecimal digits> (data.path.revision if " in err
     )
     assert "labelled_files, pairs or tagged" in err

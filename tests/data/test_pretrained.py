@@ -71,7 +71,7 @@ class TestGPT2:
         write_gpt2(tmp_path)
         (tmp_path / "merges.txt").unlink()
         with pytest.raises(
-            RequestError, match=r"tokenizer\.path = .*merges\.txt in the folder of vocab\.js"
+            RequestError, match=r"tokenizer\.path = .*a vocab\.json with merges\.txt in the s"
         ):
             Pretrained(str(tmp_path / "vocab.json")).train([])
         with pytest.raises(RequestError, match=r"the folder contains vocab\.json"):

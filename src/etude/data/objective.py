@@ -235,7 +235,7 @@ def describe_required_data(objective: Objective | None) -> tuple[str, str | None
     if objective.reads == "made":
         return f"synthetic data for the run's task, such as {objective.such_as}", None
     fields = ", ".join(objective.fields)
-    return f"examples with the fields {fields} for the run's task", objective.such_as
+    return f"examples with the fields {fields} for the run's task", f"set {objective.such_as}"
 
 
 def enters_loss(labels: NDArray[Any]) -> NDArray[np.bool_]:

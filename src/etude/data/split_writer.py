@@ -133,14 +133,17 @@ class _Writer:
         most = dict(sorted(self._unknown_names.items(), key=lambda item: (-item[1], item[0]))[:5])
         if self._lost:
             log.warning(
-                "%s: dropped %s characters that are in none of the tokenizer's tokens",
+                "%s: dropped %s characters for which the tokenizer has no token",
                 self.name,
                 f"{self._lost.total():,}",
             )
         if self.unknown:
             shown = ", ".join(f"{piece!r} ({count})" for piece, count in most.items())
             log.info(
-                "%s: %d unknown characters or words, most often %s", self.name, self.unknown, shown
+                "%s: %d characters or words are unknown to the tokenizer, most often %s",
+                self.name,
+                self.unknown,
+                shown,
             )
         sections = list(self.sections.values())
         return TextSplitMeta(
@@ -186,16 +189,17 @@ class _Writer:
         if tokenizer.cuts == "unknown":
             self._warned_of_cuts = True
             log.warning(
-                "%s: documents are tokenized in pieces of %s characters; with this tokenizer, the "
-                "tokens next to a cut may differ from those of the uncut document",
+                "%s: documents are cut into pieces of %s characters, which are tokenized "
+                "separately; with this tokenizer, the tokens next to a cut may differ from those of "
+                "the uncut document",
                 self.name,
                 f"{PASSAGE:,}",
             )
         elif not is_clean_cut(before, text):
             self._warned_of_cuts = True
             log.warning(
-                "%s: a text of more than %s characters without a space is cut in the middle; the "
-                "tokens next to a cut may differ from those of the uncut text",
+                "%s: a document has more than %s characters without a space, so it is cut inside a "
+                "word; the tokens next to a cut may differ from those of the uncut document",
                 self.name,
                 f"{PASSAGE:,}",
             )
@@ -207,7 +211,7 @@ class _Writer:
         if time.monotonic() > self._next_log:
             self._next_log = time.monotonic() + LOG_INTERVAL
             tokens = f"{self._written:,}"
-            log.info("%s: %s tokens of %s documents so far", self.name, tokens, self.documents)
+            log.info("%s: %s tokens from %s documents so far", self.name, tokens, self.documents)
 
 
 def encoded_passages(

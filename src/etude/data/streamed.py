@@ -76,7 +76,7 @@ class Streamed(TextData):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not callable(self.source):
-            expected = "a config with the _target_ of a data class and _partial_: true"
+            expected = "a config with _partial_: true and a data class as _target_"
             raise RequestError(Problem("data.source", expected, self.source))
         self.corpus = self.source(
             tokenizer=self.tokenizer, sequence_length=1, batch=Batch(examples=1)
@@ -88,11 +88,10 @@ class Streamed(TextData):
     def validate(self, checks: Checks) -> None:
         super().validate(checks)
         checks.positive(shuffle=self.shuffle, learn_from=self.learn_from)
-        expected = "0 or 1 (one process reads the stream)"
+        expected = "0 or 1 (only one process can read a stream)"
         checks.that(self.workers in (0, 1), "workers", self.workers, expected)
-        checks.that(
-            self.order == "windows", "order", self.order, "windows (data.shuffle sets the order)"
-        )
+        expected = "windows (for a stream, only data.shuffle sets the order)"
+        checks.that(self.order == "windows", "order", self.order, expected)
         is_unset = self.curriculum is None
         expected = "null (streamed data does not support a curriculum)"
         checks.that(is_unset, "curriculum", self.curriculum, expected)

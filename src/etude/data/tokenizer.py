@@ -158,7 +158,7 @@ class Tokenizer:
         known = self.backend.get_vocab()
         unknown = [word for text in texts for word in text.split() if word not in known]
         hint = nearest(unknown[0], known) if unknown else None
-        expected = "words in the tokenizer's vocabulary"
+        expected = "only words that are in the tokenizer's vocabulary"
         return Problem("text", expected, unknown[0] if unknown else None, hint)
 
     def encode_special(self, text: str) -> list[int]:
@@ -507,8 +507,8 @@ def lost_text_problem(lost: Counter[str], characters: int, split: str) -> Proble
         return None
     first = ", ".join(repr(letter) for letter, _ in lost.most_common(5))
     hint = (
-        f"{lost.total():,} of {characters:,} characters, most often {first}, are in none of the "
-        "tokenizer's tokens, and the tokenizer has no unknown token"
+        f"for {lost.total():,} of {characters:,} characters, most often {first}, the tokenizer has "
+        "neither a token nor an unknown token"
     )
     expected = f"a tokenizer with tokens for most characters of the {split} split"
     return Problem("data.tokenizer", expected, hint=hint)

@@ -46,7 +46,7 @@ class LoRA:
         expected = f"one or more of {', '.join(TARGETS)}"
         checks.that(bool(self.targets) and not unknown, "targets", list(self.targets), expected)
         overlaps = "qkv" in self.targets and any(name in self.targets for name in QUERIES)
-        expected = "either qkv, or some of q, k and v"
+        expected = "either qkv, or one or more of q, k and v, but not both"
         checks.that(not overlaps, "targets", list(self.targets), expected)
         checks.done()
 
@@ -149,7 +149,7 @@ def adapt(module: nn.Module, options: LoRA) -> list[str]:
     checks = Checks()
     present = sorted({slot for _, _, slots in targets for slot in slots})
     missing = [name for name in options.targets if name not in present]
-    expected = f"targets that the model has: {', '.join(present) or 'none'}"
+    expected = f"names of matrices that the model has: {', '.join(present) or 'none'}"
     checks.that(not missing, "targets", missing, expected)
     checks.done()
     for name, parameter in module.named_parameters():

@@ -82,10 +82,10 @@ def declared(module: nn.Module) -> dict[str, Matrix]:
                 layer: Any = module.get_submodule(full)
             except AttributeError:
                 layer = None
-            expected = "a linear layer, because matrices() of its module lists it"
+            expected = "a linear layer, because the method matrices() of its module names it"
             if checks.that(isinstance(layer, nn.Linear), full, layer, expected):
                 rows = layer.out_features
-                expected = f"pieces whose row ranges cover {rows} rows without gaps"
+                expected = f"row ranges that cover the layer's {rows} rows in order, without gaps"
                 checks.that(_cover(matrix, rows), full, dict(matrix.pieces), expected)
             purposes[full] = matrix
     checks.done()

@@ -153,7 +153,7 @@ class Learned(Position):
 
     def reach(self, length: int) -> None:
         if length > self.limit:
-            expected = f"at most {self.limit} tokens, because learned positions end at {self.limit}"
+            expected = f"at most {self.limit} tokens, the number of learned position embeddings"
             raise InvalidArguments(Problem("sequence length", expected, length))
 
 
@@ -223,11 +223,12 @@ class Rotary(Position):
         checks.that(0 < fraction <= 1, "fraction", fraction, "a number in (0, 1]")
         key, value = ("dim", dim) if head_dim is None else ("head_dim", head_dim)
         if fraction == 1:
-            checks.that(K % 2 == 0, key, value, f"an even width for each of {heads} heads, not {K}")
+            expected = f"a number for which each of the {heads} heads has an even dimension, not {K}"
+            checks.that(K % 2 == 0, key, value, expected)
         else:
             is_even = width > 0 and width % 2 == 0
-            expected = f"a fraction that rotates an even number of a head's {K} values, not {width}"
-            checks.that(is_even, "fraction", fraction, expected)
+            expected = f"a fraction that rotates an even number of a head's {K} dimensions, "
+            checks.that(is_even, "fraction", fraction, f"{expected}not {width}")
         checks.done()
         self.width, self.base = width, base
         self.whole = width == K

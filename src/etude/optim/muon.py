@@ -53,7 +53,7 @@ class Muon(OptimizerRecipe):
         checks = Checks()
         checks.probability(momentum=momentum)
         checks.positive(adamw_lr=adamw_lr, eps=eps)
-        expected = "a number of iterations from 1 to 99 (the limit of torch)"
+        expected = "a number of iterations from 1 to 99 (the limit of torch.optim.Muon)"
         checks.that(0 < steps < 100, "steps", steps, expected)
         check_betas(checks, betas=betas)
         is_valid = 0 <= adamw_weight_decay < math.inf
