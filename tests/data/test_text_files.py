@@ -481,7 +481,7 @@ class TestFilesForTesting:
             (f"{tmp_path}/tested.jsonl, line 1, column text", "one"),
             (f"{tmp_path}/tested.jsonl, line 3, column text", "two"),
         ]
-        with pytest.raises(RequestError, match=r"data\.test.*a file that is not also in data\.path"):
+        with pytest.raises(RequestError, match=r"data\.test.*file that is not also in data\.path"):
             data(tmp_path / "train.jsonl", test=str(tmp_path / "train.jsonl")).check()
         with pytest.raises(InvalidArguments, match="null, or paths of test files"):
             data(tmp_path / "train.jsonl", test="")

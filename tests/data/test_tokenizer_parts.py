@@ -357,7 +357,7 @@ class TestAPanicOfTheLibrary:
             lambda: tokenizer.first_token_bytes("abc"),
         ):
             with pytest.raises(
-                RequestError, match=r"^theirs\.json: .*library failed with an internal error: .*zero"
+                RequestError, match=r"^theirs\.json: .*failed with an internal error: .*zero"
             ):
                 call()
 

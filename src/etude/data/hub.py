@@ -35,9 +35,10 @@ class Repository:
     """A dataset on the Hugging Face Hub, at one commit.
 
     A run reads one commit. If `revision` is a branch, a tag or None (the main branch), it is
-    resolved to a commit before the run's signature is computed, and the saved config contains the
-    commit. A full commit hash needs no network access for that. `HF_ENDPOINT`, `HF_HOME`,
-    `HF_TOKEN` and `HF_HUB_OFFLINE` work as in `huggingface_hub`.
+    resolved to a commit before the run's signature (the hash that identifies its settings) is
+    computed, and the saved config contains the commit. A full commit hash needs no network access
+    for that. `HF_ENDPOINT`, `HF_HOME`, `HF_TOKEN` and `HF_HUB_OFFLINE` work as in
+    `huggingface_hub`.
 
     Args:
         name: `owner/name`.
@@ -213,8 +214,8 @@ def commit_of(name: str, revision: str) -> str:
         if seen.is_file():
             commit = seen.read_text(encoding="utf-8").strip()
             log.warning(
-                "could not reach the Hugging Face Hub; using the last known commit for the revision "
-                "%s of the dataset %s: %s",
+                "could not reach the Hugging Face Hub; using the last known commit for the "
+                "revision %s of the dataset %s: %s",
                 revision,
                 name,
                 commit,

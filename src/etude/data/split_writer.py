@@ -1,4 +1,4 @@
-"""Writer of a split's text as a column of token ids, which also counts characters and ids."""
+"""Writes the text of a split as a column of token ids, and counts the characters and ids."""
 
 from __future__ import annotations
 
@@ -31,13 +31,15 @@ NAMED_FROM = 100  # number of passages from which unknown words are recorded
 def write_split(
     path: Path, parts: Mapping[str, Part], tokenizer: Tokenizer, dtype: str, name: Split
 ) -> TextSplitMeta:
-    """Writes the token ids of a split to a column (two files), as one list per document.
+    """Writes the token ids of a split as a column: the ids of all documents, and where each ends.
+
+    The column has two files: the ids have the suffix `.values`, the ends of documents `.ends`.
 
     Args:
         path: path of the column, without suffixes.
-        parts: functions that yield the passages (pieces of documents) of a split: a single one with
-            an empty name, or one for each source of a mixture, by name. Their texts are written one
-            after the other.
+        parts: dict of functions that yield the passages (pieces of documents) of a split. A mixture
+            has one function for each source, under the source's name; other data has one, under the
+            key "". Their texts are written one after the other.
         tokenizer: the tokenizer.
         dtype: NumPy type of the ids.
         name: name of the split.
@@ -56,11 +58,11 @@ def write_split(
 
 
 class _Writer:
-    """Writer of the token ids of a split, which also counts documents, characters and ids.
+    """Writes the token ids of a split, and counts documents, characters and ids.
 
     Args:
-        file: receives the ids.
-        ends: receives, for each document, the position after its last id.
+        file: file to which the ids are written.
+        ends: file to which the position after the last id of each document is written.
         tokenizer, dtype, name: as in `write_split`.
     """
 
@@ -190,8 +192,8 @@ class _Writer:
             self._warned_of_cuts = True
             log.warning(
                 "%s: documents are cut into pieces of %s characters, which are tokenized "
-                "separately; with this tokenizer, the tokens next to a cut may differ from those of "
-                "the uncut document",
+                "separately; with this tokenizer, the tokens next to a cut may differ from those "
+                "of the uncut document",
                 self.name,
                 f"{PASSAGE:,}",
             )

@@ -62,8 +62,8 @@ class Streamed(TextData):
     Args:
         source: config of the corpus with `_partial_: true`, as for a mixture's sources.
         shuffle: number of windows in a block; 1 keeps the order of the stream.
-        learn_from: number of documents at the beginning on which the tokenizer is trained; unused
-            for a pretrained tokenizer.
+        learn_from: the tokenizer is trained on this number of documents, from the beginning of the
+            corpus; unused for a pretrained tokenizer.
         workers: 0, or 1 to read ahead in a separate process.
     """
 
@@ -233,7 +233,7 @@ class Streamed(TextData):
 
 @dataclass
 class StreamSteps(WindowSteps):
-    """Optimizer steps of a stream; see `WindowSteps`.
+    """Assembler of optimizer steps from a stream of text; see `WindowSteps`.
 
     Steps are assembled in order. If a step is earlier than the last assembled one, the stream is
     read again: from the starting position, or from the beginning if the step is before that.
@@ -370,7 +370,7 @@ class StreamBlock:
 def _drop_first(
     pieces: list[tuple[StreamPosition, NDArray[np.int64]]], count: int
 ) -> list[tuple[StreamPosition, NDArray[np.int64]]]:
-    """Returns the pieces without the first `count` ids of all pieces together.
+    """Returns `pieces` without the first `count` token ids, counted over all pieces.
 
     Args:
         pieces: pairs of a position and the token ids from there on.
@@ -389,8 +389,8 @@ def _encoded_passages(
 ) -> Iterator[tuple[int, list[int]]]:
     """Yields the training documents from number `first` on, as pairs (document number, token ids).
 
-    A long document gives several pairs. Documents without text have no number. Earlier documents
-    are not encoded.
+    A long document gives several pairs. Documents without text are skipped and not counted.
+    Documents before `first` are not encoded.
     """
     for batch, encoded in encoded_passages(_passages_from(corpus, first), tokenizer):
         for (document, _), ids in zip(batch, encoded, strict=True):

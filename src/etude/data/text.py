@@ -268,8 +268,8 @@ class TextData(Stored):
                 yield Problem(f"data.curriculum.batch.{step}", expected, size)
         if changes and max_epochs is not None:
             expected = "null"
-            hint = "set trainer.max_steps instead, because data.curriculum.batch changes the number "
-            hint += "of steps in an epoch"
+            hint = "set trainer.max_steps instead, because data.curriculum.batch changes the "
+            hint += "number of steps in an epoch"
             yield Problem("trainer.max_epochs", expected, max_epochs, hint)
 
     def changes(self) -> Iterator[tuple[str, int]]:
@@ -386,10 +386,10 @@ class TextData(Stored):
 
 
 def _sections(meta: TextSplitMeta) -> dict[str, SectionMeta]:
-    """Returns which section of a split's file contains the text of each source of a mixture.
+    """Returns a dict from the name of each source of a mixture to its section of a split's file.
 
-    The result is a dict from the sources' names to sections. For data that is not a mixture, it has
-    an empty key for the whole split.
+    The section contains the text of the source. For data that is not a mixture, the dict has a
+    single key, "", for the section that covers the file.
 
     Args:
         meta: metadata of the split.

@@ -242,7 +242,11 @@ class TextFiles(TextData):
                 yield number, text
 
     def _all_documents(self, split: Split) -> Iterator[Document]:
-        """Yields all rows or lines of the files that contain a split, and possibly another one."""
+        """Yields all rows or lines of the files that contain a split.
+
+        If the config names no files for the split, these are the training files; they then contain
+        the rows of another split, too.
+        """
         if self._has_rows():
             for where, text in iterate_texts(self._values(split), tell=split == "val"):
                 yield where, newlines(text)
@@ -318,7 +322,7 @@ class TextFiles(TextData):
     def _spans(self, split: Split) -> Iterator[tuple[Path, int, int]]:
         """Yields the text of a split as triples (file, first character, character after the last).
 
-        Files without text in the split are left out.
+        Files that contain no text of the split are left out.
         """
         files = self._files_of(split)
         counts = [self._scan(file).characters for file in files]

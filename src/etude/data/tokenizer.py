@@ -87,7 +87,7 @@ class Tokenizer:
     def for_text(self) -> tokenizers.Tokenizer:
         """Returns a copy of the library's tokenizer, for which the caller may set truncation.
 
-        All calls return the same copy, and reset it to no truncation.
+        All calls return the same copy; each call first disables the copy's truncation.
         """
         self._copy.no_truncation()
         return self._copy
@@ -100,7 +100,9 @@ class Tokenizer:
 
     @cached_property
     def rewrites(self) -> bool:
-        """Whether decoding may give another text: other case, other spaces or unknown words.
+        """Whether decoding the ids of a text may give a different text.
+
+        For example, case or spaces may differ, or words may be replaced by the unknown token.
 
         False for byte-level tokenizers, and for character tokenizers.
         """
@@ -162,14 +164,17 @@ class Tokenizer:
         return Problem("text", expected, unknown[0] if unknown else None, hint)
 
     def encode_special(self, text: str) -> list[int]:
-        """Returns the token ids of `text`; a special token's name in it becomes this token's id."""
+        """Returns the token ids of `text`, in which names of special tokens become their ids."""
         backend = tokenizers.Tokenizer.from_str(self.backend.to_str())
         backend.encode_special_tokens = False
         with no_panic(self.file):
             return list(backend.encode(text, add_special_tokens=False).ids)
 
     def framed(self, texts: Sequence[str]) -> list[list[int]]:
-        """Returns the token ids of each text, with special tokens as in the file's template."""
+        """Returns the token ids of each text, with the special tokens that the template adds.
+
+        The template is part of the tokenizer's file; see `with_frame`.
+        """
         with no_panic(self.file):
             encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=True)
         return [encoding.ids for encoding in encodings]

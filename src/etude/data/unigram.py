@@ -209,7 +209,7 @@ class _Lattices:
     Args:
         strings: the strings to spell.
         numbers: dict from pieces to their numbers; the number of a byte is its value.
-        whole: whether a string may be spelt by the single piece that is equal to it.
+        whole: whether a string may be spelt as one piece, if it is equal to a piece.
     """
 
     def __init__(

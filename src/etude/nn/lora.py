@@ -52,8 +52,8 @@ class LoRA:
 
 
 class LowRank(nn.Module):
-    """Low-rank adapter of some rows of a matrix: for an input x, adds B A x to the outputs of these
-    rows.
+    """Parameters of a low-rank adapter of some rows of a matrix, which adds B A x to the outputs of
+    these rows for an input x.
 
     The parameters are A (r, inputs), initially random, and B (number of rows, r), initially zero.
 
@@ -80,8 +80,8 @@ class LoRALinear(nn.Linear):
 
     Args:
         whole: the layer to adapt; its weight and bias are shared, not copied.
-        slots: dict from the name of each adapter, such as `q`, to its rows of the weight: the first
-            row, and the row after the last.
+        slots: dict from the name of each adapter, such as `q`, to the rows of the weight that it
+            adapts: the first row, and the row after the last.
         options: options of the adapters.
     """
 

@@ -27,7 +27,8 @@ class Muon(OptimizerRecipe):
 
     Args:
         lr, weight_decay: learning rate and weight decay of the matrices.
-        momentum, nesterov: momentum of the matrices' gradients; whether it is Nesterov momentum.
+        momentum: decay rate of the momentum of the matrices' gradients.
+        nesterov: whether to use Nesterov momentum.
         steps: number of Newton-Schulz iterations, at most 99.
         scale: scale of the update of a matrix with a rows and b columns: `original` is
             sqrt(max(1, a / b)), `match_rms_adamw` is 0.2 sqrt(max(a, b)) (Liu et al. 2025,
