@@ -315,7 +315,7 @@ def _seed_of(name: str, seed: int) -> int:
 def _check_names(
     checks: Checks, sources: Mapping[str, object], weights: Mapping[str, float]
 ) -> None:
-    expected = "at least one source, as a mapping from its name to its config"
+    expected = "a mapping from names of sources to their configs, with at least one source"
     checks.that(bool(sources), "sources", sources, expected)
     for name in sources:
         expected = "a name of letters, digits, _ and - that begins with a letter or a digit"

@@ -227,7 +227,8 @@ def _load(stamps: tuple[tuple[Path, int, int], ...], end_of_text: str | None) ->
     confused = [n for (n, i), ids in spellings if i in ids and i != tokenizer.unknown]
     if confused:
         log.warning(
-            "a text that contains one of %s is encoded with this special token",
+            "if a text contains the name of one of these special tokens, it is encoded as the "
+            "token: %s",
             ", ".join(confused[:5]),
         )
     return tokenizer
@@ -285,7 +286,7 @@ def _load_bert(vocabulary: Path, config: Path | None = None) -> Tokenizer:
     pieces = [piece.rstrip("\r") for piece in pieces]
     if "[UNK]" not in pieces:
         raise InvalidArguments(
-            Problem("path", "a BERT vocab.txt with a line [UNK]", str(vocabulary))
+            Problem("path", "a BERT vocab.txt with the token [UNK]", str(vocabulary))
         )
     settings = json.loads(config.read_text(encoding="utf-8")) if config else {}
     is_cased = any(piece != piece.lower() for piece in pieces if not piece.startswith("["))

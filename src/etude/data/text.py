@@ -186,7 +186,7 @@ class TextData(Stored):
                         where,
                         "documents of type str",
                         type_name,
-                        f"the type of document {number:,}, counted from 0",
+                        f"document {number:,}, counted from 0, has the type {type_name}",
                     )
                 )
             for text in cut([document]):

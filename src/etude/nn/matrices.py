@@ -85,7 +85,7 @@ def declared(module: nn.Module) -> dict[str, Matrix]:
                 layer: Any = module.get_submodule(full)
             except AttributeError:
                 layer = None
-            expected = "a linear layer, because the method matrices() of its module names it"
+            expected = "a linear layer, because matrices() of the parent module lists this name"
             if checks.that(isinstance(layer, nn.Linear), full, layer, expected):
                 rows = layer.out_features
                 expected = f"row ranges that cover the layer's {rows} rows in order, without gaps"
