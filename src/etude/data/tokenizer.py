@@ -520,7 +520,7 @@ def lost_text_problem(lost: Counter[str], characters: int, split: str) -> Proble
 
 
 def _closing_token(backend: tokenizers.Tokenizer) -> str | None:
-    """Returns the name of the special token that a tokenizer's template adds after a text.
+    """Returns the name of the special token that the template of `backend` adds after a text.
 
     Returns None if there is no such token.
     """
