@@ -454,7 +454,7 @@ class TestRefusals:
     def test_a_split_that_is_not_there(self, records: Records, etude: Callable) -> None:
         answer = etude("evaluate", records["masked_lm"].path, "--split", "test")
         assert answer.code == 2
-        assert "running text has no other" in answer.err
+        assert "continuous text has no other" in answer.err
 
     def test_an_encoder_writes_nothing(self, records: Records, etude: Callable) -> None:
         answer = etude("generate", records["classification"].path, "--prompt", "a")

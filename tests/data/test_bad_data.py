@@ -96,7 +96,7 @@ BAD: dict[str, tuple[str, bytes, str]] = {
     "no rows": ("a.jsonl", b"\n\n", "expected files with rows (no file has rows)"),
     "nothing but null": ("a.jsonl", jsonl([None] * 30), "expected a column with text"),
     "one row": ("a.jsonl", jsonl(ROWS[:1]), "leaves some of the 1 documents for training"),
-    "equal rows": ("a.jsonl", jsonl(ROWS[:1] * 5), "equal documents are in the same split"),
+    "equal rows": ("a.jsonl", jsonl(ROWS[:1] * 5), "documents with equal text are in the same"),
     "no table": ("a.parquet", b"not a table", "a.parquet: expected a valid .parquet file ("),
 }
 
@@ -167,7 +167,7 @@ def test_a_window_longer_than_the_corpus(train: Etude, tmp_path: Path) -> None:
         path, "data.sequence_length=5000", "data.batch.examples=1", "model.max_length=5000"
     )
     assert answer.code == 2
-    assert "data.sequence_length = 5000: expected a number below the 2," in answer.err
+    assert "data.sequence_length = 5000: expected a number below 2," in answer.err
     assert not (tmp_path / "runs").exists()
 
 

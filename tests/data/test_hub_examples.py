@@ -206,7 +206,5 @@ def test_without_a_network_it_says_what_helps(hub: Hub, remote: Remote) -> None:
         hub.gone.clear()
     assert code == 2
     assert "expected a connection to the Hugging Face Hub" in err
-    assert (
-        "set data.revision=<commit hash of 40 hexadecimal digits> (data.path.revision for " in err
-    )
+    assert "set data.revision=<commit hash of 40 hexadecimal digits> (data.path.revision if " in err
     assert "labelled_files, pairs or tagged" in err

@@ -243,8 +243,8 @@ class TestWithoutANetwork:
         assert code == 0
         assert "already finished" in out
         assert (
-            "could not reach the Hugging Face Hub; using the last known commit for main of "
-            "org/later" in out + err
+            "could not reach the Hugging Face Hub; using the last known commit for the revision "
+            "main of the dataset org/later" in out + err
         )
         # Another tokenizer: the rows that were downloaded are still there, of this commit.
         other = record_of(remote(*words, "data/tokenizer=char"))

@@ -275,7 +275,8 @@ class TestMistakes:
 
     def test_a_window_longer_than_a_source_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(
-            RequestError, match="below the 120 tokens of the training split of the source upper"
+            RequestError,
+            match="below 120, the number of tokens in the training split of the source upper",
         ):
             mixture(tmp_path, sequence_length=120).prepare(tmp_path / "cache")
 

@@ -118,13 +118,13 @@ def test_characters_without_a_token_are_counted_and_named(
     splits = prepared(tmp_path, recipe).meta.splits
     assert (splits["train"].unknown, splits["val"].unknown) == (0, 5)
     assert splits["val"].most_unknown == {"☕": 3, "é": 1, "y": 1}
-    assert "val: dropped 5 characters that are in none of the tokenizer's tokens" in caplog.text
+    assert "val: dropped 5 characters for which the tokenizer has no token" in caplog.text
     assert not Char().train(TRAIN).loses
     assert not Byte().train(TRAIN).loses
 
 
 def test_a_tokenizer_that_loses_most_of_a_text_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match=r"29 of 31 characters, .* are in none of the tok"):
+    with pytest.raises(RequestError, match=r"29 of 31 characters, .* has neither a token nor"):
         prepared(tmp_path, without_unknown(tmp_path, "e"))
 
 

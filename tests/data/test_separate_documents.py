@@ -111,7 +111,7 @@ def test_a_tokenizer_without_an_end_is_refused_by_name(tmp_path: Path) -> None:
         corpus(recipe, **given, separate_documents=True).prepare(tmp_path / "cache")
     (problem,) = caught.value.problems
     assert (problem.where, problem.value) == ("data.separate_documents", True)
-    assert str(problem.hint).startswith("Pretrained has no such token: set ")
+    assert str(problem.hint).startswith("Pretrained has no such token; set ")
     assert "end-of-text" in problem.expected
 
 

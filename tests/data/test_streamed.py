@@ -165,7 +165,7 @@ def test_only_validation_is_stored(tmp_path: Path) -> None:
         ({"shuffle": 0}, "shuffle"),
         ({"learn_from": 0}, "learn_from"),
         ({"workers": 2}, "0 or 1"),
-        ({"order": "epochs"}, "data.shuffle sets the order"),
+        ({"order": "epochs"}, "only data.shuffle sets the order"),
     ],
 )
 def test_arguments_that_cannot_be(arguments: dict[str, Any], said: str, tmp_path: Path) -> None:

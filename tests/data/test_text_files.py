@@ -353,16 +353,16 @@ class TestFilesOfItsOwnForValidation:
 
     def test_what_cannot_be(self, tmp_path: Path) -> None:
         path, held = self.files(tmp_path, "txt")
-        with pytest.raises(RequestError, match=r"data\.validation.*files that are not in"):
+        with pytest.raises(RequestError, match=r"data\.validation.*a file that is not also in"):
             data([path, held], validation=held).check()
         with pytest.raises(RequestError, match=r"data\.validation.*none\.txt"):
             data(path, validation=str(tmp_path / "none.txt")).check()
         with pytest.raises(
-            InvalidArguments, match="a fraction between 0 and 1, or the validation files"
+            InvalidArguments, match="a fraction between 0 and 1, or paths of validation files"
         ):
             data(path, validation=1.5)
         with pytest.raises(
-            InvalidArguments, match="a fraction between 0 and 1, or the validation files"
+            InvalidArguments, match="a fraction between 0 and 1, or paths of validation files"
         ):
             data(path, validation="")
 
@@ -460,7 +460,7 @@ class TestKeyed:
 
     def test_what_cannot_be(self, tmp_path: Path) -> None:
         folder = self.folder(tmp_path, ["the same"] * 4)
-        with pytest.raises(RequestError, match="equal documents are in the same split"):
+        with pytest.raises(RequestError, match="documents with equal text are in the same split"):
             texts(data(folder, split="keyed"))
         with pytest.raises(InvalidArguments, match="regular or keyed"):
             data(folder, split="random")
@@ -481,9 +481,9 @@ class TestFilesForTesting:
             (f"{tmp_path}/tested.jsonl, line 1, column text", "one"),
             (f"{tmp_path}/tested.jsonl, line 3, column text", "two"),
         ]
-        with pytest.raises(RequestError, match=r"data\.test.*files that are not in data\.path"):
+        with pytest.raises(RequestError, match=r"data\.test.*file that is not also in data\.path"):
             data(tmp_path / "train.jsonl", test=str(tmp_path / "train.jsonl")).check()
-        with pytest.raises(InvalidArguments, match="null, or the test files"):
+        with pytest.raises(InvalidArguments, match="null, or paths of test files"):
             data(tmp_path / "train.jsonl", test="")
 
     def test_from_a_command(self, etude: Any, tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ ENDLESS: dict[str, tuple[dict[str, Any], str]] = {
     "a letter becomes many": ({"normalizer": _replace("a", "b" * 1000)}, "normalizer.content"),
     "doubled 30 times": (
         {"normalizer": {"type": "Sequence", "normalizers": [_replace("a", "aa")] * 30}},
-        "components that together lengthen a text at most 16 times",
+        "components that together make a text at most 16 times as long",
     ),
     "a table of long entries": (
         {"normalizer": {"type": "Precompiled", "precompiled_charsmap": _table(100_000)}},
@@ -132,7 +132,7 @@ ENDLESS: dict[str, tuple[dict[str, Any], str]] = {
     "a very long one": ({"post_processor": _template(140_000)}, "at most 262,144 occurrences of {"),
     "a text again and again": (
         {"post_processor": _template(2)},
-        "at most one occurrence of each text",
+        "a template in which each text (Sequence) occurs at most once",
     ),
     "templates of templates": (
         {"post_processor": {"type": "Sequence", "processors": [_template(1)] * 2}},
@@ -157,16 +157,16 @@ ENDLESS: dict[str, tuple[dict[str, Any], str]] = {
                 "pretokenizers": [{"type": "ByteLevel"}, {"type": "Metaspace"}],
             },
         },
-        "normalizer and pre_tokenizer: expected components that together lengthen a text at most "
-        "16 times, not 32 times",
+        "normalizer and pre_tokenizer: expected components that together make a text at most "
+        "16 times as long, not 32 times",
     ),
     "a letter that has 18 in another form": (
         {"normalizer": _replace("a", "\ufdfa")},
-        "components that together lengthen a text at most 16 times",
+        "components that together make a text at most 16 times as long",
     ),
     "a long prefix": (
         {"normalizer": {"type": "Prepend", "prepend": "a" * 64}},
-        "components that together lengthen a text at most 16 times",
+        "components that together make a text at most 16 times as long",
     ),
     "a decoder that puts spaces between": (
         {
@@ -211,7 +211,7 @@ ENDLESS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a table that leads out of itself": (
         {"normalizer": {"type": "Precompiled", "precompiled_charsmap": _leading_out()}},
-        "a valid table, without references to positions outside the table",
+        "a valid SentencePiece table, without references to positions outside the table",
     ),
     "a prefix of a megabyte": (
         {"decoder": {"type": "WordPiece", "prefix": "a" * 2**20, "cleanup": False}},
@@ -357,20 +357,20 @@ class TestAPanicOfTheLibrary:
             lambda: tokenizer.first_token_bytes("abc"),
         ):
             with pytest.raises(
-                RequestError, match=r"^theirs\.json: .*internal error of the library: .*zero"
+                RequestError, match=r"^theirs\.json: .*failed with an internal error: .*zero"
             ):
                 call()
 
     def test_of_decoding(self) -> None:
         backend = Char().train(["abc"]).backend
         backend.decoder = decoders.Strip("a", 64, 64)
-        with pytest.raises(RequestError, match="internal error of the library"):
+        with pytest.raises(RequestError, match="the library failed with an internal error"):
             Tokenizer(backend).decode([0])
 
     def test_of_reading(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("etude.data.tokenizer.check_parts", lambda *_: None)
         file = written(tmp_path, **ENDLESS["a prefix that the merges lack"][0])
-        with pytest.raises(RequestError, match="internal error of the library"):
+        with pytest.raises(RequestError, match="the library failed with an internal error"):
             Tokenizer.load(file)
 
     @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, ValueError])

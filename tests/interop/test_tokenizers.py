@@ -172,7 +172,7 @@ def test_a_broken_one_names_the_folder_and_not_a_config_key(tmp_path: Path) -> N
     with pytest.raises(RequestError) as caught:
         load_folder_tokenizer(tmp_path, {})
     assert str(caught.value).startswith(
-        f"{tmp_path}: expected a tokenizer.json with supported components"
+        f"{tmp_path}: expected a tokenizer.json with only components that Étude supports"
     )
 
 

@@ -141,7 +141,7 @@ def test_a_declaration_must_fit() -> None:
     messages = [str(problem) for problem in refused.value.problems]
     assert len(messages) == 6
     assert messages[0].startswith("blocks.0.attention.wq")
-    assert "row ranges cover 64 rows" in messages[0]
+    assert "row ranges that cover the layer's 64 rows" in messages[0]
     assert "blocks.0.attention.nothing" in messages[1]
 
 

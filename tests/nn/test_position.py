@@ -57,7 +57,7 @@ def test_only_learned_positions_end(cls):
     x, q = torch.zeros(1, 40, 16), torch.zeros(1, 2, 40, 8)
     if cls is Learned:
         assert position.limit == 32
-        with pytest.raises(InvalidArguments, match="learned positions end at 32"):
+        with pytest.raises(InvalidArguments, match="at most 32 tokens, the number of learned"):
             position.embed(x)
         with pytest.raises(InvalidArguments, match="33"):
             position.embed(x[:, :1], start=32)

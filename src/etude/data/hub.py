@@ -22,9 +22,9 @@ NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 FILES = "data=text_files, labelled_files, pairs or tagged"
 OFFLINE = (
-    "if the dataset was prepared on this machine before, set data.revision=<commit hash of 40 "
-    "hexadecimal digits> (data.path.revision for data.path.name); otherwise, prepare it once "
-    f"with network access, or read your own files with {FILES}"
+    "to use a dataset that was prepared on this machine before, set data.revision=<commit hash of "
+    "40 hexadecimal digits> (data.path.revision if data.path.name is the dataset); otherwise, "
+    f"prepare it once with network access, or set {FILES} to read your own files"
 )
 
 log = logging.getLogger("etude.data")
@@ -35,9 +35,10 @@ class Repository:
     """A dataset on the Hugging Face Hub, at one commit.
 
     A run reads one commit. If `revision` is a branch, a tag or None (the main branch), it is
-    resolved to a commit before the run's signature is computed, and the saved config contains the
-    commit. A full commit hash needs no network access for that. `HF_ENDPOINT`, `HF_HOME`,
-    `HF_TOKEN` and `HF_HUB_OFFLINE` work as in `huggingface_hub`.
+    resolved to a commit before the run's signature (the hash that identifies its settings) is
+    computed, and the saved config contains the commit. A full commit hash needs no network access
+    for that. `HF_ENDPOINT`, `HF_HOME`, `HF_TOKEN` and `HF_HUB_OFFLINE` work as in
+    `huggingface_hub`.
 
     Args:
         name: `owner/name`.
@@ -140,7 +141,7 @@ class Repository:
         """Dict from the name of each split to an `IterableDataset` that reads the rows."""
         if os.path.exists(self.name):  # the library would read the folder instead
             expected = "a repository on the Hugging Face Hub, not a local folder"
-            hint = f"to read the folder, use {FILES} with data.path={self.name}"
+            hint = f"to read the folder, set data.path={self.name} and {FILES}"
             raise RequestError(Problem(f"{self.key}.name", expected, self.name, hint))
         commit_of(self.name, self.commit)  # reports errors without a minute of retries
         datasets = quiet_datasets()
@@ -213,8 +214,8 @@ def commit_of(name: str, revision: str) -> str:
         if seen.is_file():
             commit = seen.read_text(encoding="utf-8").strip()
             log.warning(
-                "could not reach the Hugging Face Hub; using the last known commit for %s of %s: "
-                "%s",
+                "could not reach the Hugging Face Hub; using the last known commit for the "
+                "revision %s of the dataset %s: %s",
                 revision,
                 name,
                 commit,

@@ -31,7 +31,8 @@ class HubText(TextData):
     request is sent to the Hub.
 
     Args:
-        name, config, revision: see `etude.data.hub.Repository`.
+        name: name of the dataset, `owner/name`.
+        config, revision: see `etude.data.hub.Repository`.
         split: name of the split with the training text.
         validation_split: name of the split with the validation text. None holds out the fraction
             v = `validation` of `split`: document i, counted from 0, is held out if

@@ -99,9 +99,10 @@ class _List:
         return bool(more)
 
     def _read_size(self, held: int) -> int:
-        """Returns the number of characters to read next if the buffer holds a part of a row.
+        """Returns the number of characters to read next if the buffer ends within a row.
 
-        The number at least doubles the part, up to the size at which the row is too long.
+        The number is at least `held`, so that a long row is read with few calls. It is limited to
+        about as many characters as are needed to detect that the row is longer than `LONGEST`.
 
         Args:
             held: number of characters of the row that are already in the buffer.

@@ -1,6 +1,6 @@
-"""Data loaders of datasets whose items are whole batches.
+"""Data loaders for datasets that yield complete batches.
 
-The loaders do not collate, and do not draw from the run's random numbers.
+The loaders don't collate examples, and don't use the run's random number generators.
 """
 
 from __future__ import annotations
@@ -17,9 +17,12 @@ EVALUATION_LOGITS = 2**27
 
 
 def evaluation_positions(vocabulary: int) -> int:
-    """Returns the number of positions in an evaluation batch, given the vocabulary size.
+    """Returns how many positions (all sequences together) an evaluation batch has.
 
     For a large vocabulary, the number is smaller, so that the logits need less memory.
+
+    Args:
+        vocabulary: size of the vocabulary.
     """
     return max(1, min(EVALUATION_POSITIONS, EVALUATION_LOGITS // vocabulary))
 
@@ -28,8 +31,8 @@ def loader(dataset: IterableDataset[Any], workers: int = 0) -> DataLoader[Any]:
     """Returns a data loader that yields the batches of a dataset, unchanged and in order.
 
     Args:
-        dataset: yields whole batches.
-        workers: number of reading processes; 0 for the current process.
+        dataset: yields complete batches.
+        workers: number of processes that read the dataset; 0 reads it in the current process.
     """
     return DataLoader(
         dataset,

@@ -84,8 +84,8 @@ class Mixture(TextData):
         for name in self.section_names:
             source = self.sources[name]
             if not callable(source):
-                hint = f"to remove the source: '~data.sources.{name}' '~data.weights.{name}'"
-                expected = "a config with the _target_ of a data class and _partial_: true"
+                hint = f"to remove the source, add '~data.sources.{name}' '~data.weights.{name}'"
+                expected = "a config with _partial_: true and a data class as _target_"
                 problems.append(Problem(f"data.sources.{name}", expected, source, hint))
                 continue
             try:  # the sizes are placeholders: the mixture forms the windows
@@ -315,7 +315,7 @@ def _seed_of(name: str, seed: int) -> int:
 def _check_names(
     checks: Checks, sources: Mapping[str, object], weights: Mapping[str, float]
 ) -> None:
-    expected = "at least one source, as a mapping from its name to its config"
+    expected = "a mapping from names of sources to their configs, with at least one source"
     checks.that(bool(sources), "sources", sources, expected)
     for name in sources:
         expected = "a name of letters, digits, _ and - that begins with a letter or a digit"
@@ -327,5 +327,6 @@ def _check_names(
         expected = "the name of a source in data.sources"
         if not checks.that(name in sources, key, weight, expected, nearest(name, sources)):
             continue
-        hint = "remove an unused source from data.sources and data.weights" if weight == 0 else None
+        removal = "to leave out the source, remove it from data.sources and data.weights"
+        hint = removal if weight == 0 else None
         checks.that(0 < weight < math.inf, key, weight, "a positive number", hint)

@@ -29,7 +29,8 @@ class Batch:
 
     Args:
         tokens: number of positions that enter the loss.
-        examples: number of examples; for running text, windows of `sequence_length` positions.
+        examples: number of examples; an example of continuous text is a window of
+            `sequence_length` positions.
     """
 
     tokens: int | None = None
@@ -48,8 +49,8 @@ class DataAttributes(pl.LightningDataModule, ABC):
         section_names: sources of a mixture, in the order in which they are stored; empty for a
             single source.
         labels: names of labels or tags, by id, available after `prepare`.
-        has_splits: beginning of messages about the splits of data without rows: a subject and
-            "has", such as `running text has`.
+        has_splits: for data without rows, a phrase that describes the data in messages, with the
+            verb "has": `continuous text has`, which messages complete with "no other split".
         shares_exactly: whether the number of examples of a step must be a multiple of the number
             of ranks.
         pack: whether one sequence may contain several examples, so an example may begin at any
@@ -86,7 +87,7 @@ class DataModule(DataAttributes):
 
     Attributes:
         objective: converts the data to inputs and targets; None for next-token prediction on
-            running text.
+            continuous text.
 
     Raises:
         InvalidArguments: contains every error in the arguments.
@@ -271,9 +272,9 @@ class DataModule(DataAttributes):
         return self.content_fingerprint()
 
     def files_read(self) -> list[Path] | None:
-        """Returns the files that the fingerprint covers, and the folders searched for them.
+        """Returns the files on which `fingerprint` depends, and the folders searched for them.
 
-        Returns None if the fingerprint depends on more than files.
+        Returns None if `fingerprint` depends on more than files.
         """
         return self.content_files()
 
@@ -367,7 +368,7 @@ class DataModule(DataAttributes):
             yield Problem("data.batch", expected, self.examples_per_step)
 
     def changes(self) -> Iterator[tuple[str, int]]:
-        """Yields each change of a setting during a run as a pair: config key, optimizer step."""
+        """Yields a pair (config key, optimizer step) for each setting that changes during a run."""
         return iter(())
 
     def train_dataloader(self) -> DataLoader[Any]:
@@ -384,14 +385,16 @@ class DataModule(DataAttributes):
         return self.evaluation_batches("val")
 
     def evaluated(self, split: Any) -> Evaluated:
-        """Returns the examples of a split for evaluation, without the contents of rows."""
+        """Returns the examples of a split for evaluation, without the rows they come from."""
         return Evaluated(self, split, lambda: self.evaluation_batches(split))
 
     def evaluated_with_rows(self, asked: EvaluationRequest) -> Evaluated:
-        """Returns the requested examples for evaluation, with the contents of rows if any.
+        """Returns the requested examples for evaluation, and the rows from which they were made.
+
+        For data without rows, such as continuous text, only the examples are returned.
 
         Args:
-            asked: selection of a split of the data, or of other files.
+            asked: the request, which selects a split of this data, or other files.
 
         Raises:
             RequestError: if the rows don't exist, can't be read, or lack the requested contents.

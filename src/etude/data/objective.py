@@ -64,7 +64,7 @@ class Objective(ABC):
 
         Args:
             tokenizer: an `etude.data.tokenizer.Tokenizer`.
-            meta: metadata of the splits.
+            meta: the `StoreMeta` of the prepared data.
 
         Raises:
             RequestError: if the tokenizer or the data does not fit the task.
@@ -73,7 +73,9 @@ class Objective(ABC):
 
 
 class WindowObjective(Objective):
-    """Objective that converts windows of running text to inputs and targets, possibly at random.
+    """Objective that converts windows of continuous text to inputs and targets.
+
+    The conversion may be random, such as a random choice of masked tokens.
 
     Attributes:
         shortest: minimum number of tokens in a window.
@@ -95,7 +97,7 @@ class WindowObjective(Objective):
         The targets are under the key `labels`; those that don't enter the loss are `IGNORE`.
 
         Args:
-            windows: token ids; shape (n, m) with the number m of tokens that `raw` returns.
+            windows: token ids of shape (n, m), where m is the result of `raw`.
             random: random number generator of the step.
         """
 
@@ -112,8 +114,8 @@ class ExampleObjective(Objective):
     """Objective that converts the fields of an example to inputs and targets.
 
     Attributes:
-        padded: names of masks, by the name of the array whose padding the mask hides from the
-            model. A mask is true at positions without padding.
+        padded: dict from the name of an array to the name of the mask that hides the array's
+            padding from the model. The mask is false at padding.
     """
 
     reads = "examples"
@@ -125,14 +127,14 @@ class ExampleObjective(Objective):
         """Returns the number of positions that each example occupies.
 
         Args:
-            lengths: lengths of each field, one per example, by the field's name.
+            lengths: dict from each field's name to the length of the field in each example.
         """
 
     def cut(self, lengths: Mapping[str, Numbers]) -> int:
         """Returns the number of examples that `compose` truncates; 0 if it truncates none.
 
         Args:
-            lengths: lengths of each field, one per example, by the field's name.
+            lengths: dict from each field's name to the length of the field in each example.
         """
         return 0
 
@@ -171,10 +173,13 @@ class ExampleObjective(Objective):
         return sum(len(arrays[name]) for name in self.padded)
 
     def collated(self, examples: Sequence[Arrays]) -> dict[str, torch.Tensor]:
-        """Returns one batch of several examples: tensors, and masks where lengths differ.
+        """Returns one batch of several examples, as a dict of tensors.
+
+        Arrays are padded at the end to equal lengths. If the lengths of an array in `padded`
+        differ, the dict also contains the array's mask.
 
         Args:
-            examples: results of `compose`, which are padded at the end to equal lengths.
+            examples: results of `compose`, one for each example.
         """
         batch: dict[str, torch.Tensor] = {}
         for name, first in examples[0].items():
@@ -192,10 +197,10 @@ class ExampleObjective(Objective):
     def packed(self, rows: Sequence[Sequence[Arrays]]) -> dict[str, Any]:
         """Returns one batch of sequences that contain several examples one after the other.
 
-        Each example is a document. The starts of the documents replace the masks, under the same
-        keys with `documents` instead of `keep`. Padding after a sequence's last example is a
-        further document, without targets. A number per example becomes an array of shape (N,), with
-        one number for each of the N documents in the batch.
+        Each example is a document. Instead of masks, the batch contains the starts of the documents
+        (`Documents`); in their keys, `documents` replaces `keep`. Padding after a sequence's last
+        example is a further document, without targets. A number per example becomes an array of
+        shape (N,), with one number for each of the N documents in the batch.
 
         Args:
             rows: the examples of each sequence, as results of `compose`.
@@ -223,19 +228,20 @@ class ExampleObjective(Objective):
 
 
 def describe_required_data(objective: Objective | None) -> tuple[str, str | None]:
-    """Returns a description of the data that an objective reads, and an example, for messages.
+    """Returns the parts of a message about the data that an objective reads.
 
-    The example is a config of such data; it is None if the description already contains one.
+    These are a description of the data, and a hint that names a config with such data; the hint is
+    None if the description already names one.
 
     Args:
-        objective: the objective; None for next-token prediction on running text.
+        objective: the objective; None for next-token prediction on continuous text.
     """
     if objective is None or objective.reads == "windows":
         return "continuous text, which the run's task needs, such as data=text_files", None
     if objective.reads == "made":
         return f"synthetic data for the run's task, such as {objective.such_as}", None
     fields = ", ".join(objective.fields)
-    return f"examples with the fields {fields} for the run's task", objective.such_as
+    return f"examples with the fields {fields} for the run's task", f"set {objective.such_as}"
 
 
 def enters_loss(labels: NDArray[Any]) -> NDArray[np.bool_]:

@@ -156,8 +156,8 @@ def permute(index: Words, size: int, keys: Words) -> Words:
     This is the generalised Feistel cipher with cycle walking of Black and Rogaway, "Ciphers with
     arbitrary finite domains" (2002), method 3: x = (left, right) in Z_a x Z_b with a =
     ceil(sqrt(size)) and b = ceil(size / a); in turn left += F(right) mod a and right += F(left) mod
-    b. Since a * b exceeds `size` by less than a, few values are outside; those are enciphered again
-    until they are inside.
+    b, where F is a hash that depends on the round's key. Since a * b exceeds `size` by less than a,
+    few results are `size` or larger; those are enciphered again until they are smaller.
 
     Args:
         index: positions to permute, each below `size`, any shape.

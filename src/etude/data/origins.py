@@ -20,7 +20,7 @@ class DocumentSpan:
         document: number of the document in the training split, from 0. A row or a synthetic example
             counts as a document.
         first, end: token positions in the document: the span's first token, and the token after its
-            last; None if the data is not running text.
+            last; None if the data is not continuous text.
         example: for a row, the number of one of its examples, counted over the whole split; None
             means any of its examples.
     """
@@ -49,12 +49,12 @@ class SpanRead:
 
 
 def find_document_spans(ends: NDArray[np.int64], first: int, end: int) -> list[DocumentSpan]:
-    """Divides a span of a split's tokens at the document ends, and returns its document spans.
+    """Returns the document spans in a range of a split's tokens, which is divided at document ends.
 
     Args:
         ends: end of each document, as a token position in the split.
-        first, end: token positions in the split: the span's first token, and the token after its
-            last.
+        first, end: token positions in the split: the first token of the range, and the token after
+            its last.
     """
     places = []
     document = int(np.searchsorted(ends, first, side="right"))

@@ -29,5 +29,5 @@ def no_panic(name: str) -> Iterator[None]:
             raise
         message = " ".join(str(error).split())[:500]
         expected = "a tokenizer that the `tokenizers` library can run"
-        hint = f"internal error of the library: {message}"
+        hint = f"the library failed with an internal error: {message}"
         raise RequestError(Problem(name, expected, hint=hint)) from error

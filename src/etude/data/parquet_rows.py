@@ -14,7 +14,7 @@ SIZE = 1 << 24  # approximate bytes of a group
 
 
 def columns(file: Path) -> dict[str, bool]:
-    """Returns a dict from the name of each column to whether the column contains text.
+    """Returns a dict from each column name of a Parquet file to whether the column contains text.
 
     Raises:
         RequestError: if a name is repeated.
@@ -40,7 +40,7 @@ def rows(file: Path, wanted: Sequence[str]) -> Iterator[tuple[int, dict[str, Any
     """Yields each row as a pair: its number, from 1, and a dict from column names to values.
 
     Args:
-        file: the file.
+        file: a Parquet file.
         wanted: names of the columns to read.
 
     Raises:

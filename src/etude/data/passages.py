@@ -2,10 +2,10 @@
 
 A document can be larger than memory, so it is processed as passages. A passage ends where a space
 or a newline follows a character that isn't whitespace, or where Chinese or Japanese punctuation
-follows a letter. At these positions GPT-2's pre-tokenizer always begins a new piece (its pattern
+follows a letter. At these positions GPT-2's pre-tokenizer always begins a new piece: its pattern
 matches whitespace only at the start of a piece, looks ahead no further than the end of a run of
-whitespace, and puts letters and punctuation in different pieces), and no merge of byte-pair
-encoding crosses pieces; so the tokens are exactly those of the uncut text. For character and byte
+whitespace, and puts letters and punctuation in different pieces. Byte-pair encoding merges tokens
+only within a piece. So the tokens are exactly those of the uncut text. For character and byte
 tokenizers, any position is suitable.
 
 A text without such a position is cut at a maximum size, so that memory is bounded; a few tokens

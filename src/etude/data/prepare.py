@@ -34,9 +34,10 @@ def write_text(
 
     Args:
         folder: an empty folder.
-        parts: functions that yield the text: a single one with an empty name, or one for each
-            source of a mixture, by name. Sources are stored one after the other. Each function is
-            called twice for "train": for training the tokenizer, and for writing.
+        parts: dict of functions that yield the text of a split. A mixture has one function for each
+            source, under the source's name; other data has one, under the key "". Sources are
+            stored one after the other. Each function is called twice for "train": for training the
+            tokenizer, and for writing.
         names: names of the splits to write.
         recipe: recipe of the tokenizer.
         identity: everything that determines the content of the files; saved in `meta.json`.

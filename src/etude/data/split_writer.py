@@ -1,4 +1,4 @@
-"""Writer of a split's text as a column of token ids, which also counts characters and ids."""
+"""Writes the text of a split as a column of token ids, and counts the characters and ids."""
 
 from __future__ import annotations
 
@@ -31,13 +31,15 @@ NAMED_FROM = 100  # number of passages from which unknown words are recorded
 def write_split(
     path: Path, parts: Mapping[str, Part], tokenizer: Tokenizer, dtype: str, name: Split
 ) -> TextSplitMeta:
-    """Writes the token ids of a split to a column (two files), as one list per document.
+    """Writes the token ids of a split as a column: the ids of all documents, and where each ends.
+
+    The column has two files: the ids have the suffix `.values`, the ends of documents `.ends`.
 
     Args:
         path: path of the column, without suffixes.
-        parts: functions that yield the passages (pieces of documents) of a split: a single one with
-            an empty name, or one for each source of a mixture, by name. Their texts are written one
-            after the other.
+        parts: dict of functions that yield the passages (pieces of documents) of a split. A mixture
+            has one function for each source, under the source's name; other data has one, under the
+            key "". Their texts are written one after the other.
         tokenizer: the tokenizer.
         dtype: NumPy type of the ids.
         name: name of the split.
@@ -56,11 +58,11 @@ def write_split(
 
 
 class _Writer:
-    """Writer of the token ids of a split, which also counts documents, characters and ids.
+    """Writes the token ids of a split, and counts documents, characters and ids.
 
     Args:
-        file: receives the ids.
-        ends: receives, for each document, the position after its last id.
+        file: file to which the ids are written.
+        ends: file to which the position after the last id of each document is written.
         tokenizer, dtype, name: as in `write_split`.
     """
 
@@ -133,14 +135,17 @@ class _Writer:
         most = dict(sorted(self._unknown_names.items(), key=lambda item: (-item[1], item[0]))[:5])
         if self._lost:
             log.warning(
-                "%s: dropped %s characters that are in none of the tokenizer's tokens",
+                "%s: dropped %s characters for which the tokenizer has no token",
                 self.name,
                 f"{self._lost.total():,}",
             )
         if self.unknown:
             shown = ", ".join(f"{piece!r} ({count})" for piece, count in most.items())
             log.info(
-                "%s: %d unknown characters or words, most often %s", self.name, self.unknown, shown
+                "%s: %d characters or words are unknown to the tokenizer, most often %s",
+                self.name,
+                self.unknown,
+                shown,
             )
         sections = list(self.sections.values())
         return TextSplitMeta(
@@ -186,16 +191,17 @@ class _Writer:
         if tokenizer.cuts == "unknown":
             self._warned_of_cuts = True
             log.warning(
-                "%s: documents are tokenized in pieces of %s characters; with this tokenizer, the "
-                "tokens next to a cut may differ from those of the uncut document",
+                "%s: documents are cut into pieces of %s characters, which are tokenized "
+                "separately; with this tokenizer, the tokens next to a cut may differ from those "
+                "of the uncut document",
                 self.name,
                 f"{PASSAGE:,}",
             )
         elif not is_clean_cut(before, text):
             self._warned_of_cuts = True
             log.warning(
-                "%s: a text of more than %s characters without a space is cut in the middle; the "
-                "tokens next to a cut may differ from those of the uncut text",
+                "%s: a document has more than %s characters without a space, so it is cut inside a "
+                "word; the tokens next to a cut may differ from those of the uncut document",
                 self.name,
                 f"{PASSAGE:,}",
             )
@@ -207,7 +213,7 @@ class _Writer:
         if time.monotonic() > self._next_log:
             self._next_log = time.monotonic() + LOG_INTERVAL
             tokens = f"{self._written:,}"
-            log.info("%s: %s tokens of %s documents so far", self.name, tokens, self.documents)
+            log.info("%s: %s tokens from %s documents so far", self.name, tokens, self.documents)
 
 
 def encoded_passages(

@@ -66,7 +66,7 @@ class Share:
     def micro_batches(
         self, arrays: Mapping[str, torch.Tensor], step_values: Mapping[str, Any], parts: int = 1
     ) -> list[Any]:
-        """Splits the arrays of this process's examples into micro-batches, and returns these dicts.
+        """Splits the arrays of this process's examples; returns each micro-batch as a dict.
 
         Args:
             arrays: the arrays, by name, with `parts` rows per example.
@@ -102,7 +102,7 @@ class StepAssembler(Protocol):
     def readings(
         self, places: Collection[DocumentSpan], steps: Iterable[int], /
     ) -> Iterator[SpanRead]:
-        """Yields a `SpanRead` for each example that contains a document span or a part of it.
+        """Yields a `SpanRead` for each example that contains one of `places`, or a part of one.
 
         Args:
             places: the document spans to search for.
@@ -142,7 +142,7 @@ class Steps(IterableDataset[list[Any]]):
 
 @dataclass
 class WindowSteps:
-    """Optimizer steps of windows of running text; see `StepAssembler`.
+    """Assembler of optimizer steps from windows of continuous text; see `StepAssembler`.
 
     If `lengths` is shorter than `length`, each window is cut into several sequences, in order.
     Tokens that an objective doesn't need are not read.
@@ -198,9 +198,9 @@ class WindowSteps:
         return self.order.windows(number, self.sizes.before(number), self.sizes.at(number))
 
     def rows(self, number: int, length: int, windows: slice) -> NDArray[Any]:
-        """Returns the token ids of some windows of a step, which are cut into n sequences.
+        """Returns the token ids of some windows of a step, cut into n sequences.
 
-        The shape is (n, `width(length)`).
+        The shape is (n, m), where m = `width(length)` is the number of ids in a sequence.
 
         Args:
             number: number of the step.
@@ -361,9 +361,9 @@ class EvaluationBatches(IterableDataset[WindowBatch]):
 def _separate(batch: WindowBatch, separator: int | None) -> None:
     """Adds the key `documents` (the document boundaries) to a batch, if there is a separator.
 
-    A separator belongs to the document that follows it. So each target is predicted from its own
-    document alone: the first token of a document from the separator before it, and the separator
-    after a document from the document's last token. All these targets enter the loss.
+    A separator belongs to the document that follows it. So the first token of a document is
+    predicted from the separator before it, and other tokens from their own document alone. The
+    separator itself is predicted from the document before it. All these targets enter the loss.
 
     Args:
         batch: the batch.

@@ -110,7 +110,8 @@ def open_store(folder: Path, split_meta: Any) -> Store:
             if (len(column), len(column.values)) != (lists, numbers):
                 raise ValueError(
                     f"the files {split}.{name}.* contain {len(column):,} lists and "
-                    f"{len(column.values):,} numbers instead of {lists:,} and {numbers:,}"
+                    f"{len(column.values):,} numbers instead of {lists:,} lists and {numbers:,} "
+                    "numbers"
                 )
         return store
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RequestError) as error:

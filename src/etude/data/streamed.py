@@ -62,8 +62,8 @@ class Streamed(TextData):
     Args:
         source: config of the corpus with `_partial_: true`, as for a mixture's sources.
         shuffle: number of windows in a block; 1 keeps the order of the stream.
-        learn_from: number of documents at the beginning on which the tokenizer is trained; unused
-            for a pretrained tokenizer.
+        learn_from: the tokenizer is trained on this number of documents, from the beginning of the
+            corpus; unused for a pretrained tokenizer.
         workers: 0, or 1 to read ahead in a separate process.
     """
 
@@ -76,7 +76,7 @@ class Streamed(TextData):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not callable(self.source):
-            expected = "a config with the _target_ of a data class and _partial_: true"
+            expected = "a config with _partial_: true and a data class as _target_"
             raise RequestError(Problem("data.source", expected, self.source))
         self.corpus = self.source(
             tokenizer=self.tokenizer, sequence_length=1, batch=Batch(examples=1)
@@ -88,11 +88,10 @@ class Streamed(TextData):
     def validate(self, checks: Checks) -> None:
         super().validate(checks)
         checks.positive(shuffle=self.shuffle, learn_from=self.learn_from)
-        expected = "0 or 1 (one process reads the stream)"
+        expected = "0 or 1 (only one process can read a stream)"
         checks.that(self.workers in (0, 1), "workers", self.workers, expected)
-        checks.that(
-            self.order == "windows", "order", self.order, "windows (data.shuffle sets the order)"
-        )
+        expected = "windows (for a stream, only data.shuffle sets the order)"
+        checks.that(self.order == "windows", "order", self.order, expected)
         is_unset = self.curriculum is None
         expected = "null (streamed data does not support a curriculum)"
         checks.that(is_unset, "curriculum", self.curriculum, expected)
@@ -234,7 +233,7 @@ class Streamed(TextData):
 
 @dataclass
 class StreamSteps(WindowSteps):
-    """Optimizer steps of a stream; see `WindowSteps`.
+    """Assembler of optimizer steps from a stream of text; see `WindowSteps`.
 
     Steps are assembled in order. If a step is earlier than the last assembled one, the stream is
     read again: from the starting position, or from the beginning if the step is before that.
@@ -371,7 +370,7 @@ class StreamBlock:
 def _drop_first(
     pieces: list[tuple[StreamPosition, NDArray[np.int64]]], count: int
 ) -> list[tuple[StreamPosition, NDArray[np.int64]]]:
-    """Returns the pieces without the first `count` ids of all pieces together.
+    """Returns `pieces` without the first `count` token ids, counted over all pieces.
 
     Args:
         pieces: pairs of a position and the token ids from there on.
@@ -390,8 +389,8 @@ def _encoded_passages(
 ) -> Iterator[tuple[int, list[int]]]:
     """Yields the training documents from number `first` on, as pairs (document number, token ids).
 
-    A long document gives several pairs. Documents without text have no number. Earlier documents
-    are not encoded.
+    A long document gives several pairs. Documents without text are skipped and not counted.
+    Documents before `first` are not encoded.
     """
     for batch, encoded in encoded_passages(_passages_from(corpus, first), tokenizer):
         for (document, _), ids in zip(batch, encoded, strict=True):

@@ -68,7 +68,7 @@ class TextData(Stored):
     given = frozenset({"tokenizer", "sequence_length", "batch", "separate_documents"})
     section_names: tuple[str, ...] = field(default=(), init=False)
     reads = "windows"
-    has_splits = "running text has"
+    has_splits = "continuous text has"
     split_meta = TextSplitMeta
 
     def validate(self, checks: Checks) -> None:
@@ -109,7 +109,7 @@ class TextData(Stored):
         if objective is None:
             return
         if self.separate_documents and not objective.packs:
-            expected = "false (the run's task does not support separate documents)"
+            expected = "false (the run's task does not support separate_documents)"
             raise RequestError(Problem("data.separate_documents", expected, True))
         if objective.special_tokens({}):
             self.recipe = WithSpecial(self.recipe, objective)
@@ -141,7 +141,7 @@ class TextData(Stored):
             fits = False
         if not fits:
             name = type(self.objective).__name__
-            expected = f"a length from which {name} can create inputs and targets"
+            expected = f"a length from which the objective {name} can create inputs and targets"
             yield Problem(f"data.curriculum.sequence_length.{step}", expected, length)
 
     @property
@@ -182,7 +182,12 @@ class TextData(Stored):
                 where = f"{type(self).__name__}.documents"
                 type_name = type(document).__name__
                 raise RequestError(
-                    Problem(where, "documents of type str", type_name, f"document {number:,}")
+                    Problem(
+                        where,
+                        "documents of type str",
+                        type_name,
+                        f"document {number:,}, counted from 0, has the type {type_name}",
+                    )
                 )
             for text in cut([document]):
                 yield number, text
@@ -206,7 +211,7 @@ class TextData(Stored):
         for name, section in _sections(store.meta.splits["train"]).items():
             if section.tokens <= self.window:
                 owner = f"the training split of the source {name}" if name else "the training split"
-                expected = f"a number below the {section.tokens:,} tokens of {owner}"
+                expected = f"a number below {section.tokens:,}, the number of tokens in {owner}"
                 problems.append(Problem("data.sequence_length", expected, self.sequence_length))
         problems += self.size_problems(store)
         if problems:
@@ -217,8 +222,8 @@ class TextData(Stored):
         if self.separate_documents and store.tokenizer.end_of_text is None:
             expected = "a tokenizer with an end-of-text token, which separates documents"
             name = type(self.recipe).__name__
-            hint = f"{name} has no such token: set data.tokenizer.end_of_text, or use "
-            hint += "data/tokenizer=bpe"
+            hint = f"{name} has no such token; set data.tokenizer.end_of_text, or select another "
+            hint += "tokenizer, such as data/tokenizer=bpe"
             yield Problem("data.separate_documents", expected, True, hint)
 
     def size_problems(self, store: Store) -> Iterator[Problem]:
@@ -263,7 +268,8 @@ class TextData(Stored):
                 yield Problem(f"data.curriculum.batch.{step}", expected, size)
         if changes and max_epochs is not None:
             expected = "null"
-            hint = "data.curriculum.batch changes the size of steps; set trainer.max_steps instead"
+            hint = "set trainer.max_steps instead, because data.curriculum.batch changes the "
+            hint += "number of steps in an epoch"
             yield Problem("trainer.max_epochs", expected, max_epochs, hint)
 
     def changes(self) -> Iterator[tuple[str, int]]:
@@ -380,10 +386,10 @@ class TextData(Stored):
 
 
 def _sections(meta: TextSplitMeta) -> dict[str, SectionMeta]:
-    """Returns which section of a split's file contains the text of each source of a mixture.
+    """Returns a dict from the name of each source of a mixture to its section of a split's file.
 
-    The result is a dict from the sources' names to sections. For data that is not a mixture, it has
-    an empty key for the whole split.
+    The section contains the text of the source. For data that is not a mixture, the dict has a
+    single key, "", for the section that covers the file.
 
     Args:
         meta: metadata of the split.
@@ -399,9 +405,10 @@ def _check_batch(checks: Checks, batch: Batch, sequence_length: int) -> int | No
         hint = (
             "set one of them"
             if tokens is None
-            else "set the other to null, as in data.batch.examples=null"
+            else "set one of them to null, as in data.batch.examples=null"
         )
-        checks.that(False, "batch", batch, "exactly one of tokens and examples", hint)
+        expected = "a value for exactly one of tokens and examples"
+        checks.that(False, "batch", batch, expected, hint)
         return None
     if examples is not None:
         fits = checks.that(examples > 0, "batch.examples", examples, "a positive number")

@@ -98,10 +98,10 @@ class TextFiles(TextData):
         is_stated = bool(self.paths) and all(self.paths)
         checks.that(is_stated, "path", self.path, "a file, a folder, a glob, or a list of these")
         is_valid = all(self.validation_paths) if self.fraction is None else 0 < self.fraction < 1
-        expected = "a fraction between 0 and 1, or the validation files"
+        expected = "a fraction between 0 and 1, or paths of validation files"
         checks.that(is_valid, "validation", self.validation, expected)
         has_valid_test = self.test is None or (bool(self.test_paths) and all(self.test_paths))
-        checks.that(has_valid_test, "test", self.test, "null, or the test files")
+        checks.that(has_valid_test, "test", self.test, "null, or paths of test files")
         is_known = self.split in ("regular", "keyed")
         checks.that(is_known, "split", self.split, "regular or keyed")
         has_valid_column = self.column is None or bool(self.column)
@@ -126,7 +126,7 @@ class TextFiles(TextData):
             for file in self._own(split):
                 other = key_by_file.setdefault(file.resolve(), key)
                 if other != key:
-                    problems.append(Problem(key, f"files that are not in {other}", str(file)))
+                    problems.append(Problem(key, f"a file that is not also in {other}", str(file)))
                 files.append(file)
         if problems:
             raise RequestError(problems)
@@ -148,7 +148,7 @@ class TextFiles(TextData):
             first = {
                 form.rows: file for file, form in reversed([*zip(files, formats, strict=True)])
             }
-            expected = "plain text or rows, not both"
+            expected = "files of plain text or files with rows, not both"
             hint = (
                 f"{first[False]} is plain text, {first[True]} has rows; select files of one format "
                 "with a glob such as data/*.jsonl"
@@ -182,7 +182,7 @@ class TextFiles(TextData):
             for file in self._own(split):
                 if (other := trained.get(self._scan(file).sha256)) is not None:
                     log.warning(
-                        "%s: %s has the same content as %s, a training file",
+                        "%s: %s has the same content as %s, which is a training file",
                         KEYS[split],
                         file,
                         other,
@@ -242,7 +242,11 @@ class TextFiles(TextData):
                 yield number, text
 
     def _all_documents(self, split: Split) -> Iterator[Document]:
-        """Yields all rows or lines of the files that contain a split, and possibly another one."""
+        """Yields all rows or lines of the files that contain a split.
+
+        If the config names no files for the split, these are the training files; they then contain
+        the rows of another split, too.
+        """
         if self._has_rows():
             for where, text in iterate_texts(self._values(split), tell=split == "val"):
                 yield where, newlines(text)
@@ -318,7 +322,7 @@ class TextFiles(TextData):
     def _spans(self, split: Split) -> Iterator[tuple[Path, int, int]]:
         """Yields the text of a split as triples (file, first character, character after the last).
 
-        Files without text in the split are left out.
+        Files that contain no text of the split are left out.
         """
         files = self._files_of(split)
         counts = [self._scan(file).characters for file in files]
@@ -385,7 +389,7 @@ def find_largest_held_out(keys: Sequence[int], fraction: float) -> int:
     if len(ordered) < 2 or ordered[count - 1] == ordered[-1]:
         expected = f"a fraction that leaves some of the {len(ordered):,} documents for training"
         has_duplicates = len(np.unique(ordered)) < len(ordered)
-        hint = "equal documents are in the same split" if has_duplicates else None
+        hint = "documents with equal text are in the same split" if has_duplicates else None
         raise RequestError(Problem("data.validation", expected, fraction, hint))
     return int(ordered[count - 1])
 

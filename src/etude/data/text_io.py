@@ -154,5 +154,5 @@ def too_long_problem(where: str) -> Problem:
     Args:
         where: file and position of the line or row.
     """
-    hint = "only lines of plain text with data.lines=false may be longer"
+    hint = "lines of plain text may be longer if data.lines is false"
     return Problem(where, f"at most {LONGEST:,} characters in a line or a row", hint=hint)

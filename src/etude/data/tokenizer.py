@@ -87,7 +87,7 @@ class Tokenizer:
     def for_text(self) -> tokenizers.Tokenizer:
         """Returns a copy of the library's tokenizer, for which the caller may set truncation.
 
-        All calls return the same copy, and reset it to no truncation.
+        All calls return the same copy; each call first disables the copy's truncation.
         """
         self._copy.no_truncation()
         return self._copy
@@ -100,7 +100,9 @@ class Tokenizer:
 
     @cached_property
     def rewrites(self) -> bool:
-        """Whether decoding may give another text: other case, other spaces or unknown words.
+        """Whether decoding the ids of a text may give a different text.
+
+        For example, case or spaces may differ, or words may be replaced by the unknown token.
 
         False for byte-level tokenizers, and for character tokenizers.
         """
@@ -158,18 +160,21 @@ class Tokenizer:
         known = self.backend.get_vocab()
         unknown = [word for text in texts for word in text.split() if word not in known]
         hint = nearest(unknown[0], known) if unknown else None
-        expected = "words in the tokenizer's vocabulary"
+        expected = "only words that are in the tokenizer's vocabulary"
         return Problem("text", expected, unknown[0] if unknown else None, hint)
 
     def encode_special(self, text: str) -> list[int]:
-        """Returns the token ids of `text`; a special token's name in it becomes this token's id."""
+        """Returns the token ids of `text`, in which names of special tokens become their ids."""
         backend = tokenizers.Tokenizer.from_str(self.backend.to_str())
         backend.encode_special_tokens = False
         with no_panic(self.file):
             return list(backend.encode(text, add_special_tokens=False).ids)
 
     def framed(self, texts: Sequence[str]) -> list[list[int]]:
-        """Returns the token ids of each text, with special tokens as in the file's template."""
+        """Returns the token ids of each text, with the special tokens that the template adds.
+
+        The template is part of the tokenizer's file; see `with_frame`.
+        """
         with no_panic(self.file):
             encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=True)
         return [encoding.ids for encoding in encodings]
@@ -507,15 +512,15 @@ def lost_text_problem(lost: Counter[str], characters: int, split: str) -> Proble
         return None
     first = ", ".join(repr(letter) for letter, _ in lost.most_common(5))
     hint = (
-        f"{lost.total():,} of {characters:,} characters, most often {first}, are in none of the "
-        "tokenizer's tokens, and the tokenizer has no unknown token"
+        f"for {lost.total():,} of {characters:,} characters, most often {first}, the tokenizer has "
+        "neither a token nor an unknown token"
     )
     expected = f"a tokenizer with tokens for most characters of the {split} split"
     return Problem("data.tokenizer", expected, hint=hint)
 
 
 def _closing_token(backend: tokenizers.Tokenizer) -> str | None:
-    """Returns the name of the special token that a tokenizer's template adds after a text.
+    """Returns the name of the special token that the template of `backend` adds after a text.
 
     Returns None if there is no such token.
     """

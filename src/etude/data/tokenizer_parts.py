@@ -110,11 +110,12 @@ def _fraction(value: Any) -> str | None:
 
 def _pair(value: Any) -> str | None:
     is_valid = isinstance(value, list) and len(value) == 2 and _name(value[0]) is None
-    return None if is_valid and _count(_IDS)(value[1]) is None else "a list of a token and its id"
+    is_valid = is_valid and _count(_IDS)(value[1]) is None
+    return None if is_valid else "a list of two elements: a token and its id"
 
 
 def _pattern(value: Any) -> str | None:
-    expected = "an object with one key, String or Regex, and a text as its value"
+    expected = "an object with a single key, String or Regex, whose value is a text"
     if not isinstance(value, dict) or len(value) != 1:
         return expected
     ((kind, text),) = value.items()
@@ -134,25 +135,26 @@ def _table(value: Any) -> str | None:
         return "a valid base64 text"
     growth = table_growth(content)
     if growth is None:
-        return "a valid table, without references to positions outside the table"
+        return "a valid SentencePiece table, without references to positions outside the table"
     return (
         None
         if growth <= GROWTH
-        else f"replacements at most {GROWTH} times as long as the replaced text"
+        else f"a table whose replacements are at most {GROWTH} times as long as the replaced texts"
     )
 
 
 def _template(value: Any) -> str | None:
     if not isinstance(value, list) or len(value) > _PIECES:
-        return f"a template of at most {_PIECES} pieces, as a list"
+        return f"a template: a list of at most {_PIECES} pieces"
     texts = []
     for piece in value:
         if not isinstance(piece, dict) or not set(piece) <= {"SpecialToken", "Sequence"}:
-            return "a template with only pieces of type SpecialToken or Sequence"
+            return "a template whose pieces have only the keys SpecialToken and Sequence"
         if isinstance(text := piece.get("Sequence"), dict):
             texts.append(text.get("id"))
     most = max(map(texts.count, texts), default=0)
-    return None if most <= 1 else "at most one occurrence of each text (Sequence)"
+    expected = "a template in which each text (Sequence) occurs at most once"
+    return None if most <= 1 else expected
 
 
 def _specials(value: Any) -> str | None:
@@ -161,7 +163,7 @@ def _specials(value: Any) -> str | None:
     for each in value.values():
         lists = [each.get("ids"), each.get("tokens")] if isinstance(each, dict) else [None]
         if not all(isinstance(one, list) and len(one) <= 8 for one in lists):
-            return "special tokens with lists of at most 8 ids and at most 8 tokens each"
+            return "special tokens, each with a list of at most 8 ids and one of at most 8 tokens"
     return None
 
 
@@ -177,11 +179,12 @@ _TOO_LONG = f"tokens of at most {_TOKEN:,} characters"
 
 
 def _scores(value: Any) -> str | None:
+    expected = "a list of pairs, each of a token and its score"
     if not isinstance(value, list) or len(value) > _IDS:
-        return "a list of pairs of token and score"
+        return expected
     pairs = (one for one in value if isinstance(one, list) and len(one) == 2)
     if sum(isinstance(one[0], str) for one in pairs) < len(value):
-        return "a list of pairs of token and score"
+        return expected
     longest = max((len(one[0]) for one in value), default=0)
     return None if longest <= _PIECE else f"tokens of at most {_PIECE:,} characters"
 
@@ -414,7 +417,7 @@ def _growth_problems(spec: Mapping[str, Any]) -> Iterator[Problem]:
             if isinstance(part, dict):
                 growth *= _growth(part, "Precompiled" in map(_kind, parts[number:]))
         if growth > GROWTH:
-            expected = f"components that together lengthen a text at most {GROWTH} times, "
+            expected = f"components that together make a text at most {GROWTH} times as long, "
             yield Problem(" and ".join(slots), f"{expected}not {growth} times")
 
 

@@ -48,9 +48,9 @@ def learnable(texts: Iterable[str]) -> Iterator[str]:
             if end - start > remaining and not warned:
                 warned = True
                 log.warning(
-                    "the text has stretches of at least %d characters without a space: the "
-                    "tokenizer is trained on the first %s characters of all stretches together, "
-                    "and on all other text",
+                    "the text has stretches of at least %d characters without a space; the "
+                    "tokenizer is trained only on the first %s characters of these stretches "
+                    "(counted over all of them), and on all other text",
                     LONG_STRETCH,
                     f"{MAX_LONG_STRETCHES:,}",
                 )
@@ -116,7 +116,7 @@ def learn(backend: tokenizers.Tokenizer, trainer: Any, texts: Iterable[str]) -> 
             now = time.monotonic()
             if all_read.is_set() and now > next_log:
                 next_log = now + LOG_INTERVAL
-                log.info("training the tokenizer: %d s so far", now - start)
+                log.info("training the tokenizer: %d seconds so far", now - start)
     except BaseException:
         interrupted.set()
         worker.join(1.0)  # a thread that still calls Python must not outlive the interpreter
@@ -146,8 +146,8 @@ def warn_if_smaller(size: int, requested: int) -> None:
     """Logs a warning if `size`, that of the trained vocabulary, is smaller than `requested`."""
     if size < requested:
         log.warning(
-            "the trained vocabulary has %d tokens, fewer than data.tokenizer.vocab_size=%d "
-            "(the text is too small)",
+            "the trained vocabulary has %d tokens, fewer than data.tokenizer.vocab_size=%d, "
+            "because the training text is too small",
             size,
             requested,
         )

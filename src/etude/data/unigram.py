@@ -126,7 +126,7 @@ def learn_pieces(words: dict[bytes, int], size: int) -> list[tuple[bytes, float]
         if time.monotonic() > next_log:
             next_log = time.monotonic() + LOG_INTERVAL
             log.info(
-                "training the tokenizer: %d candidate pieces left, target %d", alive.sum(), size
+                "training the tokenizer: reducing %d candidate tokens to %d", alive.sum(), size
             )
         probability = _normalise(expected, alive)
         alternative = others.best(probability)  # 0 for a byte, which has no other spelling
@@ -209,7 +209,7 @@ class _Lattices:
     Args:
         strings: the strings to spell.
         numbers: dict from pieces to their numbers; the number of a byte is its value.
-        whole: whether a string may be spelt by the single piece that is equal to it.
+        whole: whether a string may be spelt as one piece, if it is equal to a piece.
     """
 
     def __init__(

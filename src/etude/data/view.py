@@ -43,7 +43,8 @@ def _splits(data: Any) -> Iterator[str]:
     yield ""
     yield (
         "repeated: rows with the text of an earlier row; leaked: rows whose text is also in the "
-        "test split or (training rows) the validation split; dropped: leaked rows that were removed"
+        "test split, or training rows whose text is also in the validation split; dropped: leaked "
+        "rows that were removed"
     )
 
 

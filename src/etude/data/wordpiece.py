@@ -46,7 +46,7 @@ class WordPiece(Recipe):
         check_vocabulary(
             self.vocab_size,
             len(SPECIAL) + 2,
-            "room for BERT's 5 special tokens, and for one letter in both forms, such as a and ##a",
+            "BERT's 5 special tokens, and one letter in two forms: alone and with the prefix ##",
         )
 
     @property

@@ -4,7 +4,7 @@ Shape letters, used in comments and docstrings throughout the package:
 
     B  batch              H  heads                  F  feed-forward width
     T  query length       G  key-value heads        V  vocabulary
-    S  key length         K  width of one head
+    S  key length         K  head dimension
     D  model width        (H * K = D)
 
 The T queries are the last T of the S positions: S = T without a cache, S > T with a cache.

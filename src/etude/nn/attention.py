@@ -46,7 +46,8 @@ def reference_attention(
 
     Vaswani et al. 2017, equation 1; with fewer key-value heads than heads, grouped-query attention
     (Ainslie et al. 2023, arXiv:2305.13245, section 2.2): heads h * H/G to (h + 1) * H/G - 1 share
-    the key-value head h.
+    the key-value head h. Shapes: B sequences, H heads, G key-value heads, T queries, S keys, K
+    dimensions of a head.
 
     Args:
         q: queries (B, H, T, K) at the last T of the keys' S positions.
@@ -61,7 +62,7 @@ def reference_attention(
             before bias and mask are applied (Gemma Team 2024, arXiv:2408.00118, section 2).
 
     Returns:
-        (B, H, T, K).
+        The outputs of the heads, (B, H, T, K).
     """
     k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
     scores = q @ k.transpose(-2, -1) * (1 / math.sqrt(q.shape[-1]) if scale is None else scale)
@@ -132,17 +133,17 @@ class MultiHeadAttention(nn.Module):
     widths and numbers of heads, if `attend` supports them and `merge` supports the result.
 
     Args:
-        dim: D.
-        heads: H, which divides D.
+        dim: D, the model width.
+        heads: H, the number of heads, which divides D.
         bias: whether the projections have a bias.
         dropout: dropout probability of the attention weights and of the output.
-        kv_heads: G, which divides H; None uses H. With G < H, this is grouped-query attention
-            (Ainslie et al. 2023); with G = 1, multi-query attention (Shazeer 2019,
-            arXiv:1911.02150).
-        head_dim: K; None uses D / H.
+        kv_heads: G, the number of key-value heads, which divides H; None uses H. With G < H, this
+            is grouped-query attention (Ainslie et al. 2023); with G = 1, multi-query attention
+            (Shazeer 2019, arXiv:1911.02150).
+        head_dim: K, the head dimension; None uses D / H.
         qkv_bias, out_bias: whether the `qkv` and the `out` projection have a bias; None uses
             `bias`.
-        qk_norm: whether each head's query and key are RMS-normalised over their width, with a
+        qk_norm: whether each head's query and key are RMS-normalised over the K dimensions, with a
             learned weight, before the position module rotates them (Henry et al. 2020,
             arXiv:2010.04245; the form of Qwen3, arXiv:2505.09388).
         qk_norm_eps: epsilon of these norms.
@@ -164,7 +165,7 @@ class MultiHeadAttention(nn.Module):
 
     Raises:
         InvalidArguments: an argument is out of range, or the number of heads does not divide the
-            width.
+            model width.
     """
 
     fused: ClassVar[bool] = True
@@ -239,9 +240,10 @@ class MultiHeadAttention(nn.Module):
         documents: Documents | None = None,
         memory: Tensor | None = None,
     ) -> Tensor:
-        """Maps (B, T, D) to (B, T, D).
+        """Returns the attention's output for x; both have shape (B, T, D).
 
         Args:
+            x: (B, T, D), T vectors of the model width D for each of B sequences.
             position: position module, which may rotate queries and keys before the scores are
                 computed, as `Rotary` does.
             causal: whether to hide later keys.
@@ -312,7 +314,7 @@ class MultiHeadAttention(nn.Module):
         return attention(q, k, v, causal=causal, bias=bias, scale=scale, dropout=dropout)
 
     def merge(self, y: Tensor) -> Tensor:
-        """Maps the outputs of the heads (B, H, T, K) to the output of the module (B, T, D)."""
+        """Returns the module's output (B, T, D), given the outputs of the heads (B, H, T, K)."""
         B, _, T, _ = y.shape
         return self.residual_dropout(self.out(y.transpose(1, 2).reshape(B, T, -1)))
 
@@ -382,7 +384,7 @@ class ReferenceAttention(MultiHeadAttention):
 
 
 def check_heads(checks: Checks, heads: int, head_dim: int | None, dim: int) -> None:
-    """Adds a problem to `checks` if the number of heads doesn't divide the width `dim`.
+    """Adds a problem to `checks` if the number of heads doesn't divide the model width `dim`.
 
     If `head_dim` is set, any positive `heads` and `head_dim` are valid.
     """

@@ -13,7 +13,7 @@ Context = dict[str, Any]
 
 
 class Block(nn.Module):
-    """Base class of blocks, which consist of two or three residual branches with a norm each.
+    """Base class of blocks, which consist of two or three residual branches with norms.
 
     Args:
         attention, norm, feedforward: factories without arguments; `norm` is called for each norm of
@@ -63,7 +63,7 @@ class PreNormBlock(Block):
     final_norm = True
 
     def forward(self, x: Tensor, across: Context | None = None, **context: Any) -> Tensor:
-        """Maps (B, T, D) to (B, T, D).
+        """Returns the block's output for x; both have shape (B, T, D): batch, tokens, model width.
 
         Args:
             across: keyword arguments of the cross-attention.

@@ -15,14 +15,14 @@ class LayerCache:
     overwritten in place, so the cache can't be differentiated.
 
     Args:
-        batch: B.
+        batch: B, the number of sequences.
         capacity: largest number of positions.
 
     Attributes:
         length: number of positions in the cache.
-        memory: keys and values (B, G, S, K) that the cross-attention computes from the encoder's
-            output; None until they are computed. The cross-attention of a layer has its own
-            `LayerCache`.
+        memory: keys and values that the cross-attention computes from the encoder's output, of
+            shape (B, key-value heads, positions, head dimension); None until they are computed. The
+            cross-attention of a layer has its own `LayerCache`.
     """
 
     def __init__(self, batch: int, capacity: int) -> None:
@@ -33,9 +33,10 @@ class LayerCache:
         self.memory: tuple[Tensor, Tensor] | None = None
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Appends keys and values (B, G, T, K) of T new positions.
+        """Appends the keys and values of T new positions, and returns those of all S positions.
 
-        Returns views of the keys and of the values of all S positions in the cache, (B, G, S, K).
+        The arguments have shape (B, G, T, K): batch, key-value heads, positions, head dimension.
+        The results are views of the cache, of shape (B, G, S, K).
 
         Raises:
             InvalidArguments: the capacity is exceeded.
@@ -102,7 +103,7 @@ class KVCache:
 
     Args:
         layers: number of layers.
-        batch: B.
+        batch: B, the number of sequences.
         capacity: largest number of positions.
 
     Attributes:

@@ -65,8 +65,8 @@ class Documents:
         return self.number.numel() >= SHORT * sum(map(len, self.lengths))
 
     def mask(self, of: Documents | None = None) -> Tensor:
-        """Returns a mask of shape (B, 1, T, S), true where a query and a key belong to the same
-        document.
+        """Returns a mask of shape (B, 1, T, S), true where one of the T queries and one of the S
+        keys belong to the same document.
 
         Args:
             of: documents of the keys (B, S); document i of the queries attends to document i of the
@@ -99,10 +99,10 @@ class Documents:
         bias: Tensor | None,
         **options: object,
     ) -> Tensor:
-        """Returns the attention's output (B, H, T, K) for packed sequences.
+        """Returns the attention's output for packed sequences, of shape (B, H, T, K).
 
-        Calls the function `attend` for each document separately, which is cheaper than masked
-        attention over the whole sequence.
+        The function `attend` is called for each document separately, which is cheaper than masked
+        attention over all documents of a sequence.
 
         Args:
             attend: computes attention, such as `MultiHeadAttention.attend`.

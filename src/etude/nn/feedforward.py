@@ -1,6 +1,6 @@
 """Feed-forward modules: the branch of a block that transforms each position independently.
 
-Two forms: `down(activation(up(x)))`, and gated `down(activation(gate(x)) * up(x))`.
+There are two forms: `down(activation(up(x)))`, and gated `down(activation(gate(x)) * up(x))`.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ class FeedForward(nn.Module, ABC):
     Vaswani et al. 2017, section 3.3.
 
     Args:
-        dim: D.
+        dim: D, the model width.
         bias: whether the projections have a bias.
         dropout: dropout probability of the output.
-        hidden: F; None uses 4 D.
+        hidden: F, the width of the hidden layer; None uses 4 D.
     """
 
     def __init__(self, *, dim: int, bias: bool, dropout: float, hidden: int | None = None) -> None:
@@ -100,11 +100,11 @@ class GatedFeedForward(nn.Module, ABC):
     Shazeer 2020 (arXiv:2002.05202), section 2.
 
     Args:
-        dim: D.
+        dim: D, the model width.
         bias: whether the projections have a bias; Shazeer's have none.
         dropout: dropout probability of the output.
-        hidden: F; None uses 8/3 D rounded up to a multiple of 8, so that the three matrices have
-            about as many weights as two matrices with F = 4 D.
+        hidden: F, the width of the hidden layer; None uses 8/3 D rounded up to a multiple of 8, so
+            that the three matrices have about as many weights as two matrices with F = 4 D.
     """
 
     def __init__(self, *, dim: int, bias: bool, dropout: float, hidden: int | None = None) -> None:
@@ -157,8 +157,8 @@ class NoFeedForward(nn.Module):
     """Placeholder for blocks without a feed-forward branch: the block omits the branch and its
     norm.
 
-    For attention-only models (Elhage et al. 2021, "A Mathematical Framework for Transformer
-    Circuits").
+    It is used in attention-only models (Elhage et al. 2021, "A Mathematical Framework for
+    Transformer Circuits").
     """
 
     def __init__(self, *, dim: int, bias: bool, dropout: float) -> None:

@@ -41,7 +41,8 @@ class Weight:
     Attributes:
         name: name of the layer.
         embeds: whether the layer is an embedding.
-        inputs: number of columns; for an embedding, D. In muP, the number at the base width.
+        inputs: number of columns; for an embedding, D, the model width. In muP, the number at the
+            base width.
         outputs: number of rows. In muP, the number at the base width.
         factor: factor of the standard deviation; 1 except in muP.
         purpose: what the layer's outputs are used for (`etude.nn.matrices`); None if the module
@@ -75,7 +76,7 @@ class Normal(WidthAware):
     """BERT's initialisation: all weights are normal with standard deviation `std` (Devlin et al.
     2018, arXiv:1810.04805).
 
-    The authors' code (`initializer_range`) truncates at two standard deviations; this class
+    BERT's original code (`initializer_range`) truncates at two standard deviations; this class
     doesn't, and neither does `transformers`.
     """
 
@@ -108,8 +109,8 @@ class Xavier(WidthAware):
     """Xavier initialisation: weights are uniform with variance 2 / (fan_in + fan_out) (Glorot &
     Bengio 2010, equation 16), where queries, keys and values are separate matrices.
 
-    Embeddings are normal with standard deviation 1 / sqrt(D), because the code of the original
-    Transformer multiplies them by sqrt(D).
+    Embeddings are normal with standard deviation 1 / sqrt(D), where D is the model width, because
+    the code of the original Transformer multiplies them by sqrt(D).
     """
 
     def __call__(self, module: nn.Module, layers: int) -> None:
@@ -126,9 +127,9 @@ class Xavier(WidthAware):
 class Small(WidthAware):
     """GPT-NeoX's initialisation (Black et al. 2022, arXiv:2204.06745, section 2.1).
 
-    Weights are normal with standard deviation sqrt(2 / (5 D)) ("SmallInit", Nguyen & Salazar 2019,
-    arXiv:1910.05895), or 2 / (layers sqrt(D)) if the layer writes to the residual stream (Wang &
-    Komatsuzaki 2021, the code of GPT-J).
+    For the model width D, weights are normal with standard deviation sqrt(2 / (5 D)) ("SmallInit",
+    Nguyen & Salazar 2019, arXiv:1910.05895), or 2 / (layers sqrt(D)) if the layer writes to the
+    residual stream (Wang & Komatsuzaki 2021, the code of GPT-J).
     """
 
     def __call__(self, module: nn.Module, layers: int) -> None:
@@ -141,10 +142,11 @@ class Small(WidthAware):
 
 
 class T5(WidthAware):
-    """T5's initialisation (Raffel et al. 2019, arXiv:1910.10683, and the authors' code).
+    """T5's initialisation (Raffel et al. 2019, arXiv:1910.10683, and T5's original code).
 
     All weights are normal. The standard deviation is 1 for embeddings; 1 / sqrt(D K) for queries,
-    which replaces the scale of the scores; and 1 / sqrt(fan_in) for all others.
+    where D is the model width and K the head dimension; and 1 / sqrt(fan_in) for all others. The
+    factor 1 / sqrt(K) of the queries replaces the scale of the attention scores.
     """
 
     def __call__(self, module: nn.Module, layers: int) -> None:

@@ -46,14 +46,14 @@ class LoRA:
         expected = f"one or more of {', '.join(TARGETS)}"
         checks.that(bool(self.targets) and not unknown, "targets", list(self.targets), expected)
         overlaps = "qkv" in self.targets and any(name in self.targets for name in QUERIES)
-        expected = "either qkv, or some of q, k and v"
+        expected = "either qkv, or one or more of q, k and v, but not both"
         checks.that(not overlaps, "targets", list(self.targets), expected)
         checks.done()
 
 
 class LowRank(nn.Module):
-    """Low-rank adapter of some rows of a matrix: for an input x, adds B A x to the outputs of these
-    rows.
+    """Parameters of a low-rank adapter of some rows of a matrix, which adds B A x to the outputs of
+    these rows for an input x.
 
     The parameters are A (r, inputs), initially random, and B (number of rows, r), initially zero.
 
@@ -80,8 +80,8 @@ class LoRALinear(nn.Linear):
 
     Args:
         whole: the layer to adapt; its weight and bias are shared, not copied.
-        slots: dict from the name of each adapter, such as `q`, to its rows of the weight: the first
-            row, and the row after the last.
+        slots: dict from the name of each adapter, such as `q`, to the rows of the weight that it
+            adapts: the first row, and the row after the last.
         options: options of the adapters.
     """
 
@@ -149,7 +149,7 @@ def adapt(module: nn.Module, options: LoRA) -> list[str]:
     checks = Checks()
     present = sorted({slot for _, _, slots in targets for slot in slots})
     missing = [name for name in options.targets if name not in present]
-    expected = f"targets that the model has: {', '.join(present) or 'none'}"
+    expected = f"names of matrices that the model has: {', '.join(present) or 'none'}"
     checks.that(not missing, "targets", missing, expected)
     checks.done()
     for name, parameter in module.named_parameters():

@@ -94,8 +94,8 @@ class Prefix(Mask):
 
 
 def causal_mask(T: int, S: int, device: torch.device | None = None) -> Tensor:
-    """Returns the causal mask (T, S), true where the key's index is at most S - T + i, the position
-    of query i.
+    """Returns the causal mask (T, S) of queries at the last T of S positions: true where the key's
+    index is at most S - T + i, the position of query i.
     """
     return torch.ones(T, S, dtype=torch.bool, device=device).tril(S - T)
 
@@ -110,7 +110,7 @@ def hide_later(bias: Tensor, T: int, S: int) -> Tensor:
 
 
 def own_key(T: int, S: int, device: torch.device | None = None) -> Tensor:
-    """Returns a mask (T, S) of the last T of S positions as queries: true where a key is at the
-    query's own position.
+    """Returns a mask (T, S) of queries at the last T of S positions: true only where key and query
+    have the same position.
     """
     return torch.ones(T, S, dtype=torch.bool, device=device).tril(S - T).triu(S - T)

@@ -31,7 +31,8 @@ class Matrix:
             uses the names `q`, `k`, `v` and `out` of an attention, and `gate`, `up` and `down` of a
             feed-forward module.
         writes: whether the layer's output is added to the residual stream.
-        head_dim: K (in muP, at the base width) if a piece `q` computes queries; otherwise None.
+        head_dim: K, the head dimension (in muP, at the base width), if a piece `q` computes
+            queries; otherwise None.
     """
 
     pieces: Mapping[str, Rows]
@@ -54,9 +55,10 @@ def queries_keys_values(queries: int, others: int, head_dim: float) -> Matrix:
     """Returns the purpose of a layer that computes queries, keys and values, in this order.
 
     Args:
-        queries: number of rows of the queries, H K.
-        others: number of rows of the keys, G K; the values have the same number.
-        head_dim: K; see `Matrix`.
+        queries: number of rows of the queries: the number of heads times the head dimension.
+        others: number of rows of the keys: the number of key-value heads times the head dimension.
+            The values have the same number.
+        head_dim: the head dimension; see `Matrix`.
     """
     ends = (0, queries, queries + others, queries + 2 * others)
     pieces = {name: (ends[i], ends[i + 1]) for i, name in enumerate("qkv")}
@@ -65,8 +67,9 @@ def queries_keys_values(queries: int, others: int, head_dim: float) -> Matrix:
 
 def declared(module: nn.Module) -> dict[str, Matrix]:
     """Returns a dict from the names of a model's linear layers to the purposes that the methods
-    `matrices()` declare. Other layers are omitted, except those with one of the five recognised
-    names.
+    `matrices()` declare.
+
+    Other layers are omitted, except those named `out`, `down`, `gate`, `up` or `qkv`.
 
     Raises:
         InvalidArguments: a method `matrices()` returns a name that is no linear layer, or row
@@ -82,10 +85,10 @@ def declared(module: nn.Module) -> dict[str, Matrix]:
                 layer: Any = module.get_submodule(full)
             except AttributeError:
                 layer = None
-            expected = "a linear layer, because matrices() of its module lists it"
+            expected = "a linear layer, because matrices() of the parent module lists this name"
             if checks.that(isinstance(layer, nn.Linear), full, layer, expected):
                 rows = layer.out_features
-                expected = f"pieces whose row ranges cover {rows} rows without gaps"
+                expected = f"row ranges that cover the layer's {rows} rows in order, without gaps"
                 checks.that(_cover(matrix, rows), full, dict(matrix.pieces), expected)
             purposes[full] = matrix
     checks.done()

@@ -12,7 +12,7 @@ class LayerNorm(nn.LayerNorm):
     bias (Ba et al. 2016, arXiv:1607.06450).
 
     Args:
-        dim: D.
+        dim: size of the last dimension.
         bias: whether there is a learned bias.
     """
 
@@ -25,7 +25,7 @@ class RMSNorm(nn.RMSNorm):
     Sennrich 2019, arXiv:1910.07467, equation 4).
 
     Args:
-        dim: D.
+        dim: size of the last dimension.
         bias: ignored: this norm has no bias.
     """
 
@@ -36,11 +36,11 @@ class RMSNorm(nn.RMSNorm):
 class OffsetRMSNorm(nn.RMSNorm):
     """RMS normalisation with the gain 1 + weight: (1 + weight) * x / sqrt(mean(x^2) + eps).
 
-    The weight is initially 0 (Gemma Team 2024, arXiv:2403.08295, and the authors' code). Computed
-    in float32 or higher.
+    The weight is initially 0 (Gemma Team 2024, arXiv:2403.08295, and Gemma's original code). The
+    norm is computed in float32 or higher precision.
 
     Args:
-        dim: D.
+        dim: size of the last dimension.
         bias: ignored: this norm has no bias.
     """
 

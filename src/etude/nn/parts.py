@@ -18,8 +18,9 @@ object with a method `unset_arguments`.
 
 
 def accepted_arguments(part: Part, **offered: Any) -> dict[str, Any]:
-    """Returns those of the keyword arguments `offered` that the factory `part` accepts and that the
-    factory itself does not set yet, as a `functools.partial` may.
+    """Returns those of the keyword arguments `offered` that the factory `part` accepts.
+
+    Arguments that the factory already sets, as a `functools.partial` may, are left out.
     """
     names = unset_arguments(part)
     return {name: value for name, value in offered.items() if name in names}

@@ -25,10 +25,10 @@ class Position(nn.Module):
     custom constructor need not pass them on.
 
     Args:
-        dim: D.
-        heads: H.
+        dim: D, the model width.
+        heads: H, the number of heads.
         max_length: length of the longest training sequence.
-        head_dim: K; None is D / H.
+        head_dim: K, the head dimension; None is D / H.
 
     Attributes:
         given: names of the arguments that the model passes; see `etude.config.constructors`.
@@ -61,10 +61,11 @@ class Position(nn.Module):
         return x
 
     def rotate(self, q: Tensor, k: Tensor, start: int | Tensor = 0) -> tuple[Tensor, Tensor]:
-        """Returns queries (B, H, T, K) and keys (B, G, T, K), rotated according to their positions;
-        the shapes don't change.
+        """Returns queries and keys, rotated according to their positions; shapes don't change.
 
         Args:
+            q: queries (B, H, T, K): batch, heads, positions, head dimension.
+            k: keys (B, G, T, K) of G key-value heads.
             start: as for `embed`.
         """
         return q, k
@@ -82,8 +83,10 @@ class Position(nn.Module):
         """
 
     def bias(self, T: int, S: int, like: Tensor) -> Tensor | None:
-        """Returns the bias (H, T, S) of the scores of queries at the last T of S positions; None
-        for no bias.
+        """Returns the bias to add to the attention scores, of shape (H, T, S); None for no bias.
+
+        H is the number of heads, S the number of keys. The T queries are at the last T of the S
+        positions.
 
         Args:
             like: a tensor with the device and the dtype of the bias.
@@ -108,7 +111,8 @@ class NoPosition(Position):
 
 
 class Learned(Position):
-    """A learned vector for each position, added to the embedding (Radford et al. 2019).
+    """Position module that adds a learned vector for each position to the embedding (Radford et al.
+    2019).
 
     The vectors are initially normal with standard deviation `std`.
 
@@ -153,19 +157,20 @@ class Learned(Position):
 
     def reach(self, length: int) -> None:
         if length > self.limit:
-            expected = f"at most {self.limit} tokens, because learned positions end at {self.limit}"
+            expected = f"at most {self.limit} tokens, the number of learned position embeddings"
             raise InvalidArguments(Problem("sequence length", expected, length))
 
 
 class Sinusoidal(Position):
-    """Sines and cosines of the position, at geometrically spaced frequencies, added to the
-    embedding.
+    """Position module that adds sines and cosines of the position to the embedding, with
+    geometrically spaced frequencies.
 
-    Supports sequences of any length. Vaswani et al. 2017, section 3.5:
-    PE[t, 2i] = sin(t / 10000^(2i/D)), PE[t, 2i+1] = cos(t / 10000^(2i/D)).
+    Sequences may have any length. Vaswani et al. 2017, section 3.5, for position t and model width
+    D: PE[t, 2i] = sin(t / 10000^(2i/D)), PE[t, 2i+1] = cos(t / 10000^(2i/D)).
 
     Args:
-        halves: whether all sines precede all cosines, as in the authors' code and in Marian.
+        halves: whether all sines precede all cosines, as in the code of Vaswani et al. and in
+            Marian.
     """
 
     def __init__(
@@ -192,17 +197,18 @@ class Rotary(Position):
     """Rotary position embedding (RoPE): rotates queries and keys by angles proportional to the
     position, so that a score depends only on the distance between query and key.
 
-    Supports sequences of any length. Su et al. 2021 (arXiv:2104.09864), equation 34, with Llama's
-    layout: plane i is spanned by the coordinates i and i + K/2 of a head, and rotated at position t
-    by t * base^(-2i/K).
+    Sequences may have any length. Su et al. 2021 (arXiv:2104.09864), equation 34, with Llama's
+    layout: for the head dimension K, plane i is spanned by the coordinates i and i + K/2 of a head,
+    and rotated at position t by the angle t * base^(-2i/K).
 
     Args:
-        base: determines the slowest frequency; larger for longer contexts.
-        fraction: rotated fraction of a head's width, from the first coordinate; a quarter in
-            GPT-NeoX (Black et al. 2022, arXiv:2204.06745, section 2.1).
+        base: base of the angles. With a larger base, planes rotate more slowly, as is needed for
+            longer contexts.
+        fraction: fraction of a head's coordinates that are rotated, beginning with the first; a
+            quarter in GPT-NeoX (Black et al. 2022, arXiv:2204.06745, section 2.1).
 
     Raises:
-        InvalidArguments: the rotated width is odd, or an argument is out of range.
+        InvalidArguments: the number of rotated coordinates is odd, or an argument is out of range.
     """
 
     def __init__(
@@ -223,11 +229,12 @@ class Rotary(Position):
         checks.that(0 < fraction <= 1, "fraction", fraction, "a number in (0, 1]")
         key, value = ("dim", dim) if head_dim is None else ("head_dim", head_dim)
         if fraction == 1:
-            checks.that(K % 2 == 0, key, value, f"an even width for each of {heads} heads, not {K}")
+            expected = f"a number that gives each of the {heads} heads an even dimension, not {K}"
+            checks.that(K % 2 == 0, key, value, expected)
         else:
             is_even = width > 0 and width % 2 == 0
-            expected = f"a fraction that rotates an even number of a head's {K} values, not {width}"
-            checks.that(is_even, "fraction", fraction, expected)
+            expected = f"a fraction that rotates an even number of a head's {K} dimensions, "
+            checks.that(is_even, "fraction", fraction, f"{expected}not {width}")
         checks.done()
         self.width, self.base = width, base
         self.whole = width == K
@@ -266,8 +273,8 @@ class Rotary(Position):
 
 
 class LinearRotary(Rotary):
-    """`Rotary` at positions divided by a factor, which extends the context (position interpolation;
-    Chen et al. 2023, arXiv:2306.15595, equation 5).
+    """`Rotary` with all positions divided by a factor, to extend the context (position
+    interpolation; Chen et al. 2023, arXiv:2306.15595, equation 5).
 
     Args:
         factor: the new sequence length divided by the sequence length of the previous training.
@@ -298,13 +305,15 @@ class LinearRotary(Rotary):
 
 
 class Llama3Rotary(Rotary):
-    """`Rotary` with slow frequencies divided by a factor, fast ones unchanged, and an interpolation
-    between them (Llama 3.1; Grattafiori et al. 2024, arXiv:2407.21783).
+    """`Rotary` with low frequencies divided by a factor, to extend the context (Llama 3.1;
+    Grattafiori et al. 2024, arXiv:2407.21783).
+
+    High frequencies are unchanged; between low and high ones, the divisor is interpolated.
 
     Args:
-        factor: divisor of slow frequencies.
-        low, high: a frequency with fewer than `low` turns in `original_length` positions is slow,
-            one with more than `high` is fast.
+        factor: divisor of low frequencies.
+        low, high: a frequency with fewer than `low` full turns in `original_length` positions is
+            low, one with more than `high` full turns is high.
         original_length: sequence length of the previous training, in tokens.
     """
 
@@ -346,8 +355,8 @@ class RelativeBias(Position):
     Raffel et al. 2019 (arXiv:1910.10683), section 2.1. In each direction, half of the buckets
     contain one distance each; the others contain ranges that grow logarithmically up to
     `max_distance`, and the last bucket also contains all larger distances. In a bidirectional
-    model, half of the buckets are for keys after the query. All layers share the biases. Supports
-    sequences of any length.
+    model, half of the buckets are for keys after the query. All layers share the biases. Sequences
+    may have any length.
 
     Args:
         buckets: number of buckets.
@@ -412,8 +421,8 @@ class ALiBi(Position):
 
     The slopes of H heads are 2^(-8/H), 2^(-16/H), ... If H is not a power of two, the slopes are
     those of n heads, where n is the next lower power of two, followed by every second slope of 2n
-    heads, as in the authors' code. In a bidirectional model the distance counts in both directions.
-    Supports sequences of any length.
+    heads, as in the code of Press et al. In a bidirectional model the distance counts in both
+    directions. Sequences may have any length.
     """
 
     def __init__(

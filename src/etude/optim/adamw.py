@@ -21,7 +21,7 @@ class AdamW(OptimizerRecipe):
     Args:
         lr, weight_decay, layer_decay: see `OptimizerRecipe`.
         betas: decay rates of the first and second moment.
-        eps: added to the root of the second moment.
+        eps: added to the square root of the second moment.
     """
 
     rule = BY_ENTRY

@@ -17,7 +17,7 @@ class Lion(OptimizerRecipe):
     """Recipe for Lion, in which each step changes every weight by plus or minus the learning rate
     (Chen et al. 2023, arXiv:2302.06675, algorithm 2).
 
-    The authors use a learning rate 3 to 10 times smaller than AdamW's, and a weight decay larger by
+    Chen et al. use a learning rate 3 to 10 times smaller than AdamW's, and a weight decay larger by
     the same factor.
 
     Args:

@@ -27,7 +27,8 @@ class Muon(OptimizerRecipe):
 
     Args:
         lr, weight_decay: learning rate and weight decay of the matrices.
-        momentum, nesterov: momentum of the matrices' gradients; whether it is Nesterov momentum.
+        momentum: decay rate of the momentum of the matrices' gradients.
+        nesterov: whether to use Nesterov momentum.
         steps: number of Newton-Schulz iterations, at most 99.
         scale: scale of the update of a matrix with a rows and b columns: `original` is
             sqrt(max(1, a / b)), `match_rms_adamw` is 0.2 sqrt(max(a, b)) (Liu et al. 2025,
@@ -53,7 +54,7 @@ class Muon(OptimizerRecipe):
         checks = Checks()
         checks.probability(momentum=momentum)
         checks.positive(adamw_lr=adamw_lr, eps=eps)
-        expected = "a number of iterations from 1 to 99 (the limit of torch)"
+        expected = "a number of iterations from 1 to 99 (the limit of torch.optim.Muon)"
         checks.that(0 < steps < 100, "steps", steps, expected)
         check_betas(checks, betas=betas)
         is_valid = 0 <= adamw_weight_decay < math.inf

@@ -13,15 +13,15 @@ from etude.optim.adamw import AdamW
 
 
 class ScheduleFree(AdamW):
-    """Recipe for schedule-free AdamW, by the authors' class `schedulefree.AdamWScheduleFree`
-    (Defazio et al. 2024, arXiv:2405.15682, algorithm 1).
+    """Recipe for schedule-free AdamW (Defazio et al. 2024, arXiv:2405.15682, algorithm 1), which
+    uses their class `schedulefree.AdamWScheduleFree`.
 
     There are three versions of the weights, x, y and z. Adam updates z; x is the average of z over
     the steps, each weighted by the square of the largest learning rate so far; gradients are
     computed at y = (1 - b1) z + b1 x, where b1 is the first number of `betas`. The training weights
     are y; x is validated and saved for use (see `etude.tasks.averaging`).
 
-    The authors use learning rates 1 to 10 times AdamW's, and a schedule with a warm-up and no
+    Defazio et al. use learning rates 1 to 10 times AdamW's, and a schedule with a warm-up and no
     decay. With `bf16-true` precision, the later, small updates of the average are lost.
 
     Args:
@@ -46,9 +46,9 @@ class ScheduleFree(AdamW):
 class ScheduleFreeOptimizer(AdamWScheduleFree):
     """Schedule-free AdamW whose parameters are always the training weights y; see `ScheduleFree`.
 
-    The methods `eval()` and `train()` of the authors' class convert between y and x with rounding
-    errors, so that a run would depend on the number of validations. This class computes x
-    separately and does not change y.
+    The methods `eval()` and `train()` of the base class `schedulefree.AdamWScheduleFree` convert
+    between y and x with rounding errors, so that a run would depend on the number of validations.
+    This class computes x (the averaged weights) separately and does not change y.
     """
 
     def __init__(self, params: Any, *, lr: float, betas: tuple[float, float], eps: float) -> None:

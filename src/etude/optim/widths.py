@@ -100,5 +100,5 @@ def unsupported_optimizer(key: str, name: str) -> Problem:
         key: config key of the optimizer.
         name: name of the optimizer.
     """
-    hint = "or set model.mup_base_dim=null for the standard parametrisation"
+    hint = "to use the standard parametrisation instead of muP, set model.mup_base_dim=null"
     return Problem(key, f"an optimizer that muP supports: {_SUPPORTED}", name, hint)

@@ -158,7 +158,7 @@ class TestRuns:
         assert text.startswith("2 1 0 0 2 1 ")
         answer = etude("generate", folder, "--prompt", "2 1 0 9 2 1")
         assert answer.code == 2
-        assert "text = '9': expected words in the tokenizer's vocabulary" in answer.err
+        assert "text = '9': expected only words that are in the tokenizer's vo" in answer.err
         answer = etude("data", "show", *words)
         assert "train: 547 examples of 11 tokens" in answer.out
         assert "·|·|·|·|·|" in answer.out
