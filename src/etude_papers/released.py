@@ -31,7 +31,7 @@ ReportProgress = Callable[[int], None]
 
 
 class Windows:
-    """Loss and perplexity of a model on running text, in windows of tokens.
+    """Loss and perplexity of a model on continuous text, in windows of tokens.
 
     Measured values: `loss`, in nats per token; `perplexity`, the exponential of the loss, or with
     `per=word` the exponential of the nats per word, where words are separated by white space in the

@@ -35,7 +35,7 @@ def example_sources(run: Any, step: int) -> list[dict[str, Any]]:
 
     There is a dict for each document in each example. It has the number of the `example`, from 1,
     the number of the `document` in the training split, from 0, and its `source`: a text that states
-    where the document comes from. For running text, it also has `first` and `end`: the token
+    where the document comes from. For continuous text, it also has `first` and `end`: the token
     positions in the document between which its part in the example lies.
 
     Args:
