@@ -188,8 +188,8 @@ def _extrapolate(
     Args:
         node: Config node of the model: its class and arguments.
         count: Function that counts a model; its results grow linearly from `first` layers on.
-        first: Minimum number of layers of the smaller model. The larger model has one more layer or,
-            if different layers follow a pattern, one more repetition of the pattern.
+        first: Minimum number of layers of the smaller model. The larger model has one more layer
+            or, if different layers follow a pattern, one more repetition of the pattern.
     """
     layer_counts, period = _layer_counts(node), _period(node)
     first = max(first, period)

@@ -114,7 +114,7 @@ def range_test(
         except Exception as error:
             if isinstance(error, EtudeError) or not is_out_of_memory(error):
                 raise
-            raise EtudeError(f"{error}; to use less memory, reduce trainer.micro_batch") from error
+            raise EtudeError(f"{error}; reduce trainer.micro_batch to use less memory") from error
 
 
 def check_range(lowest: float, highest: float, steps: int) -> None:

@@ -445,5 +445,5 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def _failure_message(status: str, error: Exception, record: Record) -> str:
-    hint = "; to use less memory, reduce trainer.micro_batch" if status == "oom" else ""
+    hint = "; reduce trainer.micro_batch to use less memory" if status == "oom" else ""
     return f"{status}: {summarize_exception(error)}{hint} (traceback in {record.path / 'log.txt'})"

@@ -231,7 +231,8 @@ def outcome_of(checked: CheckedConfig, state: RunState | None) -> Outcome | None
     assert state.record is not None
     start = state.record.info["starts"][-1]
     changed = source_changes(checked, state.record.info["starts"])
-    differs = f"the source code of {', '.join(changed)} has changed" if changed else "unchanged source"
+    names = ", ".join(changed)
+    differs = f"the source code of {names} has changed" if changed else "unchanged source code"
     log.info(
         "already finished: %s (commit %s, source hash %s; %s)",
         state.path,

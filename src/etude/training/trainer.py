@@ -19,7 +19,7 @@ Precision = Literal["32-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true",
 
 _FULL = {"32": "32-true", "64": "64-true"}
 
-_LENGTH_HINT = "set the other to null: trainer.max_steps=null or trainer.max_epochs=null"
+_LENGTH_HINT = "set one of them to null: trainer.max_steps=null or trainer.max_epochs=null"
 
 _ELSEWHERE = "set by another key of the config: "
 
@@ -66,7 +66,7 @@ class Trainer:
         "fast_dev_run": "try experiment=debug",
         "min_steps": "set trainer.max_steps",
         "min_epochs": "set trainer.max_epochs",
-        "max_time": "the length of a run must not depend on time; to pause it, set run.stop_at_step",
+        "max_time": "the length of a run must not depend on time; to pause, set run.stop_at_step",
         "check_val_every_n_epoch": "set trainer.val_check_interval",
         "num_sanity_val_steps": "not needed: Étude checks the config before training",
         "reload_dataloaders_every_n_epochs": "the data order depends only on seed and step",
