@@ -391,7 +391,7 @@ class TestRefusals:
         assert model_of([*words, "model.max_length=300"]).max_length == 300
         told = self.told([*words, "init_from.grow_positions=true"])
         assert (
-            "init_from.grow_positions = True: expected false, as Rotary has no learned positions"
+            "init_from.grow_positions = True: expected false, because Rotary has no learned positions"
             in told
         )
 
