@@ -189,7 +189,9 @@ def test_a_run_in_the_place_of_another_is_no_evidence(toy: str, tmp_path: Path) 
     first, second = (root / run["place"] for run in result(root)["runs"]["long"])
     shutil.rmtree(second)
     shutil.copytree(first, second)
-    with pytest.raises(RequestError, match=r"expected signature \w+ and seed 1, those of the run long"):
+    with pytest.raises(
+        RequestError, match=r"expected signature \w+ and seed 1, those of the run long"
+    ):
         reproduction.reproduce(toy, root, check=True)
 
 

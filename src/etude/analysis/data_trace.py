@@ -75,7 +75,8 @@ def steps_of_text(run: Any, text: str) -> list[dict[str, Any]]:
     data = _prepared(run)
     places = set(data.places_of(text))
     if not places:
-        hint = "case and spaces must match; text that was cut off when the data was prepared is not found"
+        hint = "case and spaces must match; "
+        hint += "text that was cut off when the data was prepared is not found"
         raise RequestError(Problem("text", "a text in the training split", text, hint))
     sources = data.sources_of({place.document for place in places})
     return [

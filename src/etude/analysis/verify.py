@@ -325,9 +325,8 @@ def _check_checkpoints(record: Record, verdict: Verification, done: bool) -> Non
             continue
         rows = manifest.get("metrics") if folder == checkpoints[-1][1] and not done else None
         if rows is not None and not record.metrics.starts_with(rows):
-            fault = (
-                f"metrics.jsonl does not begin with the rows hashed in checkpoints/{folder.name}"
-            )
+            fault = "metrics.jsonl does not begin with the rows that were written before "
+            fault += f"checkpoints/{folder.name}"
             verdict.faults.append(fault)
         name = integrity.manifest_name(folder)
         if done and integrity.is_hashed(record.info) and name not in record.info["sha256"]:
