@@ -399,7 +399,7 @@ class TestRefusals:
                 ["data.sequence_length=64"],
                 "false, because the 64 positions in init_from.source are enough",
             ),
-            (["init_from.lora.rank=2"], "false with init_from.lora"),
+            (["init_from.lora.rank=2"], "false, because with init_from.lora"),
             (["init_from.freeze=body"], "false, because the new positions would be frozen"),
             (["init_from.freeze=[pos*]"], "false, because the new positions would be frozen"),
         ],
