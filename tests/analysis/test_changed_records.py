@@ -206,7 +206,7 @@ def test_kept_losses_are_checked(etude: Etude, record: Path) -> None:
     file = next((record / "predictions").glob("val-*.json"))
     assert run.scores() == scores
     edit(file, f"{scores[0]}", f"{scores[0] + 1}")
-    with pytest.raises(RequestError, match=r"delete the file to have .* computed again"):
+    with pytest.raises(RequestError, match=r"to compute .* again, delete the file"):
         run.scores()
     answer = etude("runs", "verify", record)
     assert (answer.code, f"predictions/{file.name}" in answer.out) == (1, True)
@@ -223,7 +223,7 @@ def test_a_kept_evaluation_is_checked(etude: Etude, record: Path) -> None:
     (file,) = (record / "evaluations").glob("*.json")
     assert dict(_scores(run, "val", {})) == metrics
     edit(file, '"loss": ', '"loss": 1')
-    with pytest.raises(RequestError, match=r"delete the file to have .* computed again"):
+    with pytest.raises(RequestError, match=r"to compute .* again, delete the file"):
         _scores(run, "val", {})
     answer = etude("runs", "verify", record)
     assert (answer.code, f"evaluations/{file.name}" in answer.out) == (1, True)
@@ -252,7 +252,7 @@ def test_kept_predictions_are_checked(etude: Etude, classified: Path) -> None:
     assert run.scores() == scores
     assert etude("runs", "verify", classified).code == 0
     edit(file, '"score": 1.0', '"score": 0.0')
-    with pytest.raises(RequestError, match=r"delete the file to have .* computed again"):
+    with pytest.raises(RequestError, match=r"to compute .* again, delete the file"):
         run.scores()
     answer = etude("runs", "verify", classified)
     assert (answer.code, f"predictions/{file.name}" in answer.out) == (1, True)

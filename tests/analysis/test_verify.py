@@ -284,7 +284,7 @@ def test_the_best_value_is_compared_with_the_metrics(etude: Etude, record: Path)
     with_hashes_that_fit(record)
     answer = etude("runs", "verify", record)
     assert answer.code == 1
-    assert f"run.json has {info['best']['value']} as best value, metrics.jsonl " in answer.out
+    assert f"best value: run.json has {info['best']['value']}, but metrics.jsonl " in answer.out
 
 
 def test_one_damaged_record_hides_no_other(etude: Etude, finished: Path, record: Path) -> None:

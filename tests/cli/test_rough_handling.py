@@ -102,7 +102,7 @@ def test_a_label_may_hold_any_characters(
         ("model.dim=1000000007", "a divisor of dim = 1000000007"),
         ("seed=9223372036854775808", "from 0 to 2**63 - 1"),
         ("data.batch=null", "a mapping with the keys tokens, examples"),
-        ("trainer.num_nodes=2", "as a run uses one machine"),
+        ("trainer.num_nodes=2", "because a run uses only one machine"),
         ("trainer.precision=33", "one of 32-true"),
         ("optimizer.lr=inf", "a positive number"),
         ("model.layers=true", "an integer"),
@@ -155,7 +155,7 @@ def test_changed_code_of_ones_own_is_told(
     assert etude("train", *words).code == 0
     assert "unchanged source" in etude("train", *words).out
     module.write_text("from etude.nn.norm import RMSNorm as Mine\n")
-    assert "the source of my_parts_that_change has changed" in etude("train", *words).out
+    assert "the source code of my_parts_that_change has changed" in etude("train", *words).out
 
 
 def test_links_that_lead_back_come_to_an_end(etude: Etude, tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def problems(*overrides: str, config_dir: Path | None = None) -> list[Problem]:
         (
             "trainer.logger=true",
             "trainer.logger",
-            "Étude writes the metrics itself; choose further loggers with logger=...",
+            "Étude writes the metrics itself; to add loggers, set logger=...",
         ),
         ("run.wiat=true", "run.wiat", "did you mean wait?"),
         ("+run.wiat=true", "run.wiat", "did you mean wait?"),
@@ -217,7 +217,7 @@ def test_what_constructors_refuse_is_told_together() -> None:
     ("typed", "where", "said"),
     [
         (["trainer.max_steps=9999999999999999999999"], "trainer.max_steps", "fewer than 2**40"),
-        (["trainer.strategy=fsdp"], "trainer.strategy", "auto, or ddp for several devices"),
+        (["trainer.strategy=fsdp"], "trainer.strategy", "auto, or ddp to train on several devices"),
         (["data=mixture", "data.sources.early=null"], "data.sources.early", "to remove the source"),
         (
             ["optimizer.weight_decay=inf"],

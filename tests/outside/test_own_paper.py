@@ -76,7 +76,7 @@ def test_another_tolerance_of_a_shipped_paper(conf: Path, tmp_path: Path, etude:
         (("extensions: [widths]", "extensions: [width]"), "a module that can be imported"),
         (("metric: val/loss", "metrik: val/loss"), "did you mean metric?"),
         (("key: gain", "key: gains"), "did you mean gain?"),
-        (("narrow: [", "thin: ["), "names of this paper's runs"),
+        (("narrow: [", "thin: ["), "only names under `runs`"),
         (("title: Wider", "titel: Wider"), "a supported key"),
         (("control: the", "controll: the"), "did you mean control?"),
         (("experiment=widths, model.dim=8", "experiment=width, model.dim=8"), "width"),
@@ -108,17 +108,17 @@ def test_no_such_folder(conf: Path, etude: Any) -> None:
         (("Reading(gains,", "Reading([*gains, 1.0],"), "for each of the 2 seeds"),
         (
             ("Reading(gains, [0.0 for _ in gains])", "3.0"),
-            "to return a `Reading` with two lists of numbers",
+            "to return for this key an etude.papers.claims.Reading",
         ),
         (("def read(", "def reed("), "a class with a `read` method"),
         (
             ('cells = {"gain"}', "cells = 5"),
-            "to have an attribute `cells`, a set of names of cells",
+            "to be a set of keys under `cells`",
         ),
         (("return {", "raise SystemExit\n        return {"), "the class raised SystemExit"),
         (
             ('return {"gain": Reading(gains, [0.0 for _ in gains])}', "return gains"),
-            "to return a mapping from the keys of cells to `Reading` objects",
+            "to return a dict from each `key` under `cells` to an etude.papers.claims.Reading",
         ),
     ],
 )

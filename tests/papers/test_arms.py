@@ -116,7 +116,7 @@ def test_what_begins_from_a_run_that_fails_is_not_run(tmp_path: Path) -> None:
 
 
 def test_a_run_begins_from_one_before_it() -> None:
-    with pytest.raises(ValidationError, match="names of runs defined above a"):
+    with pytest.raises(ValidationError, match="only names under `runs` above a"):
         paper(runs={"a": ["init_from.source={b}"], "b": SHORT})
 
 

@@ -240,7 +240,9 @@ class TestValues:
 
     def test_a_swept_key_is_one_of_the_config(self) -> None:
         stated = {"run": "a", "metric": "x", "swept": {"optimizer.lrr": "min"}}
-        with pytest.raises(RequestError, match=r"swept keys of the run a = 'optimizer\.lrr'"):
+        with pytest.raises(
+            RequestError, match=r"a key of `swept` for the run a = 'optimizer\.lrr'"
+        ):
             value_of(stated).read({"a": [run(0, 1.0, 8, 0.3)]})
 
 

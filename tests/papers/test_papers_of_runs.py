@@ -109,7 +109,7 @@ def test_from_nothing_to_a_verdict_and_back(
 
     (gone,) = (run for run in found["runs"]["short"] if run["seed"] == 1)
     shutil.rmtree(root / gone["place"])
-    assert rows(root, capsys) == f"not run ({gone['place']} is missing or has changed)"
+    assert rows(root, capsys) == f"not run (the run {gone['place']} is missing or has changed)"
     assert reproduction.reproduce(toy, root, check=True)  # judges the remaining seeds
     assert (
         "3 of 4 runs are finished; run `etude reproduce toy` to train the others" in caplog.messages
@@ -189,7 +189,9 @@ def test_a_run_in_the_place_of_another_is_no_evidence(toy: str, tmp_path: Path) 
     first, second = (root / run["place"] for run in result(root)["runs"]["long"])
     shutil.rmtree(second)
     shutil.copytree(first, second)
-    with pytest.raises(RequestError, match=r"expected the run long seed=1, signature"):
+    with pytest.raises(
+        RequestError, match=r"expected signature \w+ and seed 1, those of the run long"
+    ):
         reproduction.reproduce(toy, root, check=True)
 
 

@@ -106,7 +106,7 @@ def test_the_list_shows_the_state(root: Path, tmp_path: Path, capsys: Any, alter
     assert state(tmp_path, capsys) == "not run"
     assert state(root, capsys) == "match"
     altered("variance/64", published=80)
-    assert state(root, capsys) == "miss (1 of 6 cells)"
+    assert state(root, capsys) == "miss (1 of 6 values)"
     altered(seeds=[0])
     assert state(root, capsys) == "not run (settings changed)"
 
@@ -118,7 +118,7 @@ def test_a_miss_is_reported_with_exit_code_1(tmp_path: Path, etude: Any, altered
     row = next(line for line in answer.out.splitlines() if line.startswith("variance/64"))
     assert row.split()[1] == "80"
     assert row.endswith("miss")
-    assert "miss (1 of 6 cells)" in (tmp_path / "_papers" / NAME / "report.md").read_text()
+    assert "miss (1 of 6 values)" in (tmp_path / "_papers" / NAME / "report.md").read_text()
 
 
 def test_a_cell_that_nothing_measures_is_refused(tmp_path: Path, altered: Any) -> None:

@@ -124,8 +124,8 @@ def test_a_paper_is_as_good_as_its_worst_cell() -> None:
     match, miss, absent = Verdict("match", 3), Verdict("miss", 3), Verdict("not run")
     assert overall([match, match]).matches
     assert str(overall([match, Verdict("match", 1)])) == "match (1 seed)"
-    assert str(overall([match, absent, miss])) == "miss (1 of 3 cells)"
-    assert str(overall([match, absent])) == "not run (1 of 2 cells)"
+    assert str(overall([match, absent, miss])) == "miss (1 of 3 values)"
+    assert str(overall([match, absent])) == "not run (1 of 2 values)"
     assert str(overall([absent, absent])) == "not run"
     assert str(overall([Verdict("not run", 1, "why"), Verdict("not run", 1, "why")])) == (
         "not run (why)"

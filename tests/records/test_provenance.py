@@ -207,4 +207,4 @@ def test_a_run_says_which_source_trained_it(
     told = f"(commit {start['commit'] or 'unknown'}, source hash {start['source']}; "
     assert told + "unchanged source" in etude("train", *words).out
     (checkout / "src" / NAME / "parts.py").write_text("DIM = 77\n")
-    assert told + f"the source of {NAME} has changed" in etude("train", *words).out
+    assert told + f"the source code of {NAME} has changed" in etude("train", *words).out

@@ -79,7 +79,7 @@ def test_a_run_from_new_to_done_and_nothing_is_written(words: list[str], tmp_pat
     lock.acquire()
     kind, said, _ = state()
     assert kind == "held"
-    assert said.startswith(f"held by process {os.getpid()} on ")
+    assert said.startswith(f"locked by process {os.getpid()} on ")
     lock.release()
 
     assert train(words).path == record.path

@@ -132,7 +132,7 @@ def test_without_a_compiler_it_is_refused(
     for kept in (missing_compiler, cpp_builder.cpp_compiler_search):
         kept.cache_clear()
     assert answer.code == 2
-    expected = "trainer.compile = True: expected false on a machine without a C++ compiler"
+    expected = "trainer.compile = True: expected false, because this machine lacks a C++ compiler"
     assert expected in answer.err
     assert "Traceback" not in answer.err
     assert not (tmp_path / "runs").exists()

@@ -67,8 +67,8 @@ def test_the_shares_of_a_step_make_up_the_step(
         ({"devices": "many"}, "devices", "a number of devices (1 or more)"),
         ({"devices": [0, 0]}, "devices", "a number of devices (1 or more)"),
         ({"devices": [0, 1], "accelerator": "cpu"}, "devices", "a number"),
-        ({"devices": 2, "strategy": "fsdp"}, "strategy", "ddp or auto with devices = 2"),
-        ({"num_nodes": 2}, "num_nodes", "as a run uses one machine"),
+        ({"devices": 2, "strategy": "fsdp"}, "strategy", "ddp or auto, because devices is 2"),
+        ({"num_nodes": 2}, "num_nodes", "because a run uses only one machine"),
     ],
 )
 def test_what_makes_no_processes_is_refused(

@@ -106,7 +106,9 @@ def test_a_monitor_that_validation_does_not_give(mine: Callable[..., Any], tmp_p
     assert answer.code == 2
     (file,) = (tmp_path / "runs").rglob("run.json")
     assert json.loads(file.read_text())["status"] == "failed"
-    assert "task.monitor = 'val/kappa': expected a metric of the validation" in answer.err
+    assert (
+        "task.monitor = 'val/kappa': expected a metric that the validation computes" in answer.err
+    )
     assert "val/cappa" in answer.err
 
 

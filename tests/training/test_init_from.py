@@ -182,7 +182,7 @@ def test_a_head_of_the_wrong_size(bert: Path, toy: Toy, tmp_path: Path) -> None:
         train(compose(words))
     told = str(caught.value)
     assert "init_from, head.classifier.weight = '3 x 16': expected the shape 2 x 16" in told
-    assert "set init_from.head=new for a new head" in told
+    assert "to use a new head, set init_from.head=new" in told
     assert not (tmp_path / "runs").exists()
     assert train(compose([*words, "init_from.head=new"])).status == "finished"
 
@@ -359,11 +359,9 @@ class TestRefusals:
     def test_a_model_beside_the_source(self, bert: Path, toy: Toy, tmp_path: Path) -> None:
         words = toys(toy("classification", tmp_path), f"init_from={bert / 'body'}")
         told = self.told([*words, "model=bert_tiny"])
-        assert (
-            "expected no value together with init_from, as the model is that of its weights" in told
-        )
+        assert "expected no override, because init_from.source determines the model" in told
         told = self.told([*words, "data/tokenizer=bpe"])
-        assert "as the tokenizer is that of its weights" in told
+        assert "because init_from.source determines the tokenizer" in told
 
     def test_another_shape(self, bert: Path, toy: Toy, tmp_path: Path) -> None:
         words = toys(toy("classification", tmp_path / "runs"), f"init_from={bert / 'body'}")
@@ -374,12 +372,12 @@ class TestRefusals:
     def test_longer_than_the_source(self, bert: Path, toy: Toy, tmp_path: Path) -> None:
         words = toys(toy("classification", tmp_path), f"init_from={bert / 'body'}")
         told = self.told([*words, "data.sequence_length=100"])
-        assert "data.sequence_length = 100: expected at most the source's 64 positions" in told
+        assert "data.sequence_length = 100: expected at most 64, the number of positions" in told
         assert "model.max_length" not in told
-        assert "set init_from.grow_positions=true to add untrained positions" in told
+        assert "to add untrained positions, set init_from.grow_positions=true" in told
         told = self.told([*words, "data.sequence_length=100", "model.max_length=100"])
-        assert "model.max_length = 100: expected at most the source's 64 learned positions" in told
-        assert "model.max_length = 32: expected at least the source's 64 positions" in self.told(
+        assert "model.max_length = 100: expected at most 64, the number of learned" in told
+        assert "model.max_length = 32: expected at least 64, the number of positions" in self.told(
             [*words, "model.max_length=32"]
         )
 
@@ -387,12 +385,11 @@ class TestRefusals:
         self, llama: Path, toy: Toy, tmp_path: Path
     ) -> None:
         words = toys(toy("instruction", tmp_path), f"init_from={llama}", "data.sequence_length=300")
-        assert "set model.max_length=300; the source's max_length is 200" in self.told(words)
+        assert "set model.max_length=300; it is 200 in init_from.source" in self.told(words)
         assert model_of([*words, "model.max_length=300"]).max_length == 300
         told = self.told([*words, "init_from.grow_positions=true"])
         assert (
-            "init_from.grow_positions = True: expected false, as Rotary has no learned positions"
-            in told
+            "init_from.grow_positions = True: expected false, because Rotary has no learned" in told
         )
 
     @pytest.mark.parametrize(
@@ -400,11 +397,11 @@ class TestRefusals:
         [
             (
                 ["data.sequence_length=64"],
-                "false, as the 64 positions of the weights of init_from are enough",
+                "false, because the 64 positions in init_from.source are enough",
             ),
-            (["init_from.lora.rank=2"], "false with init_from.lora"),
-            (["init_from.freeze=body"], "false if positions are frozen"),
-            (["init_from.freeze=[pos*]"], "false if positions are frozen"),
+            (["init_from.lora.rank=2"], "false, because with init_from.lora"),
+            (["init_from.freeze=body"], "false, because the new positions would be frozen"),
+            (["init_from.freeze=[pos*]"], "false, because the new positions would be frozen"),
         ],
     )
     def test_rows_that_would_never_be_trained(
@@ -445,5 +442,5 @@ class TestRefusals:
         config = BertConfig.from_pretrained(source)
         BertForSequenceClassification(config).bert.save_pretrained(source)
         assert weights.keys() == load_file(source / "model.safetensors").keys()
-        with pytest.raises(RequestError, match="the source has changed"):
+        with pytest.raises(RequestError, match=r"init_from\.source has changed"):
             InitFromSource.fill(module, checked.config.init_from, tmp_path)

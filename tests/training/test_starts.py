@@ -34,7 +34,7 @@ def test_a_continued_run_says_that_the_source_differs(
     train(small(tmp_path, "run.stop_at_step=15"))
     lines = [line for line in caplog.messages if "has changed since this run started" in line]
     assert len(lines) == 1
-    assert "the source of étude" in lines[0]
+    assert "the source code of étude" in lines[0]
     assert f"({began[:12]}, now 0123456789ab)" in lines[0]
     caplog.clear()
     monkeypatch.undo()
@@ -43,7 +43,7 @@ def test_a_continued_run_says_that_the_source_differs(
     caplog.clear()
     train(small(tmp_path))  # but a part was trained with another
     assert "already finished" in caplog.text
-    assert "the source of étude has changed" in caplog.text
+    assert "the source code of étude has changed" in caplog.text
 
 
 def others(caplog: pytest.LogCaptureFixture) -> list[str]:

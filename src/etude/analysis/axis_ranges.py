@@ -39,10 +39,10 @@ def set_value_range(
     """Sets the range of the y axis so that it contains all finite values.
 
     The height is at least `MIN_RANGE` times the largest absolute value. The axis becomes
-    logarithmic if one curve would flatten the others on a linear axis. The condition uses m, the
-    median of the curves' largest values. All values must be positive, and the largest value must be
-    more than ten times m. It must also exceed m by more than three times the distance from the
-    smallest value to m.
+    logarithmic if one curve would flatten the others on a linear axis. Three conditions must hold
+    for this; m is the median of the curves' largest values. All values are positive. The largest
+    value is more than ten times m. The distance from m to the largest value is more than three
+    times the distance from the smallest value to m.
 
     Args:
         axes: axes with a linear y axis.

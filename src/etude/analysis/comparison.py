@@ -1,4 +1,4 @@
-"""Comparison of several runs: config differences, results, and their curves in one figure."""
+"""Comparison of several runs: their config differences, results and curves in one figure."""
 
 from __future__ import annotations
 
@@ -100,8 +100,8 @@ class Comparison:
 
         Args:
             path: path of the file.
-            kind: kind of file in a run folder, for error messages; links are then not followed.
-                None for a path that the user chose.
+            kind: kind of file, for error messages, if the path is in a run folder; symbolic links
+                are then not followed. None for a path that the user chose.
         """
         return save_figure(self.figure(), Path(path), kind)
 
@@ -109,7 +109,7 @@ class Comparison:
         """Returns the path at which the figure is saved if the user chose none.
 
         Args:
-            root: root folder of the runs, in which the path lies.
+            root: root folder of the runs; the path is inside it.
         """
         runs = sorted(str(field_value(record, "run")) for record in self.records)
         identity = {"runs": runs, "metrics": self.metrics_shown, "x": self.x, "log": self.log}
@@ -122,7 +122,7 @@ class Comparison:
         return next((metric for metric in candidates if metric in logged), candidates[0])
 
     def _groups(self) -> dict[str, list[int]]:
-        """Returns a dict from each curve's name to the indices of its runs in `records`.
+        """Returns a dict from the name of each curve to the indices of its runs in `records`.
 
         Runs that differ only in their seed share a curve. Of several runs with the same config and
         seed, only the last is used.

@@ -15,7 +15,7 @@ _KINDS = {"blocks": COLOURS[0], "attention scores": COLOURS[2], "logits": COLOUR
 
 
 def coordinate_figure(frame: pd.DataFrame, path: Path) -> Path:
-    """Plots mean absolute activations over the model's width, one panel per parametrisation.
+    """Plots mean absolute activations against the model's width, one panel per parametrisation.
 
     Each measured quantity, such as the output of a block, has two lines: a solid line for the
     values after the last step, darker for later layers, and a dotted line for the values before

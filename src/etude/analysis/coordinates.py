@@ -142,9 +142,10 @@ def _check_at(config: DictConfig, width: int, seed: int, base: int | None) -> Ch
 
 
 def _train(checked: CheckedConfig, steps: int) -> Iterator[dict[str, Any]]:
-    """Trains a model, and yields measured rows before the first step and after each step.
+    """Trains a model, and yields measurements before the first step and after each step.
 
-    A row is a dict with the columns `step`, `quantity`, `value` and `change` of `coordinate_check`.
+    Each measurement is a dict with the keys `step`, `quantity`, `value` and `change`, which
+    `coordinate_check` explains.
     """
     with exclusive_fresh_settings("etude.coordinate_check"):
         parts = build_parts(checked)

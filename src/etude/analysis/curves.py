@@ -110,8 +110,8 @@ def save_figure(figure: Figure, file: Path, kind: Kind | None = None, **options:
     Args:
         figure: figure to save.
         file: path of the file.
-        kind: kind of file in a run folder, for error messages; links are then not followed. None
-            for a path that the user chose.
+        kind: kind of file, for error messages, if the path is in a run folder; symbolic links are
+            then not followed. None for a path that the user chose.
         options: arguments of matplotlib's `savefig`; without any, `bbox_inches="tight"` is used.
 
     Raises:
@@ -138,7 +138,7 @@ def default_path(root: Path, identity: dict[str, Any]) -> Path:
     """Returns the path at which a figure is saved if the user chose none.
 
     Args:
-        root: root folder of the runs, in which the path lies.
+        root: root folder of the runs; the path is inside it.
         identity: description of the figure's content; the file's name is a hash of it.
     """
     return root / "_comparisons" / f"{sha256_of(identity)[:DIGITS]}.png"
@@ -350,6 +350,6 @@ def shorten(text: str, limit: int = 64) -> str:
 def _wrap_name(name: str, limit: int = 44) -> str:
     """Wraps a name of a curve to at most three lines of `limit` columns; the rest is cut.
 
-    Several lines are used because names often differ at their end.
+    Names often differ at their end, so one line would not be enough to distinguish them.
     """
     return textwrap.fill(name, limit, max_lines=3, placeholder=" …", break_on_hyphens=False)

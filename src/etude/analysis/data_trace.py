@@ -33,10 +33,11 @@ def batch_of(run: Any, step: int) -> dict[str, Any]:
 def example_sources(run: Any, step: int) -> list[dict[str, Any]]:
     """Returns where the examples of an optimizer step come from, as a list of dicts.
 
-    There is a dict for each document in each example. It has the number of the `example`, from 1,
-    the number of the `document` in the training split, from 0, and its `source`: a text that states
-    where the document comes from. For continuous text, it also has `first` and `end`: the token
-    positions in the document between which its part in the example lies.
+    There is a dict for each document in each example. Its keys are `example` (number of the
+    example, from 1), `document` (number of the document in the training split, from 0) and `source`
+    (a text that states where the document comes from, such as a file). For continuous text, the
+    example may contain only a part of the document. Then `first` and `end` are the token positions
+    in the document at which this part starts and ends.
 
     Args:
         run: an `etude.api.Run`.
@@ -66,14 +67,16 @@ def steps_of_text(run: Any, text: str) -> list[dict[str, Any]]:
         text: exact text in the data.
 
     Raises:
-        RequestError: the training split does not contain the text, or see `batch_of`.
+        RequestError: the training split does not contain the text, or the data is missing or was
+            changed.
     """
     if not text:
         raise RequestError(Problem("text", "a non-empty text", text))
     data = _prepared(run)
     places = set(data.places_of(text))
     if not places:
-        hint = "case and spaces must match; text that was cut off in preparation is not found"
+        hint = "case and spaces must match; "
+        hint += "text that was cut off when the data was prepared is not found"
         raise RequestError(Problem("text", "a text in the training split", text, hint))
     sources = data.sources_of({place.document for place in places})
     return [
@@ -103,7 +106,7 @@ def step_lines(run: Any, step: int, examples: int) -> Iterator[str]:
     assembly = _assembly(run, data)
     (batch,), places = assembly.step(step - 1), assembly.places(step - 1)
     total, done = _recorded_number(run, "total_steps"), _recorded_number(run, "step")
-    progress = "" if step <= done else f" (only {done:,} steps are done)"
+    progress = "" if step <= done else f" (the run has trained only {done:,} steps)"
     yield f"step {step:,} of {total:,}{progress}"
     for number, lines in enumerate(_entries(data, places[:examples]), 1):
         for line in lines:

@@ -31,12 +31,12 @@ def _first_step_lines(data: Any, count: int, seed: int) -> Iterator[str]:
 
 
 def batch_lines(data: Any, micro: Any, count: int) -> Iterator[str]:
-    """Yields lines that describe a batch: its arrays' shapes, and some examples with their targets.
+    """Yields lines about a batch: the shapes of its arrays, and some examples with their targets.
 
     Args:
         data: prepared data module.
-        micro: the batch.
-        count: number of examples.
+        micro: the batch, a dict of arrays.
+        count: number of examples to describe.
     """
     for name, value in micro.items():
         if hasattr(value, "shape"):
@@ -52,7 +52,7 @@ def batch_lines(data: Any, micro: Any, count: int) -> Iterator[str]:
     else:
         yield from _target_lines(data, micro, count)
     yield ""
-    yield "  ·  not included in the loss"
+    yield "  · marks a position that is not included in the loss"
 
 
 def _number_lines(micro: Any, count: int) -> Iterator[str]:

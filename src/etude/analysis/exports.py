@@ -63,8 +63,8 @@ def latex(
 
     Args:
         head: headings of the columns.
-        rows: texts of the cells of each row.
-        bold: cells in bold, as pairs (row, column), from 0.
+        rows: rows of the table, each with one text per column.
+        bold: table cells in bold, as pairs (row, column), counted from 0.
         caption: caption of the floating `table`. If caption and label are empty, the result is a
             `tabular`.
         label: label for references; see `reference_label`.
@@ -120,8 +120,8 @@ def markdown(
 
     Args:
         head: headings of the columns.
-        rows: texts of the cells of each row.
-        bold: cells in bold, as pairs (row, column), from 0.
+        rows: rows of the table, each with one text per column.
+        bold: table cells in bold, as pairs (row, column), counted from 0.
         caption: caption; empty for none.
     """
     cells = [[escaping.markdown(cell) for cell in row] for row in rows]

@@ -33,7 +33,7 @@ def export(groups: Groups, form: str, *, caption: str | None, label: str | None)
     ):
         if value and form not in forms:
             expected = f"no value with --format {form}"
-            hint = f"use --format {' or '.join(forms)}"
+            hint = f"to use {option}, set --format {' or '.join(forms)}"
             raise RequestError(Problem(option, expected, value, hint))
     if label and label != (valid := reference_label(label)):
         expected = "a LaTeX label of letters, digits and `:-._/`"

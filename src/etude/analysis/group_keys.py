@@ -78,11 +78,12 @@ def distinguishing_keys(heads: Sequence[Record], by: Sequence[str]) -> list[dict
 def _distinguishes(values: Sequence[Any], parts: Sequence[Any]) -> bool:
     """Returns whether two groups have the same component but different values of its argument.
 
-    A component is an object in the config, such as `model.position`.
+    A component is an object in the config, such as `model.position`. An argument is a config key of
+    this object, such as `model.position.base`.
 
     Args:
         values: value of the argument in each group.
-        parts: component in each group.
+        parts: config of the component in each group.
     """
     values_of_part: dict[str, set[str]] = {}
     for value, part in zip(values, parts, strict=True):
@@ -91,7 +92,7 @@ def _distinguishes(values: Sequence[Any], parts: Sequence[Any]) -> bool:
 
 
 def table_value(value: Any) -> Any:
-    """Converts a config value for a cell of a data frame.
+    """Converts a config value to a value for a data frame.
 
     Lists and dicts become text. The marker of a missing key becomes None.
     """

@@ -31,7 +31,7 @@ def comparison_table(
     Args:
         groups: all groups.
         reference: group that the other groups are compared with.
-        rows: for each group, the config keys and values that distinguish the group.
+        rows: dict for each group: the config keys and values that distinguish the group.
         paired: whether runs with the same seed are paired.
 
     Raises:
@@ -101,8 +101,8 @@ def limits_of_tests(
 ) -> list[str]:
     """Returns warnings about significance tests that are weak or biased.
 
-    A test is weak if a group has too few seeds, and biased if the reference was chosen by the
-    tested values.
+    A test is weak if a group has too few seeds. It is biased if the reference group was selected
+    with the same values that are tested.
 
     Args:
         frame: result of `comparison_table`.
@@ -127,8 +127,8 @@ def limits_of_tests(
     if against == "best" and tests > 1:
         notes.append(
             "the best group was selected with the values that are tested, so the p-values are too "
-            "small; `--against first` compares with the group of the first run instead, which does "
-            "not depend on the values"
+            "small; to compare with the group of the first run, which does not depend on the "
+            "values, use --against first"
         )
     return notes
 

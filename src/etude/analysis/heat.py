@@ -19,9 +19,9 @@ _HORIZONTAL = 10
 
 
 def heat_map(values: Mapping[tuple[Any, Any], float], *, x: str, y: str, metric: str) -> Figure:
-    """Draws a heat map with a cell for each combination of an x value and a y value.
+    """Draws a heat map with a field for each combination of an x value and a y value.
 
-    A cell shows the value of the metric. Cells without a value are empty.
+    A field shows the value of the metric. Fields without a value are empty.
 
     Args:
         values: value of the metric for each pair (x value, y value).

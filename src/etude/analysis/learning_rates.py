@@ -62,7 +62,7 @@ def suggest_rates(sweep: RangeTestResult, steps: int) -> LearningRates:
     In a range test, a model is trained with a rising learning rate.
 
     Args:
-        sweep: losses and learning rates of a test of at least ten steps.
+        sweep: result of the test: losses and learning rates of at least ten steps.
         steps: number of steps that the test was configured for; it may have ended earlier.
     """
     losses = np.array(sweep.losses)
@@ -117,7 +117,7 @@ def write_range_test(result: LearningRates, about: dict[str, Any]) -> list[Path]
 
     Args:
         result: result of the range test.
-        about: further keys and values of `lr.json`.
+        about: dict of further entries of `lr.json`.
     """
     make_subfolder(result.folder.parents[1], *result.folder.parts[-2:])
     file = result.folder / "lr.json"

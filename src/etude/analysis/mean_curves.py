@@ -18,8 +18,8 @@ def mean_curve(name: str, frames: Sequence[pd.DataFrame], metric: str, x: str) -
     """Returns the mean curve of runs at their common steps, with a band of one standard deviation.
 
     After the last step of the shortest run, the curve continues as the mean of the runs that
-    trained longer, so that no run is cut. The attribute `complete` of the curve states where the
-    shortest run ends.
+    trained longer. The attribute `complete` of the curve is the number of points up to the end of
+    the shortest run.
 
     Args:
         name: name of the curve.

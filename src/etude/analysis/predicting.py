@@ -14,12 +14,12 @@ from etude.errors import Problem, RequestError
 
 
 class Predictor:
-    """Loaded run that makes predictions for texts, such as labels or tags.
+    """Makes predictions, such as labels or tags, for texts with the model of a run.
 
     Args:
         run: an `etude.api.Run`.
         which: checkpoint to use, such as `best`.
-        how: the task's options (`etude.tasks.options`); None for the defaults.
+        how: options of the run's task (`etude.tasks.options`); None for the defaults.
 
     Raises:
         RequestError: the run's task makes no predictions for single texts.
@@ -68,6 +68,8 @@ class Predictor:
     def read(self, file: Path, quoting: Quoting | None = None) -> Iterator[Text]:
         """Yields the texts of a file; see `etude.data.examples.input_texts.read_texts`.
 
-        `quoting` is that of CSV and TSV; None for that of the run's data.
+        Args:
+            file: the file.
+            quoting: quoting of a CSV or TSV file; None for the quoting of the run's data.
         """
         yield from read_texts(file, self.data, quoting)

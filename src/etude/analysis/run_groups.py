@@ -173,7 +173,7 @@ class Groups:
         return self.groups[-1 if is_higher_better(self.metric) else 0]
 
     def comparison(self, against: str = "best", *, paired: bool = False) -> pd.DataFrame:
-        """Tests whether the mean of each group differs from that of a reference group.
+        """Tests whether the mean of each other group differs from the mean of a reference group.
 
         The test is an exact permutation test of the difference of means. The permutations are all
         assignments of the runs to the two groups or, if `paired` is true, all swaps of two runs
@@ -282,8 +282,8 @@ class Groups:
     def heat(self, x: str, y: str) -> Figure:
         """Plots a heat map of the metric over two config keys.
 
-        A cell is the mean of all runs with one pair of values of the two keys; the runs may differ
-        in other keys.
+        Each field of the map shows the mean of all runs with one pair of values of the two keys.
+        The runs may differ in other keys.
 
         Args:
             x: config key on the x axis.
@@ -323,7 +323,7 @@ class Groups:
         """Returns the path at which a figure is saved if the user chose none.
 
         Args:
-            root: root folder of the runs, in which the path lies.
+            root: root folder of the runs; the path is inside it.
             what: values that distinguish the figure from other figures of the same runs.
         """
         runs = sorted(str(field_value(r, "run")) for group in self.groups for r in group.records)

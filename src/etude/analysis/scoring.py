@@ -32,7 +32,7 @@ from etude.records.signature import sha256_of
 from etude.tasks.options import EvaluationOptions
 from etude.training.run_folder import check_no_links
 
-_RECOMPUTE = "delete the file to have the scores computed again"
+_RECOMPUTE = "to compute the scores again, delete the file"
 
 
 def evaluate_run(
@@ -150,7 +150,7 @@ def evaluation_options(run: Any, data: Any, how: Mapping[str, Any]) -> Evaluatio
 def stored_metrics(run: Any, split: str, how: Mapping[str, Any]) -> Mapping[str, float] | None:
     """Returns the metrics that an earlier evaluation of a run stored; None if there are none.
 
-    Metrics of other weights or other windows don't count.
+    Metrics that were computed with other weights or other windows of tokens are ignored.
 
     Args:
         run: an `etude.api.Run`.
@@ -181,9 +181,10 @@ def stored_metrics(run: Any, split: str, how: Mapping[str, Any]) -> Mapping[str,
 def example_scores(run: Any, split: str, which: str) -> list[float]:
     """Returns the score of each example of a split, in order, and stores them in the run folder.
 
-    If the examples are rows, their scores are stored with the predictions, in
-    `predictions/<name>.jsonl`. If they are other units, such as windows, their scores are stored in
-    `predictions/<name>.json`. Stored scores are reused.
+    If the examples are rows of a dataset, their scores are stored with the predictions, in
+    `predictions/<name>.jsonl`. If they are other units, such as windows of tokens, their scores are
+    stored in `predictions/<name>.json`. Stored scores are reused. `<name>` is the result of
+    `evaluation_name`.
 
     Args:
         run: an `etude.api.Run`.

@@ -124,9 +124,9 @@ def finished_trials(study: Any) -> list[tuple[Any, float]]:
 
 
 def pruned_trials(study: Any) -> list[tuple[Any, float]]:
-    """Returns the pruned trials of an Optuna study, as pairs (trial, last validation value).
+    """Returns the pruned trials of an Optuna study, as pairs (trial, last value of the objective).
 
-    Trials without a validation value are omitted.
+    The last value is that of the last validation; trials without a validation are omitted.
     """
     from optuna.trial import TrialState
 

@@ -34,7 +34,7 @@ def draw_search(folder: Path) -> list[Path]:
     """Draws the figures of a hyperparameter search, and saves them in the folder `figures`.
 
     Args:
-        folder: the sweep's folder, in which `figures` lies.
+        folder: the sweep's folder, which contains the folder `figures`.
 
     Returns:
         The paths of the figures; empty if the sweep is not a search, or has fewer than two finished
@@ -92,7 +92,7 @@ def history(study: Any) -> Figure:
 
 
 def importance(study: Any) -> Figure | None:
-    """Plots the importance of each hyperparameter: how much it determines whether a trial is good.
+    """Plots the importance of each hyperparameter: its influence on whether a trial is good.
 
     The importance is computed by PED-ANOVA (Watanabe et al. 2023).
 

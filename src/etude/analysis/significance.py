@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class ScoredRun(Protocol):
-    """Contract of a run that has a loss, or another score, for each example of a split."""
+    """Interface of a run that can return a loss, or another score, for each example of a split."""
 
     @property
     def path(self) -> Path: ...

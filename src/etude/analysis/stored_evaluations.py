@@ -23,7 +23,7 @@ from etude.records.sealed import is_sealed, read_sealed, write_sealed
 _FOLDERS = EVALUATIONS, PREDICTIONS = "evaluations", "predictions"
 LOG = "log.jsonl"
 _CHANGED = "the file was changed"
-_HINT = "the file was changed; delete the file to have its content computed again"
+_HINT = "the file was changed; to compute its content again, delete the file"
 
 
 def write(
@@ -68,7 +68,7 @@ def read(
     if content.get("weights", _weight_hashes(weights)) != _weight_hashes(weights):
         return None
     if predictions is not None and (fault := _prediction_fault(content, predictions)):
-        raise RequestError(Problem(str(predictions), "the content as it was saved", hint=fault))
+        raise RequestError(Problem(str(predictions), "the content that was saved", hint=fault))
     return content
 
 

@@ -51,7 +51,7 @@ class Verification:
 
     def __str__(self) -> str:
         if self.held:
-            return "not checked: a process is training this run"
+            return "not checked, because a process is training this run"
         text = "; ".join(self.faults) if self.faults else "ok"
         return text + (f" ({'; '.join(self.notes)})" if self.notes else "")
 
@@ -71,7 +71,7 @@ def verify(folder: Path, trust: Sequence[str] = ()) -> Verification:
 
     Args:
         folder: the run folder.
-        trust: modules outside Étude that the run's config may name.
+        trust: modules outside Étude whose classes the run's config may use.
 
     Returns:
         The faults and notes.
@@ -107,7 +107,7 @@ def accept(folder: Path, trust: Sequence[str] = ()) -> list[str]:
 
     Args:
         folder: the run folder.
-        trust: modules outside Étude that the run's config may name.
+        trust: modules outside Étude whose classes the run's config may use.
 
     Returns:
         Descriptions of the accepted changes.
@@ -298,7 +298,7 @@ def _result_faults(record: Record) -> Iterator[str]:
         for key, value in stated.items():
             metric = str(stated.get("metric")) if name == "best" and key == "value" else key
             if metric in row and row[metric] != value:
-                yield f"run.json has {value} as {name} {key}, metrics.jsonl has {row[metric]}"
+                yield f"{name} {key}: run.json has {value}, but metrics.jsonl has {row[metric]}"
                 return
 
 
@@ -325,9 +325,8 @@ def _check_checkpoints(record: Record, verdict: Verification, done: bool) -> Non
             continue
         rows = manifest.get("metrics") if folder == checkpoints[-1][1] and not done else None
         if rows is not None and not record.metrics.starts_with(rows):
-            fault = (
-                f"metrics.jsonl does not begin with the rows recorded in checkpoints/{folder.name}"
-            )
+            fault = "metrics.jsonl does not begin with the rows that were written before "
+            fault += f"checkpoints/{folder.name}"
             verdict.faults.append(fault)
         name = integrity.manifest_name(folder)
         if done and integrity.is_hashed(record.info) and name not in record.info["sha256"]:

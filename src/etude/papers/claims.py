@@ -1,6 +1,8 @@
 """Schema and loader of paper files (`conf/paper/<paper>.yaml`); unknown keys are rejected.
 
-A paper file contains a paper's claim, the values of its table, and the settings to measure them.
+A paper file contains the statement that a paper makes (the claim), values from the paper that
+support the claim, and the settings to measure these values again. The compared values form a table
+in the report. They are the paper's table; each value is a cell of this table.
 """
 
 from __future__ import annotations
@@ -35,14 +37,15 @@ Number = Annotated[float, Field(strict=True)]
 
 @dataclass(frozen=True, config=CLOSED)
 class Tolerance:
-    """Rule that decides whether a measured value agrees with a published value.
+    """Rule that decides whether a measured value agrees with a number from the paper.
 
-    Exactly one of the four attributes is set.
+    Exactly one of the four attributes is set; the others are None.
 
     Attributes:
-        relative: largest allowed difference, as a fraction of the published value.
-        absolute: largest allowed difference from the published value, in the unit of this value.
-        above, below: strict bound on the measured value, for a claim without a published number.
+        relative: largest allowed difference, as a fraction of the paper's number.
+        absolute: largest allowed difference from the paper's number, in the unit of this number.
+        above, below: strict bound on the measured value. It is used if the paper states its claim
+            in words, without a number.
     """
 
     relative: Number | None = None
@@ -53,7 +56,7 @@ class Tolerance:
     def __post_init__(self) -> None:
         checks = Checks()
         stated = [f.name for f in fields(self) if getattr(self, f.name) is not None]
-        expected = "exactly one of relative, absolute, above, below"
+        expected = "exactly one of the keys relative, absolute, above and below"
         checks.that(len(stated) == 1, "", ", ".join(stated) or "nothing", expected)
         for key in ("relative", "absolute"):
             width = getattr(self, key)
@@ -62,21 +65,21 @@ class Tolerance:
 
     @property
     def has_unit(self) -> bool:
-        """Whether the rule's number has the unit of the value in the paper's table.
+        """Whether the rule's number has the same unit as the measured value.
 
-        True for all rules except `relative`.
+        True for all rules except `relative`, whose number is a fraction.
         """
         return self.relative is None
 
     @property
     def needs_published(self) -> bool:
-        """Whether the rule compares with a published number; true for `relative` and `absolute`."""
+        """Whether the rule needs a number from the paper; true for `relative` and `absolute`."""
         return self.relative is not None or self.absolute is not None
 
     def admits(self, value: float, published: float | None) -> bool:
-        """Returns whether the measured `value` agrees with the number `published` by this rule.
+        """Returns whether the measured `value` agrees with `published`, the number in the paper.
 
-        NaN never agrees.
+        A `value` of NaN never agrees.
         """
         if self.above is not None:
             return value > self.above
@@ -97,16 +100,16 @@ class Tolerance:
 
 @dataclass(frozen=True, config=CLOSED)
 class ProtocolFigure:
-    """Result that others measured with the settings of this reproduction of a paper.
+    """Result that other people measured with the settings that Étude uses to reproduce a paper.
 
-    The paper file contains such a result for a value of the paper's table if the reproduction uses
-    other settings than the paper, or if the paper prints no number.
+    The paper file contains such a result for a value of the paper's table if Étude uses other
+    settings than the paper, or if the paper prints no number.
 
     Attributes:
-        expected: the result; None if only a bound is known.
+        expected: the result; None if only a bound is known, which `tolerance` contains.
         read: who measured the result, and how.
-        tolerance: rule that decides whether a measured value agrees with the result.
-        because: reason for the tolerance.
+        tolerance: rule that decides whether Étude's measured value agrees with the result.
+        because: reason for the choice of `tolerance`.
     """
 
     expected: Number | None
@@ -120,19 +123,21 @@ class ProtocolFigure:
 
 @dataclass(frozen=True, config=CLOSED)
 class Cell:
-    """One value of a paper's table, and the criterion for reproducing it.
+    """One value of a paper's table, and the rule that decides whether it was reproduced.
 
     Attributes:
-        key: key of the measured value (`Reading`) that is compared with this value.
+        key: name of the value. The measured value (`Reading`) with this name is compared with it.
         says: description of the value.
-        published: number that the paper states or implies; None if the claim is only in words.
-        read: position of the value in the paper, such as a table and its row.
-        tolerance: rule that decides whether a measured value agrees.
-        because: reason for the tolerance.
-        control: description of the negative control, a case in which the claim must not hold.
+        published: number that the paper prints, or that follows from what it prints; None if the
+            paper makes its claim only in words.
+        read: place of the value in the paper, such as a table and its row.
+        tolerance: rule that decides whether a measured value agrees with this value.
+        because: reason for the choice of `tolerance`.
+        control: description of the negative control: a case in which the paper's claim must not
+            hold.
         unit: unit of the value; empty for a dimensionless number.
-        protocol: result that others measured with the settings of the reproduction; None if no such
-            result is known, or if the settings are the paper's.
+        protocol: result that other people measured with the settings that Étude uses; None if no
+            such result is known, or if these settings are the paper's.
     """
 
     key: str
@@ -150,22 +155,25 @@ class Cell:
 
 
 def _check_published(tolerance: Tolerance, key: str, number: float | None) -> None:
-    """Checks that a published number is given if the tolerance needs one, and only then.
+    """Checks that a number is given if the tolerance needs one, and that it is None otherwise.
 
     Args:
-        tolerance: rule that compares a measured value with the published number.
+        tolerance: rule that compares a measured value with the number.
         key: the number's key in the paper file, for errors.
-        number: the published number, or None.
+        number: number in the paper, or result of other people; None if there is none.
+
+    Raises:
+        InvalidArguments: The number is missing, not used, or 0 with a relative tolerance.
     """
     checks = Checks()
     if tolerance.needs_published:
-        hint = "a relative or absolute tolerance needs a number"
+        hint = "a relative or absolute tolerance limits the difference from this number"
         checks.that(number is not None, key, number, "a number", hint)
         is_fraction_defined = tolerance.relative is None or number != 0
-        hint = "a relative tolerance is a fraction of this number; use an absolute tolerance"
+        hint = "a relative tolerance would be 0, a fraction of this number; set tolerance.absolute"
         checks.that(is_fraction_defined, key, number, "a number other than 0", hint)
     else:
-        hint = f"the tolerance is an inequality, so `{key}` is not used"
+        hint = f"the tolerance is a bound (above or below), so `{key}` is not used"
         checks.that(number is None, key, number, "null", hint)
     checks.done()
 
@@ -175,7 +183,7 @@ class NeededFile:
     """A file that the user must provide before a paper's values can be measured.
 
     Attributes:
-        says: description of the file and its source.
+        says: description of the file, and where it can be obtained.
         sha256: SHA-256 of its content (hex).
     """
 
@@ -185,31 +193,32 @@ class NeededFile:
 
 @dataclass(frozen=True, config=CLOSED)
 class Paper:
-    """A paper's claim and the settings needed to measure it.
+    """Content of a paper file: a paper's claim, and the settings to measure whether it holds.
 
     Attributes:
         title, citation, link: bibliographic data of the paper.
-        claim: the claim, in one sentence.
+        claim: statement of the paper that is tested, in one sentence.
         tier: what the measurement needs: `cpu`, `gpu`, or `weights` (released weights).
         cost: time that the measurement takes on a machine of this tier.
-        seeds: seeds; each is measured once.
-        measure: config of the object that measures: a class (`_target_`) and its arguments. The
-            class is a `Measurement`, or a `Readings` if the paper has `runs`.
+        seeds: random seeds; each value is measured once with each seed.
+        measure: class that measures the values (`_target_`), and its arguments. The class
+            implements `Measurement`, or `Readings` if the paper has `runs`.
         cells: the values of the paper's table.
-        runs: overrides of each arm, by the arm's name. An arm is a run that is trained once for
-            each seed, so the overrides don't set the seed. The name of a file of `files` in braces
-            is replaced by its path. `{arm}`, the name of an earlier arm, is replaced by the folder
-            of that arm's run with the same seed; the run starts when the earlier run has ended.
-            Comma-separated values are swept, as by `etude train -m`.
+        runs: dict from the name of each arm to a list of overrides. An arm is a variant that the
+            paper compares. It is trained once with each seed, so its overrides don't set the seed.
+            In an override, the name of a file of `files` in braces is replaced by the path of the
+            file. The name of an earlier arm in braces is replaced by the folder of that arm's run
+            with the same seed; the run starts when that run has ended. Comma-separated values are
+            swept, as by `etude train -m`.
         files: files that the user must provide, by name.
         extensions: custom modules whose classes `measure` may use. A run that needs custom modules
             sets `extensions` in its own overrides.
         notes: remarks for the report, such as why a measured value does not match.
-        smoke: overrides that make each run as short as possible, for a test of the pipeline. A
-            run's overrides that refer to `files` are dropped, so `smoke` sets other data:
-            `{toy-text.txt}` and the other names in `etude.papers.toy_data` are generated. These
-            overrides replace those of a run for the same keys and for keys below them.
-        smoke_runs: additional smoke overrides of single arms.
+        smoke: overrides that make each run as short as possible, for a test of the pipeline (smoke
+            test). In this test, overrides of `runs` that refer to `files` are omitted. So are those
+            that set a key of `smoke` or a key below it. `smoke` can set other data: generated
+            files, such as `{toy-text.txt}`, whose names are in `etude.papers.toy_data`.
+        smoke_runs: dict from the name of an arm to overrides that only its smoke test uses.
     """
 
     title: str
@@ -238,40 +247,39 @@ class Paper:
             len(keys) == len(set(keys)) > 0,
             "cells",
             keys,
-            "at least one cell, and a different key for each cell",
+            "at least one value of the paper's table, each with a different `key`",
         )
         distinct = len(self.seeds) == len(set(self.seeds)) > 0
         checks.that(distinct, "seeds", self.seeds, "at least one seed, without duplicates")
         strays = [arm for arm in self.smoke_runs if arm not in self.runs]
-        expected = f"names of this paper's runs: {', '.join(self.runs)}"
+        expected = f"only names under `runs`: {', '.join(self.runs)}"
         checks.that(not strays, "smoke_runs", ", ".join(strays), expected)
         earlier: list[str] = []
         for arm, overrides in self.runs.items():
             seeded = [o for o in overrides if o.startswith("seed=")]
-            hint = "list the seeds under `seeds`"
+            hint = "set the seeds under `seeds`"
             checks.that(not seeded, f"runs.{arm}", ", ".join(seeded), "no seed override", hint)
             sources = set().union(*(names_in(override, self.runs) for override in overrides))
             value = ", ".join(sorted(sources))
-            checks.that(
-                sources <= {*earlier}, f"runs.{arm}", value, f"names of runs defined above {arm}"
-            )
+            expected = f"in braces, only names under `runs` above {arm}"
+            checks.that(sources <= {*earlier}, f"runs.{arm}", value, expected)
             earlier.append(arm)
         checks.done()
 
 
 def names_in(override: str, names: Iterable[str]) -> set[str]:
-    """Returns the items of `names` that an override contains in braces, such as `{base}`."""
+    """Returns those of `names` that an override contains in braces, such as `{base}`."""
     return {name for name in names if f"{{{name}}}" in override}
 
 
 @dataclass(frozen=True)
 class Reading:
-    """Measured values of one cell (one value of a paper's table), for all seeds.
+    """Measurements of one value of a paper's table, with all seeds.
 
     Attributes:
-        values: one value for each seed.
-        controls: values of the negative control, a case in which the claim must not hold, one for
-            each seed in the same order.
+        values: one measured value for each seed.
+        controls: the same value measured in the negative control, a case in which the claim must
+            not hold; one for each seed, in the same order.
     """
 
     values: list[float]
@@ -279,36 +287,42 @@ class Reading:
 
 
 class Measurement(Protocol):
-    """Contract of a class that measures the values of a paper's table without training runs.
+    """Interface of a class that measures the values of a paper's table without training runs.
 
     A paper file without `runs` names such a class in `measure._target_`. The class may have an
-    attribute `cells`: a set of the keys that `measure` returns. These keys are compared with the
-    keys of the cells (values of the table) in the paper file.
+    attribute `cells`: a set of the keys that `measure` returns. If it does, every `key` under
+    `cells` in the paper file must be in this set.
     """
 
     def measure(self, seeds: list[int], figures: Path) -> dict[str, Reading]:
-        """Returns a dict from the key of each value in the paper's table to its measured values.
+        """Measures the values; returns a dict from the key of each value to its `Reading`.
 
-        Also writes PNG files to the existing folder `figures`.
+        Also writes PNG files to `figures`.
+
+        Args:
+            seeds: seeds; each value is measured once with each seed.
+            figures: existing folder for the PNG files.
         """
 
 
 class Readings(Protocol):
-    """Contract of a class that reads the values of a paper's table from finished runs.
+    """Interface of a class that reads the values of a paper's table from finished runs.
 
     A paper file with `runs` names such a class in `measure._target_`. The class may have two
-    attributes, which are compared with the paper file: `arms`, a set of the keys of the paper's
-    `runs` that `read` needs, and `cells`, a set of the keys that `read` returns.
+    attributes. `arms` is a set of the names under `runs` that `read` needs; each must exist in the
+    paper file. `cells` is a set of the keys that `read` returns; every `key` under `cells` in the
+    paper file must be in this set.
     """
 
     def read(self, runs: Mapping[str, Sequence[Any]], figures: Path) -> dict[str, Reading]:
-        """Returns a dict from the key of each value in the paper's table to its measured values.
+        """Reads the values; returns a dict from the key of each value to its `Reading`.
 
-        Also writes PNG files. Values that need unfinished runs are omitted from the result.
+        Also writes PNG files to `figures`. Values that need unfinished runs are omitted from the
+        dict.
 
         Args:
-            runs: finished runs (`etude.api.Run`) of each arm. An arm is a group of runs that share
-                a key of the paper's `runs`; this key is the arm's name.
+            runs: dict from each name under `runs` in the paper file to the finished runs
+                (`etude.api.Run`) with the overrides of this name.
             figures: existing folder for the PNG files.
         """
 
@@ -317,7 +331,8 @@ def paper_names(config_dir: Path | None = None) -> list[str]:
     """Returns the names of all papers, which are the names of their files without `.yaml`.
 
     Args:
-        config_dir: folder of custom configs, searched before Étude's own configs.
+        config_dir: folder of custom configs, which is searched before Étude's own configs; None if
+            there is none.
     """
     folders = _folders(config_dir)
     paths = {path for folder in folders for path in folder.glob("paper/*.yaml")}
@@ -342,11 +357,14 @@ def _config_file(kind: str, name: str, config_dir: Path | None) -> Path:
 
 
 TIERS = ("cpu", "gpu", "weights")
+_READING = "etude.papers.claims.Reading"
 _NAME = re.compile(r"[A-Za-z0-9][\w-]*", re.ASCII)
 
 
 def all_papers(config_dir: Path | None = None) -> dict[str, Paper]:
-    """Returns all papers by name, ordered by tier (CPU first) and name.
+    """Returns a dict from the name of each paper to its content.
+
+    The papers are ordered by tier (`cpu`, `gpu`, `weights`), then by name.
 
     Args:
         config_dir: see `paper_names`.
@@ -377,7 +395,7 @@ def readable_papers(config_dir: Path | None = None) -> tuple[dict[str, Paper], l
 
 
 def load(name: str, config_dir: Path | None = None) -> Paper:
-    """Loads `paper/<name>.yaml` from the custom configs or from Étude's own configs.
+    """Loads the paper file `paper/<name>.yaml` from the custom configs or from Étude's own configs.
 
     Args:
         name: name of the paper.
@@ -410,7 +428,7 @@ def read(path: Path) -> Paper:
     with _yaml_errors(where):
         content = parse_yaml(path.read_text(encoding="utf-8"), where)
     if not isinstance(content, dict) or not content:
-        expected = "a mapping with the keys that describe a paper (title, claim, cells, ...)"
+        expected = "a YAML mapping with the keys of a paper file (title, claim, cells, ...)"
         raise RequestError(Problem(where, expected))
     try:
         return TypeAdapter(Paper).validate_python(content)
@@ -440,10 +458,10 @@ def _yaml_errors(where: str) -> Iterator[None]:
 
 
 def measurement_node(name: str, paper: Paper) -> Node:
-    """Checks the section `measure` of a paper file, and returns its class and arguments as a node.
+    """Checks the key `measure` of a paper file, and returns its class and arguments as a `Node`.
 
-    The node can build the class, which is a `Measurement` or a `Readings`. The class name and the
-    arguments are stored with the result, as the settings of the measurement.
+    The method `build` of the node creates the object, a `Measurement` or a `Readings`. The class
+    name and the arguments are stored with the result, as the settings of the measurement.
 
     Args:
         name: name of the paper, for errors.
@@ -461,12 +479,15 @@ def measurement_node(name: str, paper: Paper) -> Node:
 
 
 def build_measurement(name: str, paper: Paper) -> Any:
-    """Builds the object that the paper's `measure` describes: a `Measurement` or a `Readings`.
+    """Builds the object that measures the values of a paper: a `Measurement` or a `Readings`.
+
+    Args:
+        name: name of the paper, for errors.
+        paper: the paper; its `measure` describes the object.
 
     Raises:
-        RequestError: If the constructor rejects its arguments, the object reads runs that the paper
-            doesn't have, or it does not measure a value of the paper's table. The message names the
-            paper's file.
+        RequestError: If the constructor rejects its arguments, the object needs runs that the paper
+            file doesn't define, or it does not measure all values of the paper's table.
     """
     node = measurement_node(name, paper)
     method = "read" if paper.runs else "measure"
@@ -480,20 +501,22 @@ def build_measurement(name: str, paper: Paper) -> Any:
     except RequestError as error:
         raise RequestError(_in_file(name, paper, problem) for problem in error.problems) from error
     problems = []
-    for attribute in ("arms", "cells"):
+    kinds = {"arms": "names under `runs`", "cells": "keys under `cells`"}
+    for attribute, items in kinds.items():
         stated = getattr(built_object, attribute, ())
         if not isinstance(stated, Collection) or isinstance(stated, str):
             target = paper.measure["_target_"]
-            expected = f"{target} to have an attribute `{attribute}`, a set of names of {attribute}"
+            expected = f"the attribute `{attribute}` of {target} to be a set of {items}"
             problem = Problem("measure", expected, str(stated))
             raise RequestError(_in_file(name, paper, problem))
     for arm in sorted(set(getattr(built_object, "arms", ())) - set(paper.runs)):
-        expected = f"names of this paper's runs: {', '.join(paper.runs)}"
+        expected = f"only names under `runs`: {', '.join(paper.runs)}"
         problems.append(Problem("measure", expected, arm, nearest(arm, paper.runs)))
     measured = getattr(built_object, "cells", None)
     for number, cell in enumerate(paper.cells):
         if measured is not None and cell.key not in measured:
-            expected = f"one of the keys that `measure` returns: {', '.join(sorted(measured))}"
+            target, keys = paper.measure["_target_"], ", ".join(sorted(measured))
+            expected = f"one of the keys of the values that {target} measures: {keys}"
             where = f"cells[{number}].key"
             problems.append(Problem(where, expected, cell.key, nearest(cell.key, measured)))
     if problems:
@@ -502,24 +525,24 @@ def build_measurement(name: str, paper: Paper) -> Any:
 
 
 def check_readings(name: str, paper: Paper, readings: Any, *, complete: bool) -> None:
-    """Checks that the measured values fit the cells of a paper's table; a cell is one value.
+    """Checks that each value of a paper's table has measured values of the right form.
 
     Args:
         name: name of the paper.
         paper: the paper.
         readings: result of the paper's `Measurement` or `Readings`: a dict from the key of each
-            cell to its measured values.
-        complete: whether all runs of the paper have ended, so that each cell needs a value.
+            value to its `Reading`.
+        complete: whether all runs of the paper have ended, so that each value must be measured.
 
     Raises:
-        RequestError: If `readings` is not a mapping, a cell has no measured value although
-            `complete` is true, or a `Reading` doesn't contain lists of numbers with at most one
-            number for each seed.
+        RequestError: If `readings` is not a mapping, a value was not measured although `complete`
+            is true, or a `Reading` doesn't contain two lists of numbers with at most one number for
+            each seed.
     """
     kind, seeds = paper.measure["_target_"], len(paper.seeds)
     problems = []
     if not isinstance(readings, Mapping):
-        expected = f"{kind} to return a mapping from the keys of cells to `Reading` objects"
+        expected = f"{kind} to return a dict from each `key` under `cells` to an {_READING}"
         problems.append(Problem("measure", expected, type(readings).__name__))
         readings = {}
         complete = False
@@ -529,17 +552,18 @@ def check_readings(name: str, paper: Paper, readings: Any, *, complete: bool) ->
             if complete:
                 keys = f"returned keys: {', '.join(map(str, readings)) or 'none'}"
                 close = nearest(cell.key, [*map(str, readings)]) if readings else None
-                expected = f"a key of the values that {kind} returns"
+                expected = f"a key in the dict that {kind} returns"
                 problems.append(Problem(where, expected, cell.key, close or keys))
             continue
         reading = readings[cell.key]
         lists = (getattr(reading, "values", None), getattr(reading, "controls", None))
         if not all(map(_are_numbers, lists)):
-            expected = f"{kind} to return a `Reading` with two lists of numbers"
+            expected = f"{kind} to return for this key an {_READING} "
+            expected += "with two lists of numbers: `values` and `controls`"
             problems.append(Problem(where, expected, str(reading)[:80]))
         elif max(map(len, lists)) > seeds or (complete and not lists[0]):  # type: ignore[arg-type]
-            expected = "a `Reading` with at least one value, and at most one value and one control "
-            expected += f"for each of the {seeds} seeds, returned by {kind}"
+            expected = f"{kind} to return for this key at least one number in `values`, and in "
+            expected += f"`values` and `controls` at most one for each of the {seeds} seeds"
             problems.append(Problem(where, expected, str(reading)[:80]))
     if problems:
         raise RequestError(_in_file(name, paper, problem) for problem in problems)
@@ -550,9 +574,10 @@ def _are_numbers(values: Any) -> bool:
 
 
 def experiments(paper: Paper) -> dict[str, str]:
-    """Returns a dict from the name of each experiment file of a paper's runs to a hash of the file.
+    """Returns the hashes of the experiment files (`experiment=...`) that a paper's runs use.
 
-    The hash is the SHA-256 (hex) of the parsed content. Comments and layout don't change the hash.
+    The result is a dict from the name of each experiment to the SHA-256 (hex) of its file's parsed
+    content. Comments and layout don't change the hash.
     """
     hashes = {}
     for override in sorted(set().union(*paper.runs.values())):
@@ -572,8 +597,8 @@ def problems_of(error: ValidationError, kinds: Sequence[Any]) -> list[Problem]:
 
     Args:
         error: the pydantic error.
-        kinds: dataclasses that were validated. If a key is unknown, the hint names the most similar
-            field of these dataclasses.
+        kinds: dataclasses that were validated. If a key is unknown, the hint suggests the most
+            similar field of these dataclasses.
     """
     return [problem for details in error.errors() for problem in _problems(details, kinds)]
 

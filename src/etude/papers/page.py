@@ -1,4 +1,4 @@
-"""Renders a report as one self-contained HTML page without scripts.
+"""Renders the Markdown report of a paper as one self-contained HTML page without scripts.
 
 HTML in the report is escaped. PNG and JPEG files in the report's `figures` folder are embedded;
 other images are replaced by their alt text. As a second safeguard, the page's
@@ -70,7 +70,9 @@ def html(title: str, markdown: str, folder: Path) -> str:
 
 
 def _data_url(folder: Path, source: str) -> str | None:
-    """Returns a figure as a `data:` URL; None if it is not a figure that can be embedded.
+    """Returns an image file as a `data:` URL; None if the file cannot be embedded.
+
+    Only PNG and JPEG files in `figures`, of at most `LARGEST` bytes, can be embedded.
 
     Args:
         source: path relative to the report's folder `folder`, such as `figures/curves.png`.

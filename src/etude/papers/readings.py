@@ -1,5 +1,6 @@
-"""Values for a paper's table, read from runs: a metric's last or best value, the first step at
-which a metric reaches a threshold, or the score of a checkpoint on a split.
+"""Reads the values of a paper's table from finished runs. A value is the last or best value of a
+metric, the first step at which a metric reaches a threshold, or the score of a checkpoint on a
+split.
 """
 
 from __future__ import annotations
@@ -36,24 +37,24 @@ SeedValues = dict[tuple[int, int], float]
 
 @dataclass(frozen=True, config=CLOSED)
 class Value:
-    """Definition of a measured value: a number for each run of an arm, or for each seed.
+    """Rule that reads one number from each run of an arm, or one number for each seed.
 
-    An arm is a named group of a paper's runs, with the same overrides and different seeds.
+    An arm is a named group of a paper's runs. Its runs have the same overrides and different seeds.
 
     Args:
         run: name of the arm.
-        metric: name of the metric as in `metrics.jsonl`, such as `val/accuracy`; with `split`, as
-            in an evaluation, such as `bleu`.
-        of: value of the metric to read: `last`, `max`, `min`, or `step`, the first step at which
-            the metric is at least `reaches` (infinite if there is no such step). For a run that
-            diverged, `last`, `max` and `min` are NaN.
-        reaches: threshold, only if `of` is `step`.
-        over: another value, by which this value is divided, separately for each seed.
+        metric: name of the metric as in `metrics.jsonl`, such as `val/accuracy`. If `split` is set:
+            its name in an evaluation, such as `bleu`.
+        of: what to read of the metric: its `last`, `max` or `min` value, or `step`, the first step
+            at which the metric is at least `reaches` (infinite if there is no such step). For a run
+            that diverged, `last`, `max` and `min` are NaN.
+        reaches: threshold of the metric; set only if `of` is `step`.
+        over: rule for another number, by which this number is divided, separately for each seed.
         swept: for an arm whose overrides contain a sweep: a mapping from each swept key to `max` or
             `min`. For each key in turn, the numbers of runs that differ only in this key are
             replaced by their maximum or minimum, so that one number remains for each seed.
-        split: split on which to score a checkpoint, instead of reading a metric of training.
-        how: options of the scoring: `which` checkpoint (default: the best), `beams` and
+        split: split of the data on which to score a checkpoint. None reads a metric of training.
+        how: options of this scoring: `which` checkpoint (default: the best), `beams` and
             `length_penalty`, or `sequence_length` and `stride`.
     """
 
@@ -74,9 +75,9 @@ class Value:
         for key, reduced in self.swept.items():
             checks.that(reduced in REDUCTIONS, f"swept.{key}", reduced, "max or min")
         scored = self.split is not None
-        hint = "`split` is set, and a checkpoint has one score on a split"
+        hint = "`split` is set, and a checkpoint has only one score on a split"
         checks.that(not scored or self.of == "last", "of", self.of, "no value", hint)
-        hint = "the options are for a score on a split, but `split` is not set"
+        hint = "these options are used only if `split` is set"
         checks.that(scored or not self.how, "how", self.how, "no options", hint)
         known = ("which", "beams", "length_penalty", "sequence_length", "stride")
         for key in self.how:
@@ -91,7 +92,7 @@ class Value:
         return {self.run} | (set() if self.over is None else self.over.arms)
 
     def read(self, runs: Mapping[str, Sequence[Run]]) -> list[float]:
-        """Returns the measured numbers: one for each run of the arm, or with `swept` for each seed.
+        """Returns a list with one number for each run of the arm or, with `swept`, for each seed.
 
         Args:
             runs: finished runs of each arm, by the arm's name.
@@ -102,9 +103,9 @@ class Value:
         return [*self.by_seed(runs).values()]
 
     def by_seed(self, runs: Mapping[str, Sequence[Run]]) -> SeedValues:
-        """Returns the numbers of `read` as a dict, whose keys are pairs (seed, index).
+        """Returns the same numbers as `read`, as a dict whose keys are pairs (seed, index).
 
-        The index counts the arm's runs with this seed, from 0. With `swept`, it is always 0.
+        The index counts the arm's runs with this seed, from 0. If `swept` is set, it is always 0.
 
         Args:
             runs: finished runs of each arm, by the arm's name.
@@ -124,7 +125,7 @@ class Value:
             )
             for key, value in zip(self.swept, point, strict=True):
                 if value is MISSING_VALUE:
-                    where = f"measure: swept keys of the run {self.run}"
+                    where = f"measure: a key of `swept` for the run {self.run}"
                     expected = "a key of this run's config"
                     raise RequestError(Problem(where, expected, key))
             seeds.setdefault(run.summary["seed"], {})[point] = self._value(run)
@@ -167,10 +168,10 @@ class Value:
 
 @dataclass(frozen=True, config=CLOSED)
 class Mean:
-    """Definition of a measured value as the mean of several values, for each seed.
+    """Rule that computes the mean of several numbers, separately for each seed.
 
     Args:
-        mean: definitions of the values to average.
+        mean: rules for the numbers to average.
     """
 
     mean: Annotated[list[Value | Mean], Field(min_length=1)]
@@ -181,7 +182,7 @@ class Mean:
         return {arm for each in self.mean for arm in each.arms}
 
     def read(self, runs: Mapping[str, Sequence[Run]]) -> list[float]:
-        """Returns the mean of the values for each seed for which all values are measured.
+        """Returns a list of means, one for each seed for which all numbers can be read.
 
         Args:
             runs: finished runs of each arm, by the arm's name. An arm is a named group of a paper's
@@ -190,7 +191,7 @@ class Mean:
         return [*self.by_seed(runs).values()]
 
     def by_seed(self, runs: Mapping[str, Sequence[Run]]) -> SeedValues:
-        """Returns the means of `read` as a dict, whose keys are pairs (seed, index).
+        """Returns the same means as `read`, as a dict whose keys are pairs (seed, index).
 
         The index counts an arm's runs with this seed, from 0.
 
@@ -203,7 +204,7 @@ class Mean:
 
 
 def _keyed(runs: Sequence[Run], values: Iterable[float]) -> SeedValues:
-    """Returns the values of runs as a dict, whose keys are pairs (seed, index).
+    """Returns a dict from a pair (seed, index) for each run to the run's value.
 
     The index counts the runs with this seed, from 0.
 
@@ -233,7 +234,7 @@ def _extremum(name: str, values: Sequence[float]) -> float:
 
 
 def _scores(run: Run, split: str, how: Mapping[str, Any]) -> Mapping[str, float]:
-    """Returns a dict from the name of each metric to its value for a checkpoint on a split.
+    """Returns the metrics of a run's checkpoint on a split, as a dict from names to values.
 
     The values are read from the run's folder if they are stored there. Otherwise, the checkpoint is
     evaluated.
@@ -250,13 +251,15 @@ def _scores(run: Run, split: str, how: Mapping[str, Any]) -> Mapping[str, float]
 
 
 class Metrics:
-    """Measurement that reads the values of a paper's table from runs and draws curves of metrics.
+    """Reads the values of a paper's table from runs, and draws curves of metrics.
+
+    Implements `etude.papers.claims.Readings`.
 
     Args:
-        values: definitions of the values, as a dict. Its keys are those of the cells (values of the
-            paper's table); each item contains the arguments of `Value` or `Mean`.
-        controls: definition of each value's negative control (a case in which the claim must not
-            hold), in the same form.
+        values: dict from the key of each value in the paper's table to the arguments of the rule
+            (`Value` or `Mean`) that reads it.
+        controls: rules in the same form. They read each value in the negative control, a case in
+            which the paper's claim must not hold.
         curves: metrics to draw, each in its own panel.
         log: axes with logarithmic scale: `x`, `y`, `xy`, or an empty string.
     """
@@ -270,7 +273,7 @@ class Metrics:
         log: str = "",
     ) -> None:
         checks = Checks()
-        expected = f"a control for each key of `values`: {', '.join(values)}"
+        expected = f"a negative control for each key of `values`: {', '.join(values)}"
         checks.that(set(values) == set(controls), "controls", ", ".join(controls), expected)
         checks.that(
             log in LOG_AXES,
@@ -291,13 +294,13 @@ class Metrics:
 
     @property
     def cells(self) -> set[str]:
-        """Keys of the cells (values of the paper's table) that are measured."""
+        """Keys of the values in the paper's table that are read."""
         return set(self.values)
 
     def read(self, runs: Mapping[str, Sequence[Run]], figures: Path) -> dict[str, Reading]:
-        """Returns a dict from the key of each value in the paper's table to its measured values.
+        """Reads the values; returns a dict from the key of each value to its `Reading`.
 
-        Also draws `curves.png`.
+        Also draws the curves and saves them as `curves.png`.
 
         Args:
             runs: finished runs of each arm, by the arm's name. An arm is a named group of a paper's
@@ -314,10 +317,10 @@ class Metrics:
 
 
 def value_of(stated: Mapping[str, Any]) -> Value | Mean:
-    """Builds a `Value`, or a `Mean` if the mapping `stated` has the key `mean`.
+    """Builds a `Value`, or a `Mean` if `stated` has the key `mean`.
 
     Args:
-        stated: the arguments of `Value` or `Mean`.
+        stated: dict with the arguments of the constructor of `Value` or `Mean`.
 
     Raises:
         InvalidArguments: If a key is unknown or a value is invalid.

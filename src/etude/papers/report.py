@@ -28,6 +28,7 @@ from etude.records.text_tables import markdown_table
 from etude.sweeps.job import relative_path
 
 FORMAT = 1
+OTHERS = "Comparison with results of others, measured with these or similar settings"
 _MOST_NAMES = 6
 """Largest number of run folders that the report names for an arm; `result.json` contains all."""
 COLUMNS = (
@@ -37,11 +38,11 @@ COLUMNS = (
 
 
 def rows(paper: Paper, readings: Mapping[str, Reading]) -> list[list[str]]:
-    """Returns the rows of the printed table, one row for each cell (value of the paper's table).
+    """Returns the rows of the printed table, one row for each value that is compared.
 
     Args:
         paper: the paper.
-        readings: measured values by the key of their cell.
+        readings: dict from the key of each compared value to its measured values.
 
     Returns:
         The rows; each row is a list with one text for each column in `COLUMNS`.
@@ -77,20 +78,20 @@ def verdict_of(paper: Paper, readings: Mapping[str, Reading]) -> Verdict:
 
     Args:
         paper: the paper.
-        readings: measured values by the key of their cell (value of the paper's table).
+        readings: dict from the key of each value in the paper's table to its measured values.
     """
     return overall([judge(cell, readings.get(cell.key)) for cell in paper.cells])
 
 
 def protocol_verdict_of(paper: Paper, readings: Mapping[str, Reading]) -> Verdict | None:
-    """Returns the verdict of the comparison with what others measured with the same settings.
+    """Compares the measured values with results that other people got with the same settings.
 
-    Returns None if the paper file contains no results of others; see
+    Returns the verdict; None if the paper file contains no such results. See
     `etude.papers.claims.ProtocolFigure`.
 
     Args:
         paper: the paper.
-        readings: measured values by the key of their cell (value of the paper's table).
+        readings: dict from the key of each value in the paper's table to its measured values.
     """
     judged = [judge_protocol(cell, readings.get(cell.key)) for cell in paper.cells]
     verdicts = [verdict for verdict in judged if verdict is not None]
@@ -110,7 +111,7 @@ def result(
         name: name of the paper.
         paper: the paper.
         settings: settings of the measurement: the class and arguments in the paper's `measure`.
-        readings: measured values by the key of their cell (value of the paper's table).
+        readings: dict from the key of each value in the paper's table to its measured values.
         runs: the runs that were read, by the name of their arm. An arm is a named group of the
             paper's runs.
     """
@@ -157,9 +158,9 @@ def read_verdicts(
             `measure`.
 
     Returns:
-        The verdict of the comparison with the paper, and that of the comparison with results of
-        others, as returned by `judge_result`. If the file is missing, or a run that was
-        measured has changed, the first is "not run" and the second is None.
+        A pair: the verdict of the comparison with the paper, and the verdict of the comparison with
+        results of other people (see `judge_result`). If the file is missing, or a run from which
+        values were read has changed, the pair is "not run" and None.
 
     Raises:
         RequestError: If the file is damaged, or was written by a newer Étude.
@@ -171,7 +172,7 @@ def read_verdicts(
     root = path.parents[2]
     for run in _run_entries(content, str(path)):
         if not _is_unchanged(root / run["place"], run):
-            return Verdict("not run", why=f"{run['place']} is missing or has changed"), None
+            return Verdict("not run", why=f"the run {run['place']} is missing or has changed"), None
     return judge_result(content, str(path), paper, settings)
 
 
@@ -202,7 +203,7 @@ def _run_entries(content: Any, name: str) -> list[dict[str, str]]:
         ]
         return [{"place": str(run["place"]), "metrics": str(run["metrics"])} for run in runs]
     except (ValidationError, KeyError) as error:
-        expected = "a mapping from arm names to lists of runs, each run with `place` and `metrics`"
+        expected = "a list of runs, each with `place` and `metrics`, for each name under `runs`"
         raise RequestError(Problem(f"{name}: runs", expected)) from error
 
 
@@ -219,9 +220,9 @@ def judge_result(
             `measure`.
 
     Returns:
-        The verdict of the comparison with the paper, and that of the comparison with results of
-        others (None if the paper file contains no results of others). If the values were
-        measured with other settings or seeds, the first is "not run" and the second is None.
+        A pair: the verdict of the comparison with the paper, and the verdict of the comparison with
+        results of other people (None if the paper file contains no such results). If the values
+        were measured with other settings or seeds, the pair is "not run" and None.
 
     Raises:
         RequestError: If the file is damaged, or was written by a newer Étude.
@@ -235,11 +236,11 @@ def judge_result(
 def readings_in(
     content: Any, name: str, paper: Paper, settings: Mapping[str, Any]
 ) -> dict[str, Reading] | Verdict:
-    """Returns the measured values in a `result.json`, by the key of their cell.
+    """Returns the measured values in a `result.json`, as a dict from their keys to `Reading`s.
 
-    A cell is one value of the paper's table. If the values were edited, or were measured with other
-    settings than those in the current paper file, returns the verdict "not run" with the reason.
-    See `judge_result` for arguments and errors.
+    Returns instead the verdict "not run", with the reason, if the file was edited, or if the values
+    were measured with other settings than those in the current paper file. See `judge_result` for
+    arguments and errors.
     """
     _check_format(content, name)
     now = (dict(settings), list(paper.seeds), dict(paper.runs), claims.experiments(paper))
@@ -257,16 +258,16 @@ def readings_in(
         raise RequestError(
             Problem(
                 f"{name}: readings",
-                "two lists of numbers for each cell, `values` and `controls`",
+                "for each measured value, two lists of numbers: `values` and `controls`",
                 hint=reason,
             )
         ) from error
 
 
 def _run_entry(run: Any) -> dict[str, Any]:
-    """Returns the data that `result.json` contains for a run, without the run's path.
+    """Returns the dict that describes a run in `result.json`, without the run's path.
 
-    The keys are `seed`, `seconds`, `parameters` (their number) and `metrics` (hash of the run's
+    Its keys are `seed`, `seconds`, `parameters` (their number) and `metrics` (hash of the run's
     metrics).
     """
     info = run.summary
@@ -281,7 +282,7 @@ def _sha256(readings: Any) -> str:
 
 
 def _device(run: Any) -> str:
-    """Returns the device that the run used when it was last started or continued."""
+    """Returns the name of the device that the run used when it was last started or continued."""
     starts = run.summary.get("starts") or [{}]
     return str(starts[-1].get("device") or "an unknown device")
 
@@ -314,24 +315,26 @@ def markdown(name: str, paper: Paper, content: Mapping[str, Any], figures: Seque
     where = content["measured"]
     settings = {key: value for key, value in content["measure"].items() if key != "_target_"}
     details = "".join(f"{key} {value}, " for key, value in settings.items() if not paper.runs)
-    details += f"commit {where['commit'] or 'unknown'}, source {where['source']}, "
+    details += f"commit {where['commit'] or 'unknown'}, source hash {where['source']}, "
     details += "".join(f"{device}, " for device in where["devices"])
     details += f"torch {where['versions']['torch']}, {where['time']}."
     parts = [
         f"# {paper.title}",
         f"{paper.claim}.",
         f"{paper.citation} <{paper.link}>",
-        f"**Matches the paper: {content['verdict']}.**"
-        + (f" **Matches the protocol: {content['protocol']}.**" if content["protocol"] else ""),
+        f"**Comparison with the paper: {content['verdict']}.**"
+        + (f" **{OTHERS}: {content['protocol']}.**" if content["protocol"] else ""),
         markdown_table(COLUMNS, [[*map(escaped, row)] for row in rows(paper, readings)]),
-        "`ours` is the value measured here, and `control` the same value measured in a case in "
-        "which the claim must not hold; both are means over the seeds ± the standard deviation "
-        "between seeds. `published` is the number that the paper prints or implies (see `read` "
-        "below). If the paper states the claim in words only, the threshold is ours; a match then "
-        "supports the words, not a printed number. `by this protocol` is a result that others "
-        "measured with these settings or similar ones.",
+        "Each row compares one value from the paper (`cell`). `published` is the number that the "
+        "paper prints, or that follows from what it prints; its source is stated below. If the "
+        "paper makes its claim only in words, we chose the threshold in `tolerance`; a match then "
+        "supports the paper's statement, but not a number in the paper. `ours` is the value that "
+        "Étude measured. `control` is the same value in a negative control: a case in which the "
+        "claim must not hold. `ours` and `control` are means over the seeds ± the standard "
+        "deviation between seeds. `by this protocol` is a result that other people measured with "
+        "these settings or similar ones.",
         *(f"![{Path(figure).stem}](figures/{figure})" for figure in figures),
-        "## Cells",
+        "## Compared values",
         *(_cell_text(cell) for cell in paper.cells),
         *(["## Notes", paper.notes] if paper.notes else []),
         "## Measurement",
@@ -352,10 +355,11 @@ def _config_dir_option(config_dir: Path | None) -> list[str]:
 
 
 def _runs_table(content: Mapping[str, Any], config_dir: Path | None) -> list[str]:
-    """Returns a Markdown table of a paper's runs, as the only item of a list.
+    """Returns a list with one Markdown table, which describes a paper's runs.
 
-    The table has a row for each arm, which is a named group of runs. The columns are the command,
-    size, duration and folders of the runs. If the paper has no runs, the list is empty.
+    The table has a row for each arm, which is a named group of runs. The columns are the name of
+    the arm, and the command, number of parameters, duration and folders of its runs. If the paper
+    has no runs, the list is empty.
 
     Args:
         content: content of `result.json`.
@@ -385,8 +389,8 @@ def _runs_table(content: Mapping[str, Any], config_dir: Path | None) -> list[str
 def _span(values: Sequence[float], form: str) -> str:
     """Returns the minimum and maximum of the values as text, such as `3 to 5`.
 
-    If both numbers are the same as text, returns one number. If there are no values, returns an
-    empty text.
+    If both have the same text, such as `3`, returns this text once. If there are no values, returns
+    an empty text.
 
     Args:
         values: the values.
@@ -399,14 +403,15 @@ def _span(values: Sequence[float], form: str) -> str:
 def _cell_text(cell: Cell) -> str:
     lines = [
         f"**`{cell.key}`**: {cell.says}.",
-        f"- read: {cell.read}",
+        f"- source: {cell.read}",
         f"- tolerance {cell.tolerance}: {cell.because}",
-        f"- control: {cell.control}",
+        f"- negative control: {cell.control}",
     ]
     if cell.protocol is not None:
         expected = _protocol_text(cell.protocol, cell)
         lines.append(
-            f"- by this protocol {expected}: {cell.protocol.read}; {cell.protocol.because}"
+            f"- result of others with these or similar settings {expected}: "
+            f"{cell.protocol.read}; {cell.protocol.because}"
         )
     return "\n".join(lines)
 

@@ -1,4 +1,6 @@
-"""Implementation of `etude reproduce`: lists papers, or compares one of them with own runs."""
+"""Implementation of `etude reproduce`, which lists all papers, or measures the values of one paper
+again and compares them with the paper.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +22,11 @@ log = logging.getLogger("etude")
 
 
 def print_papers(root: Path, config_dir: Path | None = None) -> None:
-    """Prints a table of all papers: claim, cost, and verdict of the last measurement.
+    """Prints a table of all papers: the claim, the cost, and the verdicts of the last measurement.
 
     Args:
         root: root folder of the runs.
-        config_dir: folder of custom configs, whose papers are listed, too.
+        config_dir: folder of custom configs, whose papers are listed, too; None if there is none.
 
     Raises:
         RequestError: If the root is not a folder. After the table was printed: if a paper's file
@@ -65,7 +67,7 @@ def reproduce(
 ) -> bool:
     """Measures the values of a paper's table, prints them and writes `<root>/_papers/<paper>/`.
 
-    Trains the missing runs first, each in its own process; finished runs are only read. The folder
+    First trains the runs that are not yet finished, each in its own process. The written folder
     contains `report.md`, `report.html`, `result.json` and `figures/`; an earlier folder is replaced
     once the new folder is complete.
 
@@ -73,8 +75,9 @@ def reproduce(
         name: name of the paper.
         root: root folder of the runs.
         jobs: number of runs to train in parallel, or `auto`.
-        check: whether to use only finished runs, or an earlier measurement, without training or
-            measuring. If there are neither, no file is written.
+        check: whether to compare without training. For a paper with runs, only finished runs are
+            read; if there are none, no file is written. For a paper without runs, only an earlier
+            measurement is used, and no file is written.
         files: folder of the files that the user provides.
         config_dir: folder of custom configs, searched before Étude's own configs.
 
@@ -83,7 +86,7 @@ def reproduce(
 
     Raises:
         RequestError: If there is no such paper, its file has errors, the root is not writable, or a
-            file that the user provides is missing or has another SHA-256 than the paper states.
+            file that the user provides is missing or doesn't have the SHA-256 in the paper file.
         Interrupted: If a signal was received; the same command resumes the runs.
     """
     paper = claims.load(name, config_dir)
@@ -135,9 +138,9 @@ def reproduce(
 
 
 def _judge_earlier(name: str, paper: Paper, settings: Mapping[str, Any], path: Path) -> bool:
-    """Prints the comparison of an earlier measurement with the values in the current paper file.
+    """Compares an earlier measurement with the values in the current paper file, and prints it.
 
-    For a paper without runs.
+    Used for papers without runs.
 
     Args:
         name: name of the paper.
@@ -166,16 +169,17 @@ def _print_result(paper: Paper, readings: Mapping[str, Reading]) -> None:
     print_table(report.COLUMNS, report.rows(paper, readings))
     verdict = report.verdict_of(paper, readings)
     protocol = report.protocol_verdict_of(paper, readings)
-    note = f"; matches the protocol: {protocol}" if protocol else ""
-    log.info("\nmatches the paper: %s%s", verdict, note)
+    note = f"\n{report.OTHERS}: {protocol}" if protocol else ""
+    log.info("\nComparison with the paper: %s%s", verdict, note)
 
 
 def smoke(
     name: str, root: Path, *, jobs: int | str = "auto", config_dir: Path | None = None
 ) -> bool:
-    """Runs the smoke test of a paper: trains shortened runs and reads the table's values from them.
+    """Runs the smoke test of a paper: trains shortened runs and measures the values with them.
 
-    The claim is not judged, and no report is written. See `reproduce` for the arguments.
+    The values are not compared with the paper, and no report is written. See `reproduce` for the
+    arguments.
 
     Returns:
         Whether each run finished and each value of the paper's table was measured.
@@ -195,8 +199,8 @@ def smoke(
             readings = measurement.measure(paper.seeds[:1], Path(figures))
     count = sum(map(len, finished.values()))
     missing = [cell.key for cell in paper.cells if cell.key not in readings]
-    note = f"; no value for {', '.join(missing)}" if missing else ""
-    message = "%s: smoke test, %d of %d short runs finished%s; the claim is not judged"
+    note = f"; no measured value for {', '.join(missing)}" if missing else ""
+    message = "%s: smoke test, %d of %d short runs finished%s; no comparison with the paper"
     log.info(message, name, count, len(paper_runs), note)
     return count == len(paper_runs) and not missing
 

@@ -39,20 +39,20 @@ _READ_ONCE = ReadOnce()
 
 @dataclass(frozen=True)
 class PaperRun:
-    """One run of a paper: an arm with one seed and one combination of swept values.
+    """One run of a paper: a run of one arm, with one seed and one combination of swept values.
 
-    An arm is a named group of a paper's runs. An override of one arm can use a run of another arm,
-    the source run, by the other arm's name in braces. The name is then replaced by the source run's
-    folder.
+    An arm is a named group of a paper's runs. An override of one arm can contain the name of
+    another arm in braces. The name is replaced by the folder of a run of this other arm: the source
+    run.
 
     Attributes:
         name: name of the arm.
         seed: seed of the run.
-        number: index of the run in the paper.
+        number: index of the run among all runs of the paper, from 0.
         label: arm, swept values and seed, for messages.
         stated: overrides for `etude train`, in which names of other arms are in braces.
-        sources: the source run for each name in braces.
-        config_dir: folder of custom configs.
+        sources: dict from each name in braces to the source run.
+        config_dir: folder of custom configs; None if there is none.
     """
 
     name: str
@@ -64,9 +64,9 @@ class PaperRun:
     config_dir: Path | None = None
 
     def overrides(self) -> list[str] | None:
-        """Returns the overrides, with each arm's name in braces replaced by the folder of its run.
+        """Returns the overrides; each name in braces is replaced by the folder of its source run.
 
-        Returns None until all of these other runs (source runs) have ended.
+        Returns None until all source runs have ended.
         """
         paths = {name: run.finished() for name, run in self.sources.items()}
         if None in paths.values():
@@ -132,11 +132,12 @@ class PaperRun:
 
 
 def _check_record(record: Record, expected_signature: str, run: PaperRun) -> None:
-    hint = "delete the folder with `etude runs rm` to train the run again"
+    hint = "to train the run again, delete its folder with `etude runs rm`"
     stated = (str(record.info.get("signature"))[:12], record.info.get("seed"))
     if stated != (expected_signature[:12], run.seed):
-        expected = f"the run {run.label}, signature {expected_signature[:12]}"
-        value = f"signature {stated[0]}, seed {stated[1]}"
+        expected = f"signature {expected_signature[:12]} and seed {run.seed}, "
+        expected += f"those of the run {run.label}"
+        value = f"signature {stated[0]} and seed {stated[1]}"
         raise RequestError(Problem(str(record.path / "run.json"), expected, value, hint))
     changes = integrity.describe_changes(record.info, record.path)
     if faults := [*changes, *metrics_faults(record, ended=True)]:
@@ -208,9 +209,9 @@ def paper_runs(
 def _smoke_overrides(paper: Paper, arm: str) -> list[str]:
     """Returns an arm's overrides for a smoke test: those of the arm, then those of the smoke test.
 
-    An arm is a named group of the paper's runs. An override of the arm is omitted if the paper's
-    `smoke` or `smoke_runs` sets the same key, or a key above it, or if the override refers to a
-    file that the user provides.
+    An arm is a named group of the paper's runs. The overrides of the smoke test are in the paper's
+    `smoke` and `smoke_runs`. An override of the arm is omitted if one of them sets the same key or
+    a key above it, or if the override refers to a file that the user provides.
     """
     smoke = [*paper.smoke, *paper.smoke_runs.get(arm, ())]
     keys = [_key(override) for override in smoke]
@@ -238,7 +239,7 @@ def find_files(name: str, paper: Paper, folder: Path) -> dict[str, Path | None]:
     for file, needed in paper.files.items():
         path = folder / file
         if not path.is_file():
-            hint = f"{needed.says}; pass its folder with --files DIR"
+            hint = f"{needed.says}; to set the folder of the file, add --files DIR"
             problems.append(Problem(f"{name}: {file}", "an existing file", str(path), hint))
         elif (digest := _READ_ONCE(sha256, path)) != needed.sha256:
             expected = f"sha256 {needed.sha256}"
@@ -249,11 +250,11 @@ def find_files(name: str, paper: Paper, folder: Path) -> dict[str, Path | None]:
 
 
 def _fill_in(override: str, paths: Mapping[str, Path | None]) -> str:
-    """Returns an override in which each name in braces is replaced by a path.
+    """Returns an override in which each of the given names in braces is replaced by a path.
 
     Args:
         override: the override, such as `init_from={base}`.
-        paths: dict from each name to its path.
+        paths: dict from names to paths; a name with the path None is not replaced.
     """
     for name, path in paths.items():
         if path is not None:
@@ -312,9 +313,9 @@ def _count_text(runs: int) -> str:
 
 
 def _distinct(runs: Sequence[PaperRun]) -> list[PaperRun]:
-    """Returns the runs without those that have the same folder as an earlier run.
+    """Returns the runs, without those that have the same folder as an earlier run in `runs`.
 
-    In smoke tests, several runs have the same folder.
+    In smoke tests, several runs of a paper can have the same folder.
     """
     by_folder: dict[Path | None, PaperRun] = {}
     for run in runs:
@@ -343,13 +344,13 @@ def _train(missing: Sequence[PaperRun], logs: Path, slots: Sequence[JobSlot]) ->
 def finished_runs(all_runs: Sequence[PaperRun], trust: Sequence[str] = ()) -> dict[str, list[Run]]:
     """Opens a paper's finished runs, and returns them by the name of their arm, ordered by seed.
 
-    An arm is a named group of the paper's runs. Arms without finished runs are omitted. If an arm
-    is a sweep, a seed is omitted unless all runs with this seed are finished, because the best of
-    some runs may not be the best of all.
+    An arm is a named group of the paper's runs. Arms without finished runs are omitted. The
+    overrides of an arm can contain a sweep. Then the runs with one seed are omitted unless all of
+    them are finished, because the best of some runs may not be the best of all.
 
     Args:
         all_runs: the paper's runs, finished or not.
-        trust: modules whose classes the runs may use; see `etude.api.load_run`.
+        trust: custom modules whose classes the runs may use; see `etude.api.load_run`.
     """
     folders = [(run, run.finished()) for run in all_runs]
     incomplete = {(run.name, run.seed) for run, folder in folders if folder is None}

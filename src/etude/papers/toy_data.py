@@ -1,4 +1,4 @@
-"""Small generated data sets and a toy model, for smoke tests of papers without downloads."""
+"""Small generated data sets and a toy model, with which smoke tests of papers need no downloads."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ NAMES = (TEXT, PAIRS, LABELLED)
 def write_files(folder: Path) -> dict[str, Path]:
     """Writes small generated data files to `folder`, and returns their paths by name.
 
-    The content is the same each time. In a file of text pairs, `target` is `source` with its words
-    reversed. In a file of labelled rows, `label` states whether `text` contains "cats", `cats` is
-    the number of occurrences, and `second` is another text.
+    The content is the same each time. `toy-text.txt` contains sentences. In `toy-pairs.jsonl`,
+    `target` is `source` with its words in reverse order. In `toy-labelled.jsonl`, `label` is "cats"
+    if `text` contains this word and otherwise "none", `cats` is the number of its occurrences, and
+    `second` is another text.
     """
     draw = random.Random(0)
     sentences = [draw.choices(WORDS, k=draw.randint(4, 12)) for _ in range(240)]
@@ -48,7 +49,7 @@ def save_model(folder: Path) -> tuple[Path, int]:
     """Saves a tiny GPT-2 with random weights and a tokenizer in Hugging Face's format.
 
     Returns:
-        The folder, and the model's maximum length in tokens.
+        The folder, and the maximum number of tokens of an input.
     """
     import torch
 

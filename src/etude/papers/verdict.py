@@ -1,8 +1,8 @@
-"""Verdicts: comparisons of measured values with the values of a paper's table, as pure functions.
+"""Verdicts: pure functions that compare measured values with the values of a paper's table.
 
-"Matches the paper" is the comparison with the published number. "Matches the protocol" is the
-comparison with a result that others measured with the settings of the reproduction, which seldom
-equal the paper's exactly.
+In reports, "matches the paper" is the comparison with the number in the paper. "Matches the
+protocol" is the comparison with a result that other people measured with the settings that Étude
+uses. These settings are seldom exactly those of the paper.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ SEEDS_FOR_A_MATCH = 3
 
 @dataclass(frozen=True)
 class Verdict:
-    """Outcome of the comparison for one cell (value of a paper's table), or for the whole paper.
+    """Result of the comparison for one value of a paper's table, or for all its values together.
 
     Attributes:
-        outcome: match, miss, or not run.
-        seeds: number of seeds measured.
+        outcome: `match`, `miss`, or `not run` (the values or their negative controls are missing).
+        seeds: number of seeds with which values were measured.
         why: reason for the outcome; empty if none is needed.
     """
 
@@ -47,12 +47,12 @@ class Verdict:
 
 
 def judge(cell: Cell, reading: Reading | None) -> Verdict:
-    """Returns the verdict on a cell: whether the measured mean over seeds agrees with the paper.
+    """Returns the verdict on one value: whether the measured mean over seeds agrees with the paper.
 
-    A cell is one value of the paper's table. The mean agrees if it meets the cell's tolerance. The
-    outcome is a miss if the negative control (a case in which the claim must not hold) also meets
-    the tolerance, or is NaN or infinite, because the measurement then doesn't support the claim.
-    The outcome is "not run" if the negative control was not run.
+    The mean agrees if it is within the tolerance. The negative control is the same value, measured
+    in a case in which the paper's claim must not hold. If its mean is also within the tolerance, or
+    is NaN or infinite, the outcome is a miss, because the measurement then doesn't support the
+    claim. If the negative control was not run, the outcome is "not run".
 
     Args:
         cell: value of the paper's table, with its tolerance.
@@ -84,12 +84,12 @@ def mean(values: Sequence[float]) -> float:
 
 
 def judge_protocol(cell: Cell, reading: Reading | None) -> Verdict | None:
-    """Compares measured values with the result that others measured with the same settings.
+    """Compares measured values with the result that other people got with the same settings.
 
     Returns the verdict; None if the paper file contains no such result (`cell.protocol` is None).
 
     Args:
-        cell: value of the paper's table, with the result of others in `protocol`.
+        cell: value of the paper's table; its `protocol` contains the result of the other people.
         reading: measured values; None if nothing was measured.
     """
     if cell.protocol is None:
@@ -101,7 +101,7 @@ def judge_protocol(cell: Cell, reading: Reading | None) -> Verdict | None:
 
 
 def overall(verdicts: Sequence[Verdict]) -> Verdict:
-    """Returns the verdict on a paper, given the verdicts on all values of its table.
+    """Combines the verdicts on all values of a paper's table into one verdict.
 
     The outcome is a match if all values match, a miss if at least one value is a miss, and
     otherwise "not run".
@@ -109,12 +109,12 @@ def overall(verdicts: Sequence[Verdict]) -> Verdict:
     seeds = min((verdict.seeds for verdict in verdicts), default=0)
     outcomes = [verdict.outcome for verdict in verdicts]
     if "miss" in outcomes:
-        return Verdict("miss", seeds, f"{outcomes.count('miss')} of {len(outcomes)} cells")
+        return Verdict("miss", seeds, f"{outcomes.count('miss')} of {len(outcomes)} values")
     not_run = [verdict for verdict in verdicts if verdict.outcome == "not run"]
     if not_run or not outcomes:
         reasons = {verdict.why for verdict in not_run} or {""}
         why = reasons.pop() if len(reasons) == 1 else ""
         if len(not_run) < len(outcomes):
-            why = f"{len(not_run)} of {len(outcomes)} cells"
+            why = f"{len(not_run)} of {len(outcomes)} values"
         return Verdict("not run", why=why)
     return Verdict("match", seeds)

@@ -26,8 +26,8 @@ _QUICK_BYTES = 256 * 2**20
 @dataclass
 class Parts:
     """Objects of a run (data, optimizer, ...) that are built from its config before the data is
-    prepared. The model depends on the prepared data and is built later. `task` is a factory that
-    builds the task.
+    prepared. The model depends on the prepared data and is built later. `task` is a factory: it
+    builds the task when the model exists.
     """
 
     data: Any
@@ -42,9 +42,9 @@ class Parts:
 def check_all(config: DictConfig) -> CheckedConfig:
     """Checks a config and returns the checked config; reports all errors together.
 
-    Errors of keys and types are found by `etude.config.checks.check`. For each config group without
-    such an error, its constructor is called, which finds errors of values; then the data's files
-    are checked.
+    First, `etude.config.checks.check` finds errors of keys and types. Then the object of each
+    config group without such an error is built; its constructor finds errors of values. At last,
+    the data's files are checked.
 
     Raises:
         RequestError: The config has errors; the exception contains all of them.
@@ -86,12 +86,12 @@ def _is_quick_to_check(data: Any) -> bool:
 def build_parts(checked: CheckedConfig, *, check_data: bool = False) -> Parts:
     """Builds the objects of a run, except the model, and checks that they are compatible.
 
-    For these checks, a small model is built on the meta device: it has one layer or, if it has
-    several layer kinds (`etude.models.kinds`), one repetition of their pattern.
+    For these checks, a small model with one layer is built on the meta device. If the layers of the
+    model follow a repeating pattern (`etude.models.kinds`), it has one repetition of the pattern.
 
     Args:
         checked: Checked config of the run.
-        check_data: Whether to check that the data exists, too.
+        check_data: Whether to check that the data's files exist, too.
 
     Raises:
         RequestError: The config has errors; the exception contains the errors of all constructors,

@@ -103,7 +103,7 @@ class FolderCheckpointIO(CheckpointIO):
 
 
 def tensor_bytes(value: Any) -> int:
-    """Returns the total size in bytes of all tensors in nested dicts, lists and tuples."""
+    """Returns the total size in bytes of all tensors in `value`: nested dicts, lists and tuples."""
     if isinstance(value, torch.Tensor):
         return value.numel() * value.element_size()
     if isinstance(value, dict):
@@ -112,7 +112,7 @@ def tensor_bytes(value: Any) -> int:
 
 
 def _is_full_disk(error: Exception) -> bool:
-    """Returns whether an error means that the disk is full; each library reports it differently."""
+    """Returns whether an error means that the disk is full; each library raises another error."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return True
     text = str(error)

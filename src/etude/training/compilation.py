@@ -63,11 +63,9 @@ class FirstBatch(pl.Callback):
     """Callback that computes the loss of the first micro-batch once without compiled code, before
     training starts.
 
-    In this pass, the model builds tables that it then keeps, such as the rotations of each
-    position.
-
-    Otherwise the first layer would be compiled with the code that builds the tables, and the second
-    layer, which finds them built, would be compiled again.
+    In this pass, the model builds and keeps tables, such as the rotations of each position (RoPE).
+    Without it, the first layer would be compiled together with the code that builds the tables. The
+    second layer would not need this code and would be compiled again.
     """
 
     def __init__(self) -> None:

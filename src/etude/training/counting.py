@@ -2,9 +2,9 @@
 
 Layers are alike or repeat a pattern, so parameters, operations and bytes grow by the same amount
 with each repetition of the pattern, and the counts at two depths determine those at any depth. A
-model of a billion layers is counted as fast as a model of four layers. If a module receives the
-index of its layer, layers may differ: such a model is counted as a whole, up to `_MAX_COUNTED`
-layers.
+model of a billion layers is counted as fast as a model of four layers. If the constructor of a
+module receives the index of its layer, layers may differ: such a model is counted as a whole, up to
+`_MAX_COUNTED` layers.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class ParameterCounts:
     Attributes:
         total: Number of all parameters.
         trained: Number of trainable parameters.
-        per_layer: Number of parameters that one more layer adds; the mean over the pattern if the
-            model has several layer kinds (`etude.models.kinds`); 0 for a model without the argument
-            `layers`.
+        per_layer: Number of parameters that one more layer adds. If different layers follow a
+            repeating pattern (`etude.models.kinds`), this is the mean over one repetition. It is 0
+            for a model without the argument `layers`.
     """
 
     total: int
@@ -54,8 +54,8 @@ def with_layers(node: Node, layers: int) -> Node:
 
     Args:
         node: Config node of the model: its class and arguments.
-        layers: Maximum number of layers in the encoder and in the decoder; if the model has a
-            pattern of layer kinds, the maximum number of its repetitions.
+        layers: Maximum number of layers in the encoder and in the decoder. If different layers
+            follow a repeating pattern, this is the maximum number of its repetitions.
     """
     most = layers * _period(node)
     return _replace_layers(
@@ -152,8 +152,8 @@ def _layer_counts(node: Node) -> dict[str, int]:
 
 
 def _period(node: Node) -> int:
-    """Returns the number of layers after which the model's pattern of layer kinds
-    (`etude.models.kinds`) repeats; 1 without a pattern.
+    """Returns the number of layers after which the pattern of a model's layers repeats; 1 if all
+    layers are alike. `etude.models.kinds` describes such patterns.
     """
     pattern = node.arguments.get("pattern")
     return len(pattern) if isinstance(pattern, list) and pattern else 1
@@ -188,8 +188,8 @@ def _extrapolate(
     Args:
         node: Config node of the model: its class and arguments.
         count: Function that counts a model; its results grow linearly from `first` layers on.
-        first: Minimum number of layers of the smallest model. The next larger model has one more
-            repetition of the pattern of layer kinds.
+        first: Minimum number of layers of the smaller model. The larger model has one more layer
+            or, if different layers follow a pattern, one more repetition of the pattern.
     """
     layer_counts, period = _layer_counts(node), _period(node)
     first = max(first, period)

@@ -75,7 +75,7 @@ class SharedSteps(DDPStrategy):
         """Does nothing: the ranks are already started."""
 
     def setup_distributed(self) -> None:
-        """Tells the cluster environment this process's rank and the number of ranks.
+        """Sets this process's rank and the number of ranks in Lightning's cluster environment.
 
         Creates no process group, because the ranks have already joined one.
         """
@@ -193,7 +193,7 @@ def join(store: Any, *, rank: int, world: int, device: torch.device) -> None:
 
 
 def leave(*, broken: bool = False) -> None:
-    """Leaves the group of processes (ranks) that train together.
+    """Makes this process leave the group of processes (ranks) that train together.
 
     Args:
         broken: Whether other ranks may have failed; if so, this process does not wait for them.

@@ -69,7 +69,7 @@ class Devices:
             expected = "a number of devices, not a list, with trainer.accelerator=cpu"
             checks.that(self.accelerator != "cpu", "devices", self.devices, expected)
         if self.stated is None or self.stated <= 1:
-            expected = "auto, or ddp for several devices"
+            expected = "auto, or ddp to train on several devices"
             is_known = self.strategy in (*_MULTI_DEVICE, "single_device")
             checks.that(is_known, "strategy", self.strategy, expected)
         if self.stated is not None and self.stated > 1:
@@ -77,15 +77,15 @@ class Devices:
                 self.strategy in _MULTI_DEVICE,
                 "strategy",
                 self.strategy,
-                f"ddp or auto with devices = {self.devices}",
-                "Étude supports only strategies in which each device holds the whole model",
+                f"ddp or auto, because devices is {self.devices}",
+                "Étude supports only strategies in which each device has a copy of the whole model",
             )
         checks.that(
             num_nodes == 1,
             "num_nodes",
             num_nodes,
-            "1, as a run uses one machine",
-            "set trainer=ddp trainer.devices=N to use several devices of the machine",
+            "1, because a run uses only one machine",
+            "to use N devices of this machine, set trainer=ddp trainer.devices=N",
         )
 
     def check(self) -> None:
@@ -105,7 +105,7 @@ class Devices:
             count = f"{gpus or 'no'} GPU{'' if gpus == 1 else 's'}"
             expected = "devices that exist on this machine"
             on_cpu = f"set trainer.accelerator=cpu trainer.devices={self.processes}"
-            hint = f"torch can use {count} here; {on_cpu} to run the processes on the CPU"
+            hint = f"torch can use {count} here; to run the processes on the CPU, {on_cpu}"
             raise RequestError(Problem("trainer.devices", expected, self.devices, hint))
 
 

@@ -56,24 +56,24 @@ class WeightSource:
 class InitFromSource:
     """Applies the config group `init_from` to a run's config and to its model's weights.
 
-    The source is the saved run, the folder or the Hugging Face Hub repository that
-    `init_from.source` names.
+    `init_from.source` names the saved run, or the folder or Hugging Face Hub repository of a
+    pretrained model, from whose weights the new run starts.
     """
 
     @classmethod
     def resolve_config(cls, config: DictConfig) -> DictConfig:
-        """Returns a copy of the config with the model and the tokenizer of the source. The source
-        is the run or the pretrained model that `init_from.source` names.
+        """Returns a copy of the config with the model and the tokenizer of `init_from.source`, the
+        name of a saved run or of a pretrained model.
 
-        In the copy, `init_from.found` identifies the source by a commit or by hashes of the
-        weights.
+        In the copy, `init_from.found` identifies the weights of this run or model by a commit or
+        by hashes.
 
         Args:
             config: Composed config; not modified.
 
         Raises:
-            RequestError: The source is missing, or an override would replace the source's model or
-                tokenizer.
+            RequestError: The run or model in `init_from.source` is missing, or an override would
+                replace its model or tokenizer.
         """
         options = config.init_from
         source = _locate(options, Path(config.run.root))
@@ -112,9 +112,8 @@ class InitFromSource:
 
     @classmethod
     def fill(cls, module: nn.Module, options: InitFrom | DictConfig, root: Path) -> None:
-        """Loads the weights of the source into `module`. The source is the run or the pretrained
-        model that `options.source` names. If `options.head` is `new`, the head keeps its initial
-        weights.
+        """Loads weights into `module`: those of the run or the pretrained model that
+        `options.source` names. If `options.head` is `new`, the head keeps its initial weights.
 
         Args:
             module: Model of the run.
@@ -122,13 +121,14 @@ class InitFromSource:
             root: Folder that contains the saved runs.
 
         Raises:
-            RequestError: The source is missing or has changed, or its weights don't fit the model.
+            RequestError: The run or the pretrained model is missing or has changed, or its weights
+                don't fit `module`.
         """
         source = _locate(options, root)
         current = _identity(source)
         if dict(options.found) != current:
-            hint = "the source has changed; set run.on_existing=again to train a new run from it"
-            expected = f"the same source as in the run's config, {dict(options.found)}"
+            hint = "init_from.source has changed; to train a new run, set run.on_existing=again"
+            expected = f"the weights that the run's config identifies: {dict(options.found)}"
             raise RequestError(Problem("init_from", expected, current, hint))
         weights = _load_weights(source, options, module)
         _load(module, weights, new_head=options.head == "new", grow=bool(options.grow_positions))
@@ -193,9 +193,9 @@ def _under_init_from(problem: Problem) -> Problem:
 
 
 def _identity(source: WeightSource) -> dict[str, Any]:
-    """Returns a dict that identifies the source's weights: by hashes, or by the repository and the
-    commit. The dict becomes part of the run's signature (a hash of the config). It does not depend
-    on the name or the path of the source.
+    """Returns a dict that identifies the weights at `source`: by hashes, or by the repository and
+    the commit. The dict becomes part of the new run's signature (a hash of its config). It does not
+    depend on the name or the path of the weights.
     """
     if source.record is not None:
         manifests = [read_manifest(folder) for folder in source.checkpoints]
@@ -256,14 +256,14 @@ def _pretrained_config(options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _overridden_keys(config: DictConfig) -> list[str]:
-    """Returns the keys below `model` that the user has overridden, except those of the head."""
+    """Returns the overridden keys below `model`, except those below `model.head`."""
     keys = [item.lstrip("+").partition("=")[0] for item in config.run.overrides]
     return [key for key in keys if key.startswith("model.") and not key.startswith("model.head")]
 
 
 def _check_overrides(config: DictConfig) -> None:
-    """Raises `RequestError` if an override in `config.run.overrides` replaces the source's model,
-    tokenizer or muP scaling.
+    """Raises `RequestError` if an override in `config.run.overrides` would replace the model, the
+    tokenizer or the muP scaling, which `init_from.source` determines.
     """
     problems = []
     for item in config.run.overrides:
@@ -271,21 +271,21 @@ def _check_overrides(config: DictConfig) -> None:
         is_model = key == "model" or (key.startswith("model/") and key != "model/head")
         if is_model or key.startswith("data/tokenizer"):
             what = "model" if is_model else "tokenizer"
-            hint = "set model.<key>=... to change a single value" if is_model else None
-            expected = f"no value together with init_from, as the {what} is that of its weights"
+            hint = "to change a single value, set model.<key>=..." if is_model else None
+            expected = f"no override, because init_from.source determines the {what}"
             problems.append(Problem(key, expected, value, hint))
         if key == "model.mup_base_dim":  # the weights would fit, but be scaled differently
-            expected = "no value together with init_from, as the muP scaling is that of its weights"
+            expected = "no override, because init_from.source determines the muP scaling"
             problems.append(Problem(key, expected, value))
     if problems:
         raise RequestError(problems)
 
 
 def _load_weights(source: WeightSource, options: Any, module: nn.Module) -> dict[str, Tensor]:
-    """Returns a dict from Étude's parameter names to the source's weights.
+    """Loads the weights at `source`; returns a dict from Étude's parameter names to tensors.
 
-    If the source's head and the head of `module` have different classes, the weights of the
-    source's head are omitted.
+    If the head of the loaded model and the head of `module` have different classes, the weights of
+    the loaded head are omitted.
     """
     head = head_class_name(module)
     if source.record is not None:
@@ -324,22 +324,24 @@ def _load(module: nn.Module, weights: dict[str, Tensor], *, new_head: bool, grow
             continue
         if name not in weights:
             if not is_in_head(name):
-                expected = "a tensor of this name in the weights of init_from"
+                expected = "a tensor of this name in the weights of init_from.source"
                 problems.append(Problem(f"init_from, {name}", expected))
         elif is_in_head(name) and new_head:
             continue
         elif grow and (rows := extend_positions(module, name, weights[name])) is not None:
             loaded[name] = rows
             added = len(rows) - len(weights[name])
-            log.warning("%s: added %d untrained rows after the source's rows", name, added)
+            message = "%s: added %d untrained rows after the rows from init_from.source"
+            log.warning(message, name, added)
         elif weights[name].shape != tensor.shape:
             have, want = (" x ".join(map(str, x.shape)) for x in (weights[name], tensor))
-            hint = "set init_from.head=new for a new head" if is_in_head(name) else None
-            problems.append(Problem(f"init_from, {name}", f"the shape {want}", have, hint))
+            hint = "to use a new head, set init_from.head=new" if is_in_head(name) else None
+            expected = f"the shape {want}, as in the new run's model"
+            problems.append(Problem(f"init_from, {name}", expected, have, hint))
         else:
             loaded[name] = weights[name]
     problems += [
-        Problem(f"init_from, {name}", "a tensor that the model also contains")
+        Problem(f"init_from, {name}", "only tensors that the new run's model contains")
         for name in weights
         if name not in own and not name.startswith("head.")
     ]
@@ -348,9 +350,9 @@ def _load(module: nn.Module, weights: dict[str, Tensor], *, new_head: bool, grow
         shown = problems[:MAX_SHOWN]
         if more > 0:
             remaining = f"{more} more incompatible tensors"
-            shown.append(Problem("init_from", "weights that fit the model", remaining))
+            shown.append(Problem("init_from", "weights that fit the new run's model", remaining))
         raise RequestError(shown)
     module.load_state_dict(loaded, strict=False)
     new = [name for name in own if name not in loaded and ".lora." not in name]
-    suffix = f"; newly initialised: {', '.join(new)}" if new else ""
-    log.info("loaded %d tensors from the weights of init_from%s", len(loaded), suffix)
+    suffix = f"; tensors with new initial values: {', '.join(new)}" if new else ""
+    log.info("loaded %d tensors from the weights of init_from.source%s", len(loaded), suffix)

@@ -1,7 +1,7 @@
 """Callback that logs, validates, saves and stops between optimizer steps.
 
 After each step the callback first writes metrics, then validates the model, then saves the state. A
-checkpoint therefore contains the validation of its own step, and a run that continues from it
+checkpoint of a step therefore contains the validation of this step. A run that continues from it
 neither repeats nor skips anything.
 """
 
@@ -64,7 +64,7 @@ class RunLoop(pl.Callback):
         save_interval: Optimizer steps between regular checkpoints; None saves no regular
             checkpoints. A checkpoint is always saved after a validation with the best result so
             far, and at the end.
-        keep_every: Interval, in optimizer steps, of checkpoints that are never deleted.
+        keep_every: Optimizer steps between checkpoints that are never deleted.
         keep_last: Number of latest checkpoints to keep. Checkpoints saved because of a stop are not
             counted, so that a finished run has the same checkpoints with or without stops. None
             keeps the last two checkpoints.
@@ -278,7 +278,7 @@ class RunLoop(pl.Callback):
         task: Any = trainer.lightning_module
         monitor = str(task.monitor)
         if monitor not in metrics:
-            expected = "a metric of the validation"
+            expected = "a metric that the validation computes"
             hint = f"choose from: {', '.join(metrics)}"
             raise RequestError(Problem("task.monitor", expected, monitor, hint))
         self._warn_of_unlisted_metrics(task, metrics)
@@ -381,10 +381,9 @@ def _check_weights(module: torch.nn.Module, step: int) -> None:
 
 
 def _validate(trainer: pl.Trainer) -> dict[str, float]:
-    """Runs Lightning's validation loop once, between two training steps, and returns the validation
-    metrics by name.
+    """Runs Lightning's validation loop once, between two training steps.
 
-    Returns the metrics by name.
+    Returns a dict from the names of the validation metrics to their values.
     """
     connector = trainer._logger_connector
     first_iteration = connector._first_loop_iter

@@ -150,7 +150,8 @@ def check_model_size(
             that only the machine's memory limits the size of the model.
 
     Raises:
-        RequestError: The model is larger than its weights or than the memory.
+        RequestError: The model has more parameters than the saved weights, or it doesn't fit into
+            the machine's memory.
     """
     vocabulary_size = configured_vocabulary(checked) or vocabulary
     node = checked.nodes["model"]

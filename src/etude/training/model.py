@@ -77,8 +77,9 @@ def build_with_sizes(model: Node, vocabulary: int, labels: int = PLACEHOLDER_LAB
 
 
 def _with_labels(model: Node, labels: int) -> Node:
-    """Returns the model's config node, in which the head's number of labels is set to `labels` if
-    the head has such an argument and the config sets null.
+    """Returns a model's config node (its class and arguments) with the head's number of labels.
+
+    It is set to `labels` if the head has such an argument and the config sets it to null.
     """
     head = model.arguments.get("head")
     if not isinstance(head, Node) or "labels" in head.arguments:
@@ -170,7 +171,7 @@ def lora_options(checked: CheckedConfig) -> LoRA | None:
         return None
     problems = []
     if start.source is None:
-        expected = "a source of weights, which init_from.lora adapts"
+        expected = "a run or pretrained model, to which init_from.lora adds adapters"
         problems.append(Problem("init_from.source", expected, None))
     if start.freeze:
         expected, hint = "[] with init_from.lora", "LoRA already freezes all other parameters"
@@ -185,7 +186,7 @@ def lora_options(checked: CheckedConfig) -> LoRA | None:
 
 
 def freeze(model: Any, patterns: Sequence[str]) -> None:
-    """Freezes the parameters of a model whose names match at least one of the patterns.
+    """Freezes those parameters of a model whose names match at least one of the patterns.
 
     Args:
         model: The model.

@@ -9,8 +9,8 @@ from typing import Any
 
 
 class RunObserver:
-    """Base class of objects that are told about the progress of training runs. Its methods do
-    nothing; no run is paused.
+    """Base class of objects whose methods are called during training runs. The methods of this
+    class do nothing and pause no run.
     """
 
     def began(self, path: Path) -> None:
@@ -20,7 +20,7 @@ class RunObserver:
         """Called after optimizer step `step` of `total` with the latest metrics."""
 
     def validated(self, step: int, metrics: Mapping[str, float]) -> bool:
-        """Called with the metrics of a validation; returning true saves and pauses the run."""
+        """Called with the metrics of each validation; if it returns true, the run is paused."""
         return False
 
 

@@ -1,8 +1,8 @@
 """Extends learned positions in a run that starts from other weights (`init_from.grow_positions`).
 
-A position module with a learned row for each position (`Position.bounded`) has as many rows as the
-model whose weights it starts from (the source). `init_from.grow_positions=true` adds rows,
-initialised as in a new model.
+A position module with a learned row for each position (`Position.bounded`) has as many rows as in
+the model that `init_from` loads. `init_from.grow_positions=true` adds rows, which are initialised
+as in a new model.
 """
 
 from __future__ import annotations
@@ -18,21 +18,20 @@ from etude.errors import Problem, RequestError
 from etude.nn.position import Position
 
 _ROWS = ("position.weight", "encoder.position.weight", "decoder.position.weight")
-_GROW = "set init_from.grow_positions=true to add untrained positions"
+_GROW = "to add untrained positions, set init_from.grow_positions=true"
 
 
 def resolve_max_length(node: Mapping[str, Any], config: Any, stated: int | None) -> int:
-    """Returns the `max_length` of the model of a run that starts from the weights of another model,
-    the source.
+    """Returns the `max_length` of the model of a run that starts from the weights of another model.
 
     Args:
-        node: Config of the source's model.
+        node: Config of the other model, which `init_from` loads.
         config: Config of the run.
         stated: `model.max_length` if the user has set it.
 
     Raises:
         RequestError: `model.max_length` or `init_from.grow_positions` doesn't fit the positions of
-            the source.
+            the other model.
     """
     options, source = config.init_from, int(node["max_length"])
     position = node.get("position") or {}
@@ -42,32 +41,32 @@ def resolve_max_length(node: Mapping[str, Any], config: Any, stated: int | None)
     if not bounded:
         if options.grow_positions:
             name = target.rpartition(".")[2]
-            expected = f"false, as {name} has no learned positions"
-            hint = "set model.max_length for longer texts"
+            expected = f"false, because {name} has no learned positions"
+            hint = "to use longer texts, set model.max_length"
             raise RequestError(Problem(key, expected, True, hint))
         return source if stated is None else stated
     if stated is not None and stated < source:
         hint = "data.sequence_length may be shorter than model.max_length"
-        expected = f"at least the source's {source} positions"
+        expected = f"at least {source}, the number of positions in init_from.source"
         raise RequestError(Problem("model.max_length", expected, stated, hint))
     if not options.grow_positions:
         if stated is not None and stated > source:
-            expected = f"at most the source's {source} learned positions"
+            expected = f"at most {source}, the number of learned positions in init_from.source"
             raise RequestError(Problem("model.max_length", expected, stated, _GROW))
         return source
     if options.lora.rank:
-        expected = "false with init_from.lora, which would leave the new positions untrained"
+        expected = "false, because with init_from.lora the new positions would stay untrained"
         raise RequestError(Problem(key, expected, True))
     for pattern in options.freeze:
         if pattern == "body" or any(fnmatchcase(name, pattern) for name in _ROWS):
-            expected = "false if positions are frozen, as the new positions would stay untrained"
+            expected = "false, because the new positions would be frozen and stay untrained"
             hint = f"init_from.freeze contains {pattern!r}"
             raise RequestError(Problem(key, expected, True, hint))
     needed = int(config.data.get("sequence_length") or 0)
     longest = stated if stated is not None else max(source, needed)
     if longest == source:
         hint = f"data.sequence_length = {needed}"
-        expected = f"false, as the {source} positions of the weights of init_from are enough"
+        expected = f"false, because the {source} positions in init_from.source are enough"
         raise RequestError(Problem(key, expected, True, hint))
     return longest
 
@@ -78,16 +77,16 @@ def sequence_length_problem(model: Any, length: int, *, from_source: bool) -> Pr
     Args:
         model: Model of the run.
         length: Length of the data's sequences, in tokens.
-        from_source: Whether the model starts from existing weights.
+        from_source: Whether the model starts from the weights of `init_from.source`.
     """
     limit = model.max_length
     expected = f"at most the model's max_length, {limit}"
     hint = f"set model.max_length={length}"
     if from_source and any(part.limit is not None for part in _positions(model).values()):
-        expected = f"at most the source's {limit} positions"
-        hint = f"use shorter sequences, or {_GROW}"
+        expected = f"at most {limit}, the number of positions in init_from.source"
+        hint = f"use shorter sequences; {_GROW}"
     elif from_source:
-        hint += f"; the source's max_length is {limit}, but its positions are not limited"
+        hint += f"; it is {limit} in init_from.source, but this kind of positions has no limit"
     return Problem("data.sequence_length", expected, length, hint)
 
 

@@ -89,7 +89,7 @@ class Progress:
         """Formats the progress, with the losses measured since the previous line.
 
         Example: `step 250/2000  train/loss 2.31  val/loss 2.40  best so far  13.9 k tokens/s  mfu
-        31%  1:52 left`.
+        31%  1:52 left`. `mfu` is the model FLOPs utilisation.
         """
         return "  ".join(
             part

@@ -197,7 +197,7 @@ class LossRecorder(pl.Callback):
     Args:
         rising: Schedule of the learning rate.
         steps: Number of steps of the test.
-        sweep: Result to which the losses are added.
+        sweep: `RangeTestResult` to which the losses are added.
     """
 
     def __init__(self, rising: RisingSchedule, steps: int, sweep: RangeTestResult) -> None:

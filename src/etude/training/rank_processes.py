@@ -1,4 +1,4 @@
-"""Used by rank 0 of a run in several processes: starts, monitors and ends the other ranks.
+"""Starts, monitors and ends the other processes of a run that trains in several processes (ranks).
 
 Rank 0 is the process that the user started: it locks the run, writes the run's folder and handles
 signals. The other ranks (`rank.py`) receive their request on standard input, which stays open: when
@@ -96,8 +96,8 @@ def running_ranks(
         yield
         return
     if dist.is_initialized():
-        expected = "1, as this process already belongs to a process group"
-        hint = "leave the group with torch.distributed.destroy_process_group()"
+        expected = "1, because this process already belongs to a process group"
+        hint = "to leave the group, call torch.distributed.destroy_process_group()"
         raise RequestError(Problem("trainer.devices", expected, world, hint))
     device: torch.device = trainer.strategy.root_device
     if device.type == "cpu" and world > cores():

@@ -41,8 +41,8 @@ class BuiltParts:
     is None.
 
     Attributes:
-        model: Model on the meta device, with one layer or, if it has several layer kinds
-            (`etude.models.kinds`), with one repetition of their pattern.
+        model: Model on the meta device with one layer or, if different layers follow a repeating
+            pattern (`etude.models.kinds`), with one repetition of the pattern.
     """
 
     checked: CheckedConfig
@@ -169,7 +169,7 @@ def _model_fits_the_task(built: BuiltParts) -> Iterator[Problem]:
         expected = f"a head that returns logits over {outputs}, for {task.__name__}"
         yield Problem("model.head", expected, have, f"set {_HEADS[task.head]}")
     elif model is not None and task.needs_causal_model and not model.mask.causal:
-        expected = f"a causal mask, as the targets of {task.__name__} are the next tokens"
+        expected = f"a causal mask, because {task.__name__} predicts the next tokens"
         hint = "set model/mask=causal"
         yield Problem("model.mask", expected, built.class_of("model.mask"), hint)
 
@@ -198,7 +198,7 @@ def _schedule_gives_numbers(built: BuiltParts) -> Iterator[Problem]:
     if built.schedule is None or built.checked.nodes["schedule"].is_ours:
         return
     total = getattr(built.trainer, "max_steps", None) or _ASSUMED_STEPS
-    expected = "a class whose instances map (step, total) to a finite number"
+    expected = "a class whose instances return a finite number for (step, total steps)"
     for step in (0, total - 1):
         try:
             factor = built.schedule(step, total)
@@ -262,7 +262,7 @@ def _contract_problem(built: BuiltParts, slot: str, expected: str, hint: str) ->
     interface that Étude requires there.
 
     Args:
-        slot: Config key with its own required interface, such as `model`.
+        slot: Config key of the class, such as `model`.
         expected: Description of the missing part of the interface.
         hint: Hint for the user; a reference to the documentation is added.
     """

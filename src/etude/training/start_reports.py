@@ -74,7 +74,7 @@ def report_source(checked: CheckedConfig, starts: Sequence[Mapping[str, Any]]) -
             f"{name} ({str(began.get(name))[:12]}, now {str(now[name])[:12]})" for name in changed
         ]
         log.warning(
-            "the source of %s has changed since this run started (commit %s; now commit %s): "
+            "the source code of %s has changed since this run started (commit %s; now commit %s): "
             "results of the remaining steps may differ",
             ", ".join(packages),
             starts[0].get("commit") or "unknown",

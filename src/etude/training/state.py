@@ -192,7 +192,7 @@ def determine_state(
     if is_held(folder):
         held_by = read_holder(folder / LOCK_FILE)
         process = f"process {held_by.get('pid')} on {held_by.get('host')}" if held_by else None
-        return RunState("held", f"held by {process or 'another process'}", path=folder)
+        return RunState("held", f"locked by {process or 'another process'}", path=folder)
     if record is None:
         try:
             check_start(folder)
@@ -231,7 +231,8 @@ def outcome_of(checked: CheckedConfig, state: RunState | None) -> Outcome | None
     assert state.record is not None
     start = state.record.info["starts"][-1]
     changed = source_changes(checked, state.record.info["starts"])
-    differs = f"the source of {', '.join(changed)} has changed" if changed else "unchanged source"
+    names = ", ".join(changed)
+    differs = f"the source code of {names} has changed" if changed else "unchanged source code"
     log.info(
         "already finished: %s (commit %s, source hash %s; %s)",
         state.path,

@@ -114,7 +114,8 @@ def flops_per_token(
     tokens.
 
     Args:
-        build: Builds the model, which maps tokens (B, T) to logits (B, T, V).
+        build: Builds the model, which maps B sequences of T token ids, an array (B, T), to logits
+            (B, T, V) over a vocabulary of V tokens.
         length: Length T of the sequences.
         identity: JSON data that identifies the model. The FLOPs of a model with the same identity
             are counted only once.

@@ -49,13 +49,13 @@ class Trainer:
         benchmark: As in `pytorch_lightning.Trainer`.
         detect_anomaly: As in `pytorch_lightning.Trainer`.
         profiler: Name of a Lightning profiler; its report is written to the run's folder.
-        compile: Whether to train with `torch.compile`; see `training/compilation.py`.
+        compile: Whether to train with `torch.compile`; see `etude.training.compilation`.
     """
 
     aliases = {"precision": _FULL}  # noqa: RUF012 (used by the config's checks, before hashing)
 
     refused = {  # noqa: RUF012 (used by the config's checks)
-        "logger": "Étude writes the metrics itself; choose further loggers with logger=...",
+        "logger": "Étude writes the metrics itself; to add loggers, set logger=...",
         "callbacks": _ELSEWHERE + "callbacks=...",
         "enable_checkpointing": "set run.save_every and run.keep_every",
         "default_root_dir": "set run.root",
@@ -66,7 +66,7 @@ class Trainer:
         "fast_dev_run": "try experiment=debug",
         "min_steps": "set trainer.max_steps",
         "min_epochs": "set trainer.max_epochs",
-        "max_time": "the length of a run must not depend on time; pause it with run.stop_at_step",
+        "max_time": "the length of a run must not depend on time; to pause, set run.stop_at_step",
         "check_val_every_n_epoch": "set trainer.val_check_interval",
         "num_sanity_val_steps": "not needed: Étude checks the config before training",
         "reload_dataloaders_every_n_epochs": "the data order depends only on seed and step",
@@ -191,7 +191,7 @@ class Trainer:
         lacking = missing_compiler(kind) if self.compile else None
         if lacking is not None:
             problems.append(
-                Problem("trainer.compile", f"false on a machine without {lacking}", True)
+                Problem("trainer.compile", f"false, because this machine lacks {lacking}", True)
             )
         if problems:
             raise RequestError(problems)
