@@ -1,4 +1,4 @@
-"""Tests of evaluation windows on continuous text: no option is ignored, no result is overwritten."""
+"""Tests of evaluation windows on continuous text: options have effect, no result is overwritten."""
 
 from __future__ import annotations
 
