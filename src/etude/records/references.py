@@ -89,9 +89,8 @@ class _Sizes:
             if len(text) > _MAX_LENGTH:
                 break
         if "${" in text:
-            raise self._error(
-                path, "interpolations of the form ${...}, with no other braces inside"
-            )
+            expected = "interpolations ${...} that end with } and contain no other braces"
+            raise self._error(path, expected)
         return size
 
     def _reference(self, content: str, path: tuple[str, ...]) -> int:
