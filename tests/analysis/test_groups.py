@@ -315,7 +315,7 @@ def test_jobs_of_a_sweep_that_are_not_there_are_named(
     (folder / "sweep.json").write_text(json.dumps({"jobs": jobs}))
     answer = etude("runs", "group", folder, "--json", cwd=tmp_path)
     assert [group["n"] for group in json.loads(answer.out)["groups"]] == [1]
-    assert "3 jobs have no run" in answer.err
+    assert "the runs of 3 jobs are missing in" in answer.err
     assert "k1 (/etc), k2 (../../../x), k3 (nano/gone)" in answer.err
 
 
@@ -387,7 +387,7 @@ def test_unfinished_runs_of_a_name_are_counted(
     file = records[-1].path / "run.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"status": "diverged"}))
     answer = etude("runs", "group", "nano", cwd=tmp_path)
-    assert answer.err == "nano: without the runs that are not finished (1 diverged)\n"
+    assert answer.err == "nano: the runs that are not finished are left out (1 diverged)\n"
 
 
 def test_json_has_full_precision(records: list[Record], etude: Any, tmp_path: Path) -> None:

@@ -196,7 +196,7 @@ def test_a_changed_field_for_people_is_no_damage(etude: Etude, record: Path, fie
     answer = etude("runs", "verify", record)
     assert answer.code == 0
     assert (
-        f"  ok (run.json: {field} was edited after training (accept the edit with `etude runs "
+        f"  ok (run.json: {field} was edited after training (to accept the edit, run `etude runs "
         in answer.out
     )
 

@@ -38,7 +38,7 @@ def test_version(etude) -> None:
         (["train", "--cfg", "job", "modle=nano"], "did you mean model?"),
         (["train", "--config-dir", "nowhere"], "--config-dir = 'nowhere'"),
         (["train", "data=text_files", "data.path=nowhere.txt"], "data.path = 'nowhere.txt'"),
-        (["train", "seed=0,1"], "add -m to sweep over several values"),
+        (["train", "seed=0,1"], "to sweep over several values, add -m"),
         (["train", "seed=0,1", "modle=nano", "-m"], "did you mean model?"),
         (["train", "-m", "model/position=none,rotry"], "did you mean rotary?"),
         (["train", "-m", "run.wait=true,maybe"], "run.wait = 'maybe': expected true or false"),

@@ -195,6 +195,7 @@ def test_a_secret_key_is_named_by_its_place(
     answer = etude("train", "experiment=debug", "+hf_abcdefgh1234=1", cwd=tmp_path)
     assert answer.err == (
         "etude: 1 error in the request:\n"
-        "  override 2: expected a key without a secret (the name of this config key contains the "
-        "value of $HF_TOKEN, a secret that would be saved with the run)\n"
+        "  override 2: expected a key that does not contain a secret (the name of this "
+        "config key contains the value of the environment variable HF_TOKEN, a secret that would "
+        "be saved in the run's folder)\n"
     )

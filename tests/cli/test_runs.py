@@ -183,7 +183,10 @@ def test_damaged_records_are_told(etude: Etude, root: Path) -> None:
     answer = etude("runs", "list", "--root", root)
     assert answer.code == 0
     assert len(answer.out.splitlines()) == 5
-    told = "2 damaged runs: nano/bbbb00000000, old/eeee00000000 (check with `etude runs verify`)"
+    told = (
+        "2 damaged runs: nano/bbbb00000000, old/eeee00000000 "
+        "(to see the errors, run `etude runs verify`)"
+    )
     assert answer.err.strip() == told
     assert json.loads(etude("runs", "list", "--root", root, "--json").out)
 
@@ -476,7 +479,7 @@ def test_rm_locks_what_it_removes(root: Path, held: Path) -> None:
     from etude.errors import RunHeld
     from etude.records.remove import remove_records
 
-    with pytest.raises(RunHeld, match="is held by process"):
+    with pytest.raises(RunHeld, match="is locked by process"):
         remove_records([root / "nano/aaaa00000000", held], root)
     assert (root / "nano/aaaa00000000").is_dir()
     assert held.is_dir()

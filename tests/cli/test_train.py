@@ -267,7 +267,7 @@ def test_what_is_held_by_another_is_left_alone(
     lock.acquire()
     answer = etude("train", *overrides, cwd=tmp_path)
     assert answer.code == 3
-    assert f"held by process {os.getpid()}" in answer.err
+    assert f"locked by process {os.getpid()}" in answer.err
     assert "running" in etude("runs", "list", cwd=tmp_path).out
     lock.release()
     assert "interrupted" in etude("runs", "list", cwd=tmp_path).out

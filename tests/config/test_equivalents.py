@@ -52,7 +52,9 @@ def test_keys_in_hints_exist() -> None:
 
 
 def test_plugins_and_lists() -> None:
-    assert plugin_of("hydra/launcher", "submitit_slurm") == "pip install hydra-submitit-launcher"
+    assert plugin_of("hydra/launcher", "submitit_slurm") == (
+        "to install it, run: pip install hydra-submitit-launcher"
+    )
     assert plugin_of("hydra/launcher", "processes") is None
     assert suggest_sweep("seed", [0, 1]) == "to sweep over several values, use seed=0,1 -m"
     assert suggest_sweep("seed", "a") is None

@@ -201,5 +201,7 @@ def test_the_width_of_a_head_is_the_models_to_say() -> None:
         with torch.device("meta"):
             built = checked.nodes["model"].build(vocab_size=5)
         assert built.blocks[0].attention.head_dim == 8
-    with pytest.raises(RequestError, match=r"the model sets this argument; use model\.head_dim"):
+    with pytest.raises(
+        RequestError, match=r"the model sets this argument; to change it, set model\.head_dim"
+    ):
         check(compose(["experiment=debug", "model.attention.head_dim=8"]))

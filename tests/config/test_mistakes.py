@@ -56,7 +56,7 @@ def problems(*overrides: str, config_dir: Path | None = None) -> list[Problem]:
         (
             "model.position=rotary",
             "model.position",
-            "use model/position=rotary to choose that file",
+            "to choose the file rotary.yaml, use model/position=rotary",
         ),
         ("run.on_existing=agian", "run.on_existing", "did you mean again?"),
         ("optimizer._target_=SGD", "optimizer._target_", "did you mean etude.optim.sgd.SGD?"),
@@ -88,21 +88,31 @@ _FILLED_IN = "no value (the key is set automatically)"
         ("trainer.profiler=fast", "trainer.profiler", "one of simple, advanced, pytorch or null"),
         ("seed=one", "seed", "an integer"),
         ("seed=-1", "seed", "an integer from 0 to 2**63 - 1"),
-        ("name=_hidden", "name", "a name that begins with a letter or digit"),
-        ("name=-x", "name", "a name that begins with a letter or digit"),
-        ("name='a*b'", "name", "a name without *"),
+        (
+            "name=_hidden",
+            "name",
+            "a name that begins with a letter or digit and does not end with a space",
+        ),
+        (
+            "name=-x",
+            "name",
+            "a name that begins with a letter or digit and does not end with a space",
+        ),
+        ("name='a*b'", "name", "a name without any of the characters *"),
         ("run.root=''", "run.root", "a folder in which runs can be saved"),
-        ("name=a/b", "name", "one folder name without /, \\ and ~"),
+        ("name=a/b", "name", "the name of a single folder, without /, \\ and ~"),
         ("run.stop_at_step=0", "run.stop_at_step", "a positive number of steps or null"),
         (
             "init_from.checkpoint=9",
             "init_from.checkpoint",
-            "no value, as init_from.source is not set (set init_from=SOURCE)",
+            "no value, as init_from.source is not set "
+            "(to load initial weights, set init_from=SOURCE)",
         ),
         (
             "init_from.head=new",
             "init_from.head",
-            "no value, as init_from.source is not set (set init_from=SOURCE)",
+            "no value, as init_from.source is not set "
+            "(to load initial weights, set init_from=SOURCE)",
         ),
         ("init_from.lora=8", "init_from.lora", "a mapping of settings"),
         ("run=3", "run", "a mapping of settings"),
@@ -111,19 +121,23 @@ _FILLED_IN = "no value (the key is set automatically)"
         (
             "model.attention.heads=2",
             "model.attention.heads",
-            "no value (the model sets this argument; use model.heads)",
+            "no value (the model sets this argument; to change it, set model.heads)",
         ),
         ("model.dim=1,2", "model.dim=1,2", "one value"),
         ("callbacks.stop=5", "callbacks.stop", "a mapping with the key _target_"),
         ("model.dim=${data.lenght}", "model.dim", "an interpolation that can be resolved"),
         # items and interpolations that OmegaConf does not check
-        ("init_from.freeze={a:b}", "init_from.freeze", "a list, each item a string"),
-        ("init_from.freeze=[[a]]", "init_from.freeze", "a list, each item a string"),
-        ("init_from.lora.targets=[{a:1}]", "init_from.lora.targets", "a list, each item a string"),
-        ("run.tags=[{a:1}]", "run.tags", "a list, each item a string"),
-        ("run.tags=${name}", "run.tags", "a list, each item a string"),
-        ("extensions=[[a]]", "extensions", "a list, each item a string"),
-        ("extensions=${name}", "extensions", "a list, each item a string"),
+        ("init_from.freeze={a:b}", "init_from.freeze", "a list in which each item is a string"),
+        ("init_from.freeze=[[a]]", "init_from.freeze", "a list in which each item is a string"),
+        (
+            "init_from.lora.targets=[{a:1}]",
+            "init_from.lora.targets",
+            "a list in which each item is a string",
+        ),
+        ("run.tags=[{a:1}]", "run.tags", "a list in which each item is a string"),
+        ("run.tags=${name}", "run.tags", "a list in which each item is a string"),
+        ("extensions=[[a]]", "extensions", "a list in which each item is a string"),
+        ("extensions=${name}", "extensions", "a list in which each item is a string"),
         ("init_from.lora=${seed}", "init_from.lora", "a mapping of settings"),
         ("run.root=???", "run.root", "a value (set run.root=...)"),
         ("run.tags=[a,???]", "run.tags", "a value (set run.tags=...)"),
@@ -141,11 +155,11 @@ def test_a_value_that_cannot_be(typed: str, where: str, expected: str) -> None:
 @pytest.mark.parametrize(
     ("text", "where", "expected"),
     [
-        ("run: {tags: {a: 1}}", "run.tags", "a list, each item a string"),
+        ("run: {tags: {a: 1}}", "run.tags", "a list in which each item is a string"),
         ("run: [1]", "run", "a mapping of settings"),
         ("init_from: 3", "init_from", "a mapping of settings"),
         ("init_from: {lora: [1]}", "init_from.lora", "a mapping of settings"),
-        ("extensions: {a: b}", "extensions", "a list, each item a string"),
+        ("extensions: {a: b}", "extensions", "a list in which each item is a string"),
         ("name: [a]", "name", "a string"),
         ("callbacks: [a]", "callbacks", "a mapping"),
         ("model: 3", "model", "a mapping"),
@@ -389,7 +403,7 @@ def test_a_refused_target_is_not_imported(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.syspath_prepend(tmp_path)
     (problem, *_) = problems("optimizer._target_=side_effect_of_target.Thing")
     assert problem.hint is not None
-    assert problem.hint.startswith("set extensions=[side_effect_of_target]")
+    assert problem.hint.startswith("to allow this module in your own config, set extensions=[")
     assert "side_effect_of_target" not in sys.modules
 
 
@@ -459,12 +473,11 @@ def test_compose_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_a_slot_that_the_chosen_files_have_not() -> None:
     with pytest.raises(RequestError) as caught:
         compose(["model/head=mean"])
-    assert "use +model/head=mean to add it" in str(caught.value)
+    assert "to add this config group, use +model/head=mean" in str(caught.value)
     with pytest.raises(RequestError) as caught:
         compose(["experiment=sentiment", "model=nano", "data.path=rows.jsonl"])
     told = str(caught.value)
-    assert "model = 'nano': expected a file whose `defaults` list has model/head, because" in told
+    assert "expected a file whose `defaults` list contains the group model/head, because" in told
     assert (
-        "(choose from: bert_base, encoder_nano; or add '~experiment' to drop the experiment's"
-        in told
+        "(choose from: bert_base, encoder_nano; or, to ignore the files that the experiment" in told
     )

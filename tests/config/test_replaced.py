@@ -28,7 +28,7 @@ def test_values_and_parts_of_a_model() -> None:
     assert line == (
         "experiment/debug.yaml replaces values of model=gpt2: model.layers=2 instead of 12, "
         "model.heads=2 instead of 12, model.dim=32 instead of 768 "
-        "(use '~experiment' model=gpt2 name=... to drop the experiment)"
+        "(to drop the experiment, use '~experiment' model=gpt2 name=...)"
     )
     (line,) = found("experiment=mup", "model=gpt2")
     assert "model/initialise=t5 instead of default" in line

@@ -349,7 +349,7 @@ def test_a_source_is_checked_like_any_data_node(own_config: Path) -> None:
         return {problem.where: problem.hint for problem in caught.value.problems}
 
     assert mistakes("+data.sources.lower.batch={examples: 3}") == {
-        "data.sources.lower.batch": "the data sets this argument; use data.batch"
+        "data.sources.lower.batch": "the data sets this argument; to change it, set data.batch"
     }
     assert mistakes("+data.sources.lower.validaton=0.5") == {
         "data.sources.lower.validaton": "did you mean validation?"

@@ -72,7 +72,10 @@ def test_another_tolerance_of_a_shipped_paper(conf: Path, tmp_path: Path, etude:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (("extensions: [widths]", "extensions: []"), "set extensions=[widths] to allow it"),
+        (
+            ("extensions: [widths]", "extensions: []"),
+            "config, set extensions=[widths]; to allow it",
+        ),
         (("extensions: [widths]", "extensions: [width]"), "a module that can be imported"),
         (("metric: val/loss", "metrik: val/loss"), "did you mean metric?"),
         (("key: gain", "key: gains"), "did you mean gain?"),

@@ -23,18 +23,18 @@ NODES: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("tree", "said"),
     [
-        (TEXTS, "references that expand to at most"),
-        (NODES, "references that expand to at most"),
-        ({"a": ["${b}"] * 2000, "b": 1}, "references that expand to at most"),
-        ({"a": "${b}", "b": "${a}"}, "a reference that does not lead back to itself"),
-        ({"a": {"b": "${a}"}}, "a reference that does not lead back to itself"),
-        ({"a": {"b": "${..a}"}}, "a reference that does not lead back to itself"),
+        (TEXTS, "interpolations that expand to at most"),
+        (NODES, "interpolations that expand to at most"),
+        ({"a": ["${b}"] * 2000, "b": 1}, "interpolations that expand to at most"),
+        ({"a": "${b}", "b": "${a}"}, "an interpolation that does not refer back to itself"),
+        ({"a": {"b": "${a}"}}, "an interpolation that does not refer back to itself"),
+        ({"a": {"b": "${..a}"}}, "an interpolation that does not refer back to itself"),
         ({"a": "${oc.create:'b'}"}, "a resolver that is allowed in saved runs"),
         ({"a": "${oc.create:'{b: 1}'}"}, "contain no other braces"),
-        ({"a": "${b"}, "references that end with }"),
+        ({"a": "${b"}, r"interpolations \$\{\.\.\.\} that end with }"),
         ({"a": "${oc.decode:'${b}'}", "b": 1}, "a resolver that is allowed in saved runs"),
-        ({"a": "${" * 4000}, "characters in a value with references"),
-        ({f"a{i}": f"${{a{i + 1}}}" for i in range(3000)}, "references that expand to"),
+        ({"a": "${" * 4000}, "characters in a value with interpolations"),
+        ({f"a{i}": f"${{a{i + 1}}}" for i in range(3000)}, "interpolations that expand to"),
     ],
 )
 def test_what_grows_or_turns_in_circles_is_refused_at_once(tree: Any, said: str) -> None:

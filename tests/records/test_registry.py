@@ -83,7 +83,7 @@ def test_find_by_path_needs_no_root(root: Path, tmp_path: Path) -> None:
     [
         ("aaaa", "matching runs: nano/aaaa00000000, nano/aaaa11111111"),
         ("nanno", "did you mean nano?"),
-        ("broken", "the runs of this name: dddd00000000 failed"),
+        ("broken", "the runs with this name: dddd00000000 failed"),
         ("eeee00000000", "expected a run's path, its name, or the first characters"),
         ("_sweeps", "expected a run's path, its name, or the first characters"),
         ("ffff", "expected a run's path, its name, or the first characters"),
@@ -111,7 +111,7 @@ def test_finished_runs_of_names_prefixes_and_paths(root: Path) -> None:
     words = ["nano", "aaaa0", "dddd", str(root / "nano/aaaa11111111")]
     found = [record.path.name for record in find_finished(words, root)]
     assert found == ["aaaa00000000", "aaaa11111111", "cccc00000000~2", "dddd00000000"]
-    with pytest.raises(RequestError, match="the name of at least one finished run"):
+    with pytest.raises(RequestError, match="a name with at least one finished run"):
         find_finished(["broken"], root)
 
 

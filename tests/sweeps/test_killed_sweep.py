@@ -82,7 +82,7 @@ def test_a_signal_stops_all_jobs_and_keeps_what_they_did(
     time.sleep(0.5)
     process.send_signal(signum)
     assert process.wait(60) == code, output.read_text()
-    assert "run the same command to resume" in output.read_text()
+    assert "to resume, run the same command" in output.read_text()
     paths = list((root / "tiny").iterdir())
     assert [Record.read(path).status for path in paths] == ["interrupted"] * 2
     assert all(Record.read(path).checkpoints() for path in paths)

@@ -233,7 +233,7 @@ def test_hydras_grammar_as_distributions() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["seed=1"], "sweep=optuna: expected a key to search over"),
+        (["seed=1"], "sweep=optuna: expected at least one key to search over"),
         (["seed=1,2", "hydra.sweeper.sampler=tpee"], "hydra.sweeper.sampler = 'tpee'"),
         (["seed=1,2", "hydra.sweeper.n_trials=0"], "hydra.sweeper.n_trials = 0"),
         (["seed=1,2", "hydra.sweeper.pruner=median,none"], "hydra.sweeper"),
@@ -254,7 +254,7 @@ def test_an_interval_needs_a_search(etude, tmp_path: Path) -> None:
     assert answer.code == 2
     assert "interval" in answer.err
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(RequestError, match="a key to search over"):
+    with pytest.raises(RequestError, match="at least one key to search over"):
         space("seed=1")
 
 

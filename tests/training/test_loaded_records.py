@@ -44,7 +44,7 @@ def test_an_attention_of_ones_own(
     with_conf = [f"--config-dir={tmp_path / 'conf'}", *asked]
     refused = etude("train", *with_conf)
     assert refused.code == 2
-    assert "set extensions=[my_pkg] to allow it" in refused.err
+    assert "config, set extensions=[my_pkg]; to allow it" in refused.err
     assert not (package / "imported").exists()
     answer = etude("train", *with_conf, "extensions=[my_pkg]")
     assert answer.code == 0, answer.err

@@ -98,7 +98,7 @@ def stuck() -> Iterator[Callable[..., Stuck]]:
 
 AT_ONCE = "stopping at once"
 SAVES = "saving after this step, then stopping (send it again to stop at once)"
-JOBS = "the jobs save their state and stop; run the same command to resume"
+JOBS = "the jobs save their state and stop; to resume, run the same command"
 SIGNALS = pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 
 

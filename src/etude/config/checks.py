@@ -75,11 +75,12 @@ class CheckedConfig:
         callbacks: nodes of additional Lightning callbacks, by name.
         loggers: nodes of loggers, by name.
         run: the options of `run`, which don't affect the result.
-        identity: the plain data that is hashed into the signature, in a canonical form, with masked
-            passwords in URLs.
+        identity: the part of the config that is hashed into the signature, as plain data in a
+            canonical form. Passwords in URLs are masked.
         shown: the config as plain data without secrets: passwords are masked, and values from the
             environment are replaced by references.
-        mask: masks the values from the environment in other texts.
+        mask: object that masks, in other texts, the values that the config takes from the
+            environment.
     """
 
     config: DictConfig
@@ -100,8 +101,8 @@ def check(config: DictConfig, *, trust: Sequence[str] | None = None) -> CheckedC
     Args:
         config: a config from `compose` or from a saved run.
         trust: modules, in addition to Étude's, whose classes the config may name. None allows the
-            modules in the config's own key `extensions` and the installed extensions; it must be
-            used only for configs from the user.
+            modules in the config's own key `extensions` and the installed extensions. Use None
+            only for a config that the user wrote.
 
     Raises:
         RequestError: the config has errors; the exception contains all of them.
@@ -111,7 +112,7 @@ def check(config: DictConfig, *, trust: Sequence[str] | None = None) -> CheckedC
     start = values["init_from"]
     if start["source"] is not None and not start["found"]:
         if trust is not None:
-            expected = "the data about the initial weights that training saved in config.yaml"
+            expected = "the description of the initial weights, which training saves in config.yaml"
             raise RequestError(Problem("init_from.found", expected, {}))
         if _any_below((problem.where for problem in of_values), "init_from"):
             raise RequestError(of_values)
@@ -217,8 +218,10 @@ def _any_below(paths: Iterable[str], key: str) -> bool:
 
 
 def _read(config: DictConfig) -> tuple[ResolvedConfig, list[Problem]]:
-    """Returns the config with resolved interpolations, and the problems that a comparison with the
-    schema finds.
+    """Resolves the interpolations of a config, and checks its keys and values.
+
+    Returns the resolved config, and a list of problems: unknown keys, values of wrong types, and
+    secrets, for example.
 
     Raises:
         RequestError: an interpolation cannot be resolved.
@@ -250,8 +253,8 @@ def _unknown_keys(
 
     Args:
         config: the whole config, for suggestions of misplaced keys.
-        tree: plain data of the type `record`.
-        record: a dataclass of the schema.
+        tree: the part of the config to check, as nested dictionaries.
+        record: the schema's dataclass for this part.
         above: key path of `tree` with a dot at the end; empty for the whole config.
     """
     hints = _hints(record)
@@ -294,7 +297,7 @@ def _unfit_values(
 
 
 def _null_characters(values: Mapping[str, Any]) -> Iterator[Problem]:
-    """Yields a problem for each text with a null character, which paths cannot contain."""
+    """Yields a problem for each string with a null character; file paths cannot contain it."""
     for path, value in _leaves(values):
         if isinstance(value, str) and "\0" in value:
             yield Problem(path, "a string without null characters", value)
@@ -312,8 +315,8 @@ def _add_current_folder_to_path() -> None:
 def _check_outside_package(named: Sequence[str], where: str) -> Iterator[Problem]:
     for module in named:
         if module.split(".")[0] == PACKAGE:
-            hint = "omit it: classes of etude are always allowed"
-            yield Problem(where, "modules outside etude", module, hint)
+            hint = "omit this module; classes of etude are always allowed"
+            yield Problem(where, "a module outside the package etude", module, hint)
 
 
 def _check_importable(named: Sequence[str], where: str) -> Iterator[Problem]:
@@ -330,10 +333,8 @@ def _check_importable(named: Sequence[str], where: str) -> Iterator[Problem]:
 def find_extensions(named: Sequence[str]) -> tuple[list[str], list[Problem]]:
     """Returns the modules whose classes a user's config may name, and a list of problems.
 
-    A module in `named` that cannot be imported is a problem, for example.
-
-    The modules are those in `named`, and those that installed packages provide. The modules in
-    `named` may be in the working folder.
+    The modules are those in `named`, which may be in the working folder, and those that installed
+    packages provide. A problem is, for example, a module in `named` that cannot be imported.
 
     Args:
         named: the config's value of `extensions`.
@@ -361,7 +362,7 @@ def _check_root(values: Mapping[str, Any]) -> Iterator[Problem]:
     start, defaults = values["init_from"], InitFrom()
     for key in ("checkpoint", "head", "revision", "grow_positions"):
         if start["source"] is None and start[key] != getattr(defaults, key):
-            hint = "set init_from=SOURCE"
+            hint = "to load initial weights, set init_from=SOURCE"
             yield Problem(
                 f"init_from.{key}", "no value, as init_from.source is not set", start[key], hint
             )
@@ -391,11 +392,12 @@ def check_name(name: Any) -> Iterator[Problem]:
     if name is None or name == "???" or not text.strip():
         yield Problem("name", "a name for the run's folder", hint="set name=NAME")
     elif Path(text).name != text or "\\" in text or "~" in text:
-        yield Problem("name", "one folder name without /, \\ and ~", text)
+        yield Problem("name", "the name of a single folder, without /, \\ and ~", text)
     elif (not text[0].isalnum() and not _is_symbol(text[0])) or text != text.strip():
-        yield Problem("name", "a name that begins with a letter or digit", text)
+        expected = "a name that begins with a letter or digit and does not end with a space"
+        yield Problem("name", expected, text)
     elif special := sorted(set(text) & set(_SPECIAL_CHARACTERS)):
-        yield Problem("name", f"a name without {' '.join(special)}", text)
+        yield Problem("name", f"a name without any of the characters {' '.join(special)}", text)
     elif any(unicodedata.category(c).startswith("C") for c in text):
         yield Problem("name", "a name without control characters", text)
     elif len(text.encode()) > 120:
@@ -410,8 +412,8 @@ def _environment_in_identity(written: Any, marked: Any) -> Iterator[Problem]:
     Args:
         written: the config as plain data with unresolved interpolations.
         marked: the resolved config with a mark instead of each value from the environment. Values
-            that come through another key are marked too (`vars.a=${oc.env:HOME}
-            data.path=${vars.a}`).
+            that refer to such a value are marked too: with `vars.a=${oc.env:HOME}
+            data.path=${vars.a}`, both `vars.a` and `data.path` are marked.
     """
     for path, value in _leaves(marked):
         if (
@@ -420,7 +422,7 @@ def _environment_in_identity(written: Any, marked: Any) -> Iterator[Problem]:
             and not _is_out_of_signature(path)
         ):
             expected = "a value that does not come from the environment"
-            hint = "it is hashed into the run's signature, which must not depend on the machine"
+            hint = "it is hashed into the run's signature, which must be equal on all machines"
             yield Problem(path, expected, dict(_leaves(written)).get(path, value), hint)
 
 
@@ -440,16 +442,19 @@ def _secrets_in_identity(written: Any, config: DictConfig) -> Iterator[Problem]:
             where = path.partition(os.environ[name])[0].rstrip(".")
             where = where or _locate_key(os.environ[name], config)
             hint = (
-                f"the name of this config key contains the value of ${name}, a secret that would "
+                "the name of this config key contains the value of the environment variable"
+                f" {name}, a secret that would be saved in the run's folder"
             )
-            hint += "be saved with the run"
-            yield Problem(where, "a key without a secret", hint=hint)
+            yield Problem(where, "a key that does not contain a secret", hint=hint)
         elif (
             not _is_out_of_signature(path)
             and (name := find_secret_variable(str(value))) is not None
         ):
-            hint = f"it contains the value of ${name}, which would be saved with the run"
-            yield Problem(path, "a value without a secret", value, hint)
+            hint = (
+                f"it contains the value of the environment variable {name}, a secret that would be"
+                " saved in the run's folder"
+            )
+            yield Problem(path, "a value that does not contain a secret", value, hint)
 
 
 def _locate_key(secret: str, config: DictConfig) -> str:

@@ -38,7 +38,7 @@ from etude.errors import Problem, RequestError, nearest
 from etude.secrets import mask_record
 
 HYDRA_VERSION_BASE = "1.3"
-_QUOTE = "quote a value with commas or spaces: 'key=\"one, two\"'"
+_QUOTE = "quote a value that contains commas or spaces: 'key=\"one, two\"'"
 _FULL_WIDTH = {"＝": "=", "，": ",", "［": "[", "］": "]", "：": ":", "–": "-", "—": "--"}
 """Characters that input methods and word processors write for those of an override."""
 NOT_PARSED = (HydraException, OmegaConfBaseException, ValueError, RecursionError)
@@ -89,9 +89,10 @@ def compose(
 
 
 def compose_in_search(typed: Sequence[str]) -> DictConfig:
-    """Returns the config that the overrides `typed` describe; called inside `search_configs`.
+    """Returns the config that the overrides `typed` describe.
 
-    All configs that are composed inside one `search_configs` read each file only once.
+    Must be called inside the context manager `search_configs`, in which each config file is read
+    only once, even if many configs are composed.
 
     Raises:
         RequestError: as for `compose`.
@@ -150,13 +151,15 @@ def search_configs(config_dir: str | Path | None) -> Iterator[Hydra]:
     """Context manager in which Hydra searches config files in `config_dir` and in the shipped
     configs.
 
-    Yields the Hydra instance, and restores the previous instance on exit. Hydra's state belongs to
-    the whole process, so other threads wait.
+    Yields the Hydra instance, and restores the previous instance on exit. Hydra's state is global
+    to the process, so other threads that need it wait until the exit.
     """
     check_current_folder()
     folder = Path(config_dir).resolve() if config_dir else None
     if folder is not None and not folder.is_dir():
-        raise RequestError(Problem("--config-dir", "a folder of configs", str(config_dir)))
+        raise RequestError(
+            Problem("--config-dir", "an existing folder with config files", str(config_dir))
+        )
     path = create_config_search_path(str(conf_dir()))
     if folder is not None:
         path.prepend("command-line", f"file://{folder}", anchor="schema")
@@ -290,8 +293,9 @@ def find_invalid(overrides: Sequence[str], error: Exception) -> tuple[list[Probl
 
 
 def _check_composed(good: Sequence[str]) -> list[Problem]:
-    """Returns the problems of a run with the overrides `good`, which Hydra accepts: in keys, types,
-    values and data files.
+    """Checks the keys, types, values and data files of a run; returns the problems.
+
+    `good` are the run's overrides, all of which Hydra accepts.
     """
     # A higher layer, which this module cannot import at its top.
     build = importlib.import_module("etude.training.build")
@@ -304,10 +308,12 @@ def _check_composed(good: Sequence[str]) -> list[Problem]:
 
 def _explain(item: str, error: Exception) -> Problem:
     if item == "=":
-        return Problem(item, "KEY=VALUE without spaces")
+        return Problem(item, "KEY=VALUE without spaces around =")
     if "=" not in item and not item.startswith("~"):
         typed = "".join(_FULL_WIDTH.get(sign, sign) for sign in item)
-        usage = "for example optimizer.lr=1e-3; quote a value with spaces: 'run.notes=\"a b\"'"
+        usage = (
+            "for example optimizer.lr=1e-3; quote a value that contains spaces: 'run.notes=\"a b\"'"
+        )
         return Problem(item, "KEY=VALUE", hint=usage if typed == item else f"type {typed}")
     try:
         override: Override = OverridesParser.create().parse_override(add_plus_signs(item))
@@ -318,7 +324,7 @@ def _explain(item: str, error: Exception) -> Problem:
             return Problem(key, "a key of the config", value)
         return Problem(key, "a value in Hydra's override syntax", value, reason)
     if override.is_sweep_override():
-        return Problem(item, "one value", hint=f"add -m to sweep over several values; {_QUOTE}")
+        return Problem(item, "one value", hint=f"to sweep over several values, add -m; {_QUOTE}")
     key, value = override.key_or_group, item.partition("=")[2]
     top, *rest = re.split(r"([./])", key, maxsplit=1)
     groups = _groups()
@@ -361,14 +367,17 @@ def _explain_choice(
         return Problem(f"{group}={value}", expected, error.missing_cfg_file)
     slot = re.search(r"Could not override '([^'@]+)", str(error))
     if slot is not None and slot[1] == group:
-        hint = f"use +{group}={value} to add it"
+        hint = f"to add this config group, use +{group}={value}"
         expected = "a config group in a `defaults` list of the chosen files"
         return Problem(group, expected, value, hint)
     if slot is not None:
         hint = f"choose from: {', '.join(_files_with(group, slot[1]))}"
         if "In 'experiment/" in str(error):
-            hint += "; or add '~experiment' to drop the experiment's choices of files"
-        expected = f"a file whose `defaults` list has {slot[1]}, because a file overrides it"
+            hint += "; or, to ignore the files that the experiment chooses, add '~experiment'"
+        expected = (
+            f"a file whose `defaults` list contains the group {slot[1]}, because another file"
+            " overrides this group"
+        )
         return Problem(group, expected, value, hint)
     file = f"{group}/{value}.yaml"
     read = _repository().load_config(f"{group}/{value}")
@@ -404,10 +413,9 @@ def _kind_mismatches(tree: Any, above: str, record: type = Config) -> Iterator[P
 
 
 def _files_with(group: str, slot: str) -> list[str]:
-    """Returns the names of those files of the config group `group` that choose a file of another
-    group.
+    """Returns the names of some files of the config group `group`.
 
-    The other group is `slot`: the `defaults` list of each returned file contains it.
+    They are the files whose `defaults` list contains the config group `slot`.
     """
     files = []
     for name in _groups()[group]:

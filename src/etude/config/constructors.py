@@ -59,7 +59,8 @@ class Constructor:
         open_ended: whether the class accepts any keyword argument.
         given: names of the arguments that the caller of a factory (`_partial_: true`) passes; None
             if the class does not list them.
-        refused: arguments that a config must not set, with hints for the error message.
+        refused: arguments that a config must not set: a dictionary from the argument's name to a
+            hint for the error message.
         aliases: for some arguments, a dictionary from each value to an equivalent value that
             replaces it.
         pins: whether the class has a method `pinned`, which replaces mutable references in its
@@ -76,10 +77,10 @@ class Constructor:
     pins: bool = False
 
     def settable(self, partial: bool) -> list[str]:
-        """Returns the arguments that a config may set.
+        """Returns the names of the arguments that a config may set.
 
-        These are all arguments, except those that the caller of a factory passes: the names in the
-        class attribute `given`, else all arguments without a default.
+        For a class, these are all arguments. For a factory, the arguments that its caller passes
+        are left out: those in the attribute `given` or, if it is None, all without a default.
 
         Args:
             partial: whether the node is a factory (`_partial_: true`).
@@ -141,10 +142,11 @@ def _hints(constructor: Any) -> dict[str, Any]:
 
 
 def lookup(location: str) -> Constructor | None:
-    """Returns the description of a class from the index; None if the index does not contain it.
+    """Looks up the description of a class in the index, the cache of descriptions.
 
-    Also returns None if the module of the class is imported, because the class itself has exact
-    annotations. `location` is the dotted path of the class.
+    Returns None if the index does not contain the class. Also returns None if the class' module is
+    imported already, because the class itself has exact annotations. `location` is the dotted path
+    of the class.
     """
     module = location.rpartition(".")[0]
     if module in sys.modules:  # the imported class has the real annotations
@@ -153,7 +155,10 @@ def lookup(location: str) -> Constructor | None:
 
 
 def add_to_index(constructor: Constructor) -> None:
-    """Adds a description to the index in memory; `save_index` writes the index to the cache."""
+    """Adds the description of a class to the index, the cache of descriptions.
+
+    Only the index in memory is changed; `save_index` writes it to its file.
+    """
     if constructor.location not in _index():
         _index()[constructor.location] = constructor
         _unsaved.append(constructor.location)
@@ -206,8 +211,9 @@ def _index() -> dict[str, Constructor]:
 
 @cache
 def _file() -> Path | None:
-    """Returns the path of the index that belongs to the present versions of Étude's source, Python
-    and packages.
+    """Returns the path of the file that stores the index, the cache of descriptions.
+
+    Each combination of versions of Étude's source, Python and other packages has its own file.
 
     Returns None if the path cannot be determined, for example without a home folder.
     """
@@ -292,8 +298,8 @@ def _unpack_hint(packed: Any) -> Any:
 class _Record:
     """Base class of placeholder classes.
 
-    A placeholder stands for a dataclass in an annotation from the index, as the dataclass is not
-    imported.
+    If an annotation is read from the index on disk, a placeholder stands for each dataclass in it,
+    so that the dataclass need not be imported.
     """
 
 

@@ -70,7 +70,8 @@ def make_mask(config: DictConfig) -> Mask:
 def masked_config(config: DictConfig, read: ResolvedConfig | None = None) -> dict[str, Any]:
     """Returns the resolved config without secrets.
 
-    Values from the environment are replaced by references; passwords are masked.
+    Values from the environment are replaced by references such as `${oc.env:NAME}`; passwords are
+    masked.
 
     Args:
         config: the config.
@@ -93,7 +94,8 @@ def resolve_with_placeholders(config: DictConfig, form: str) -> dict[str, Any]:
 
     Args:
         config: the config.
-        form: the placeholder, a format string with `{name}` for the variable's name.
+        form: the placeholder, a format string in which `{name}` stands for the name of the
+            environment variable.
     """
     uses_environment = False
 

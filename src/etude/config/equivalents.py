@@ -88,9 +88,10 @@ _PLUGINS = {
 
 
 def equivalent_of(key: str, value: object = "") -> str | None:
-    """Returns a hint with Étude's key if a key or an option has the name of another tool's option.
+    """Returns a hint that names Étude's key if the user typed the option of another tool.
 
-    Only the last part of the key path is compared. Returns None for other names.
+    Only the last part of the key path is compared with the options of other tools. Returns None if
+    it is none of them.
 
     Args:
         key: a key path such as `trainer.batch_size`, or an option such as `--lr=1e-3`.
@@ -117,12 +118,12 @@ def suggest_sweep(key: str, value: object) -> str | None:
 
 
 def plugin_of(group: str, name: str) -> str | None:
-    """Returns a hint with the command that installs a launcher or sweeper of Hydra.
+    """Returns a hint that shows how to install a launcher or sweeper of Hydra.
 
     Returns None if its package is unknown. `group` is the config group, such as `hydra/launcher`,
     and `name` is the chosen file.
     """
     if group == "hydra/sweeper" and name == "optuna":
-        return "use sweep=optuna"
+        return "to search with Optuna, use sweep=optuna"
     package = _PLUGINS.get(group, {}).get(name)
-    return f"pip install {package}" if package else None
+    return f"to install it, run: pip install {package}" if package else None

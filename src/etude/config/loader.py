@@ -2,8 +2,8 @@
 
 The jobs of a sweep differ mostly in values. Nearly all of the time to compose a config is spent on
 reading files and ordering the defaults lists, which do not depend on values, so both are done once
-per choice of files. Values are set in order: the leading values that a job shares with the previous
-job are set once.
+per choice of files. Values are set in the order of the overrides. If the first overrides of a job
+are those of the previous job, their values are not set again.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ _Files = tuple[str | None, tuple[str, ...]]
 
 
 class _CachedConfig:
-    """A config composed from files, whose copies with override values are the configs of jobs.
+    """A config composed from files. A job's config is a copy of it with the job's values.
 
     Args:
         config: the config; it is copied. Copies are made by unpickling, which takes an eighth of

@@ -195,7 +195,7 @@ def check_node(
     if not isinstance(value, Mapping) or "_target_" not in value:
         named = where.split(".") if where.startswith(("callbacks.", "logger.")) else []
         group = "=".join(named) or f"{where.replace('.', '/')}=..."
-        hint = f"choose a file: {group}"
+        hint = f"to choose a config file, use {group}"
         return None, [Problem(where, "a mapping with the key _target_", value, hint)]
     try:
         constructor = find_constructor(value["_target_"], where, extensions, within_extension)
@@ -237,17 +237,21 @@ def _contract_at(where: str) -> Contract | None:
 def _apply_contract(
     contract: Contract, constructor: Constructor, arguments: dict[str, Any]
 ) -> tuple[Constructor, dict[str, Any]]:
-    """Applies a contract to a user's class; returns the changed description and arguments.
+    """Returns which arguments of a user's class the config sets, and which ones Étude passes.
 
-    Étude passes the contract's arguments when it builds the object, so the returned description
-    does not let a config set them. Open arguments are exceptions: a config may set them. An open
-    argument that the config omits or sets to null is also passed by Étude; it is removed from the
-    returned description and arguments.
+    The contract lists the arguments that Étude passes when it builds the object; a config must not
+    set them. Exceptions are the contract's open arguments: a config may set them, and Étude passes
+    an open argument only if the config omits it or sets it to null.
 
     Args:
         contract: the interface that the config key requires.
         constructor: the description of the class.
         arguments: the arguments that the config sets.
+
+    Returns:
+        The description of the class without the open arguments that Étude passes; its attribute
+        `given` contains the other arguments that Étude passes. And the arguments that the config
+        sets, without open arguments that are null.
     """
     omitted = {name for name in contract.open if arguments.get(name) is None}
     parameters = {n: p for n, p in constructor.parameters.items() if n not in omitted}
@@ -274,7 +278,7 @@ def _check_arguments(
         if key in set_by_caller:
             owner = where.split(".")[0]
             hint = (
-                f"the {owner} sets this argument; use {owner}.{key}"
+                f"the {owner} sets this argument; to change it, set {owner}.{key}"
                 if owner != where
                 else "this argument is set automatically"
             )
@@ -359,7 +363,10 @@ def _adapter(hint: Any) -> TypeAdapter[Any]:
 
 
 def _value_type_in(hint: Any) -> Any:
-    """Returns the dataclass D if an annotation is, or contains, `dict[..., D]`; otherwise `Any`."""
+    """Returns the dataclass D if an annotation is `dict[..., D]` or a union that contains it.
+
+    Returns `Any` for other annotations.
+    """
     options = typing.get_args(hint) if is_union(hint) else (hint,)
     kinds = (typing.get_args(o)[1] for o in options if typing.get_origin(o) is dict)
     return next((kind for kind in kinds if record_in(kind) is not None), Any)
@@ -377,7 +384,7 @@ def _file_hint(path: str, value: Any) -> str | None:
     """
     group = path.replace(".", "/")
     exists = isinstance(value, str) and (conf_dir() / group / f"{value}.yaml").is_file()
-    return f"use {group}={value} to choose that file" if exists else None
+    return f"to choose the file {value}.yaml, use {group}={value}" if exists else None
 
 
 def _build_value(value: Any) -> Any:

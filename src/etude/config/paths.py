@@ -19,7 +19,7 @@ def conf_dir() -> Path:
     for folder in (_PACKAGE / "conf", _PACKAGE.parents[1] / "conf"):
         if (folder / "train.yaml").is_file():
             return folder
-    raise FileNotFoundError(f"no conf/train.yaml in {_PACKAGE} or at the top of its checkout")
+    raise FileNotFoundError(f"no file conf/train.yaml in {_PACKAGE} or in its Git checkout")
 
 
 def check_current_folder() -> None:

@@ -44,9 +44,9 @@ class Replacement:
 
     def __str__(self) -> str:
         changes = ", ".join(self.changes)
-        hint = f"to restore a value, add it after {self.choice}"
+        hint = "to restore a value, add an override that sets it"
         if self.file.startswith("experiment/"):
-            hint = f"use '~experiment' {self.choice} name=... to drop the experiment"
+            hint = f"to drop the experiment, use '~experiment' {self.choice} name=..."
         return f"{self.file} replaces values of {self.choice}: {changes} ({hint})"
 
 

@@ -32,7 +32,8 @@ class Run:
             folder; see `etude.records.storage` for the risks.
         exportable: whether to refuse models that `etude convert` cannot convert, before training.
         on_error: what to do if a job of a sweep fails: `continue` with the others, or `stop`.
-        stop_at_step: pause after this optimizer step; the same command without it continues.
+        stop_at_step: optimizer step after which the run pauses; the same command without this
+            option continues the run.
         save_every: optimizer steps between checkpoints; null saves at validations and at the end.
         keep_every: number of optimizer steps; checkpoints at its multiples are never removed.
         keep_last: number of latest checkpoints to keep in addition to the best one, not counting

@@ -45,6 +45,8 @@ ALIASES = {
 class Table:
     """The shipped classes that a config may name, by slot.
 
+    A slot is a key path of the config, with `*` for a name that the user chooses.
+
     Attributes:
         slots: identifiers of the classes of each slot.
         factories: slots of factories (`_partial_: true`), whose callers pass further arguments.

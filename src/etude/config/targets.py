@@ -139,8 +139,9 @@ def _refused(target: str, where: str, choices: Iterable[str]) -> Problem:
     module = target.split(".")[0]
     if not _is_shipped(target) and target not in table().everything():
         hint = (
-            f"set extensions=[{module}] to allow it in your own config, or trust=[{module!r}] or "
-            f"--trust {module} to load a saved run; trusted code can do anything, so read it first"
+            f"to allow this module in your own config, set extensions=[{module}]; to allow it in a "
+            f"saved run, pass trust=[{module!r}] or --trust {module}; read its code first, as it "
+            "can do anything on this machine"
         )
         return Problem(key, "a class of etude or of a module in `extensions`", target, hint)
     if not choices:

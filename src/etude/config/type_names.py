@@ -30,7 +30,7 @@ def describe_type(hint: Any) -> str:
         inner = ", ".join(describe_type(option) for option in typing.get_args(hint))
         return f"a list of {len(typing.get_args(hint))} values: {inner}"
     if typing.get_origin(hint) is list:
-        return f"a list, each item {describe_type(typing.get_args(hint)[0])}"
+        return f"a list in which each item is {describe_type(typing.get_args(hint)[0])}"
     if typing.get_origin(hint) is dict:
         return _mapping(*typing.get_args(hint))
     origin = typing.get_origin(hint) or hint
@@ -42,8 +42,10 @@ def describe_type(hint: Any) -> str:
 def _mapping(key: Any, value: Any) -> str:
     has_name = value in _NAMES or typing.get_origin(value) is dict
     if key is int:
-        return "a mapping of integers" + (f", each to {describe_type(value)}" if has_name else "")
-    return "a mapping" + (f", each value {describe_type(value)}" if has_name else "")
+        return "a mapping from integers" + (
+            f" to {describe_type(value)}" if has_name else " to values"
+        )
+    return "a mapping" + (f" in which each value is {describe_type(value)}" if has_name else "")
 
 
 def _is_builtin(kind: type) -> bool:

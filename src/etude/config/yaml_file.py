@@ -95,7 +95,7 @@ def _problems(node: yaml.Node, where: str, key: str, seen: set[int]) -> Iterator
         return
     position = f"{where}, line {node.start_mark.line + 1}"
     if node.tag not in _KNOWN:
-        yield Problem(f"{position}: {key or 'the file'}", "a value without a tag", node.tag)
+        yield Problem(f"{position}: {key or 'the file'}", "a value without a YAML tag", node.tag)
     if isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
             yield from _problems(item, where, f"{key}[{index}]", seen)
@@ -118,7 +118,7 @@ def _problems_of_scalar(node: yaml.ScalarNode, where: str, key: str) -> Iterator
     position = f"{where}, line {node.start_mark.line + 1}: {key or 'the file'}"
     value = node.value
     if node.tag not in _KNOWN and node.tag not in (f"{_TAG}value", f"{_TAG}merge"):
-        yield Problem(position, "a value without a tag", node.tag)
+        yield Problem(position, "a value without a YAML tag", node.tag)
     if node.style is not None:  # quoted or block scalars are strings
         return
     number = node.tag in (f"{_TAG}int", f"{_TAG}float")
@@ -126,9 +126,9 @@ def _problems_of_scalar(node: yaml.ScalarNode, where: str, key: str) -> Iterator
     if unusual or (number and _SEXAGESIMAL.fullmatch(value)):
         node.tag = _STRING
     elif node.tag == f"{_TAG}int" and not _INTEGER.fullmatch(value):
-        yield _ambiguous(position, "a number without leading zeros or stray underscores", value)
+        yield _ambiguous(position, "a number without leading zeros or misplaced underscores", value)
     elif node.tag == f"{_TAG}float" and not _FLOAT.fullmatch(value):
-        yield _ambiguous(position, "a number without stray underscores", value)
+        yield _ambiguous(position, "a number without misplaced underscores", value)
     elif node.tag == f"{_TAG}bool" and not _BOOLEAN.fullmatch(value):
         yield _ambiguous(position, "true or false, or a string in quotes", value)
     elif node.tag == _STRING and _OCTAL.fullmatch(value):

@@ -71,9 +71,9 @@ def write_bytes(path: Path, content: bytes, kind: Kind | None = None) -> None:
 
 
 def write_parts(path: Path, parts: Iterable[bytes], kind: Kind | None = None) -> None:
-    """Writes blocks of bytes to a file atomically.
+    """Writes the byte strings `parts` to a file atomically, one after the other.
 
-    The blocks are written one by one, so the whole content need not fit into memory. `kind` is the
+    They can come from a generator, so that the content need not fit into memory. `kind` is the
     `Kind` (path and size limit) of a file in a run's folder, or None for any other file.
     """
     temporary_name = _temporary_name(path.name)

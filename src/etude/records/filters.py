@@ -48,7 +48,9 @@ class Filter:
         return self.accepts(field_value(record, self.key))
 
     def accepts(self, value: Any) -> bool:
-        """Returns whether a value fulfils the condition; missing values are `MISSING` or None.
+        """Returns whether a value fulfils the condition.
+
+        Missing values are `MISSING` or None.
 
         A missing value is equal only to `null`. With `<`, `<=`, `>` and `>=`, no missing value
         fulfils the condition.

@@ -29,8 +29,8 @@ def cached_fingerprint(cache: Path, data: Mapping[str, Any]) -> str | None:
 
     Args:
         cache: folder of prepared data, which contains the cached fingerprints.
-        data: the config's section `data`, in the form that is hashed into the run's signature (a
-            hash of the config).
+        data: the value of the config's key `data`, in the form that is hashed into the run's
+            signature (a hash of the config).
     """
     try:
         entry = json.loads(_cache_file(cache, data).read_text(encoding="utf-8"))
@@ -49,7 +49,7 @@ def cache_fingerprint(
 
     Args:
         cache: folder of prepared data, to which the fingerprint is written.
-        data: the config's section `data`, as for `cached_fingerprint`.
+        data: the value of the config's key `data`, as for `cached_fingerprint`.
         fingerprint: the fingerprint of the data.
         files: all files that were read, and the folders that were searched for them.
     """

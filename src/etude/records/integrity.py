@@ -128,10 +128,10 @@ def delete_checkpoint_hashes(info: dict[str, Any], folder: Path, after: int | No
 def accept(info: dict[str, Any], folder: Path) -> list[str]:
     """Accepts manual edits of a run: updates the hashes to the current content.
 
-    Accepted are edits of the fields `tags` and `notes`, and of the files `config.yaml` and
-    `tokenizer.json`; the caller checks that both files still belong to the run. Edits of other
-    fields of `run.json`, which are results, and of `overrides.yaml`, the run's command, are
-    refused. Changes of metrics and checkpoints are never accepted.
+    Only edits of the fields `tags` and `notes`, and of the files `config.yaml` and
+    `tokenizer.json`, are accepted; the caller checks that both files still belong to the run. Edits
+    of the other fields of `run.json`, which are results, and of `overrides.yaml`, which contains
+    the run's overrides, are refused. The hashes of metrics and checkpoints are never updated.
 
     Args:
         info: content of `run.json`; changed in place.
@@ -250,7 +250,7 @@ def edits(info: Mapping[str, Any], folder: Path) -> Iterator[str]:
     for key in changed_fields(info):
         if key in ANNOTATIONS:
             command = accept_command(folder)
-            yield f"run.json: {key} was edited after training (accept the edit with {command})"
+            yield f"run.json: {key} was edited after training (to accept the edit, run {command})"
 
 
 def describe_changes(info: Mapping[str, Any], folder: Path) -> Iterator[str]:

@@ -63,16 +63,16 @@ class RunLock:
         while (file := self._try_lock(force)) is None:
             if time.monotonic() > end and not wait:
                 message = (
-                    f"{self.path.parent} is held by {_describe_holder(read_holder(self.path))}"
+                    f"{self.path.parent} is locked by {_describe_holder(read_holder(self.path))}"
                 )
                 raise RunHeld(message, folder=self.path.parent)
             time.sleep(0.2 if wait else 0.005)
         if not force and _is_on_other_host(current := read_holder(self.path)):
             file.close()
             raise RunHeld(
-                f"{self.path.parent} is held by {_describe_holder(current)};"
-                " whether it is still running cannot be checked from this host",
-                "if that process is dead, take over the run with run.force=true",
+                f"{self.path.parent} is locked by {_describe_holder(current)};"
+                " this host cannot check whether that process is still running",
+                "if that process has ended, set run.force=true to take over the run",
                 self.path.parent,
             )
         file.truncate(0)

@@ -275,7 +275,8 @@ def is_higher_better(
 ) -> bool | None:
     """Returns whether higher values of a metric are better.
 
-    Returns None if this is unknown. Étude knows its own metrics, such as `val/loss`.
+    Returns None if this is unknown, as for metrics that are neither Étude's own, such as
+    `val/loss`, nor in `more` or `less`.
 
     Args:
         metric: name of the metric.

@@ -131,7 +131,7 @@ def _diff(checkout: Checkout, paths: Sequence[str], source: Sequence[str]) -> by
     """Returns the output of `git diff HEAD` for the files and folders `paths` of a checkout.
 
     Untracked Python and YAML files in the folders `source` are included. They are added to a
-    temporary copy of the index, so that git's own index stays unchanged.
+    temporary copy of git's index, so that the index itself stays unchanged.
     """
     with tempfile.TemporaryDirectory() as scratch:
         index = Path(scratch) / "index"

@@ -334,10 +334,8 @@ class Record:
             step = int(which)
         if step not in available:
             steps = ", ".join(str(s) for s in available) or "none"
-            expected = (
-                "best, last, the step of a checkpoint, average, or average:K for the mean of the "
-            )
-            expected += "last K checkpoints"
+            expected = "best, last, the step of a checkpoint, average (the mean weights of all "
+            expected += "checkpoints), or average:K (of the last K checkpoints)"
             raise RequestError(
                 Problem(self._checkpoint_argument, expected, which, f"available steps: {steps}")
             )
@@ -366,9 +364,7 @@ class Record:
                 f"available steps: {steps}; to keep more checkpoints, train with"
                 f" run.save_every=N run.keep_last={count or 2}"
             )
-            expected = (
-                f"an average of at most {len(available)} checkpoints, the number that is saved"
-            )
+            expected = f"an average of at most {len(available)} checkpoints, as no more are saved"
             raise RequestError(Problem(self._checkpoint_argument, expected, which, hint))
         selected = available[-count:] if count else available
         return SelectedCheckpoints(
@@ -406,8 +402,8 @@ def _average_name(steps: Sequence[int]) -> str:
 def run_folder(root: Path, name: str, whole_signature: str) -> Path:
     """Returns the folder of a run, `<root>/<name>/<first 12 digits of the signature>`.
 
-    If the same config was trained again, its other folders have names with a suffix such as `~2`;
-    these folders are not returned.
+    If the same config was trained again (`run.on_existing=again`), the folders of the later runs
+    have a suffix, such as `~2`. This function does not return these folders.
     """
     return root / name / whole_signature[:DIGITS]
 

@@ -17,10 +17,11 @@ MISSING: Any = object()
 
 
 class ClassName(str):
-    """Name of the class of a component of the config, such as `Rotary`.
+    """Class name of a component of the config, such as `Rotary` for the key `model.position`.
 
-    A class name is the value of a component whose config file is not known. In filters and
-    comparisons, a class name equals the name of a config file in lower case, such as `rotary`.
+    It is the key's value if the run does not record which config file was chosen. In filters and
+    comparisons, it is equal to the name of a config file, such as `rotary`, if they differ only in
+    case and underscores.
     """
 
     __slots__ = ()

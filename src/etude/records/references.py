@@ -1,10 +1,10 @@
 """Size of a saved run's config after its references (`${data.sequence_length}`) are expanded.
 
-Thirty values, each with two references to the next one, expand to 2^30 values. So the size is
-computed before the expansion, and each value is visited only once. Supported references are those
-of OmegaConf: a key path from the root or, with leading dots, relative to the value; `oc.env`,
-`oc.select`, `oc.dict.keys`, `oc.dict.values`, `oc.decode` of an environment variable; and resolvers
-that a program has registered.
+References are OmegaConf's interpolations. Thirty values, each with two references to the next one,
+expand to 2^30 values. So the size is computed before the expansion, and each value is visited only
+once. A reference can be a key path from the root or, with leading dots, relative to the value. It
+can also call a resolver: `oc.env`, `oc.select`, `oc.dict.keys`, `oc.dict.values`, `oc.decode` of an
+environment variable, or a resolver that a program has registered.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ def check_expanded_size(tree: Any, file: str) -> None:
     Raises:
         RequestError: the check fails; the message names the key that causes the failure, if any.
     """
-    expected = f"references that expand to at most {MAX_SIZE:,} characters"
+    expected = f"interpolations that expand to at most {MAX_SIZE:,} characters"
     try:
         size = _Sizes(tree, file).of(())
     except RecursionError:
         raise RequestError(
-            Problem(file, expected, hint="the references are nested too deeply")
+            Problem(file, expected, hint="the interpolations are nested too deeply")
         ) from None
     if size > MAX_SIZE:
         raise RequestError(Problem(file, expected, hint=f"they expand to {size:.1e} characters"))
@@ -58,7 +58,7 @@ class _Sizes:
         if path in self._known:
             return self._known[path]
         if path in self._open:
-            raise self._error(path, "a reference that does not lead back to itself")
+            raise self._error(path, "an interpolation that does not refer back to itself")
         self._open.add(path)
         size = self._size(_at(self._tree, path), path)
         self._open.remove(path)
@@ -74,7 +74,7 @@ class _Sizes:
             return 1 + len(str(value))
         if len(value) > _MAX_LENGTH:
             raise self._error(
-                path, f"at most {_MAX_LENGTH:,} characters in a value with references"
+                path, f"at most {_MAX_LENGTH:,} characters in a value with interpolations"
             )
         return self._expanded_size(value, path)
 
@@ -89,7 +89,8 @@ class _Sizes:
             if len(text) > _MAX_LENGTH:
                 break
         if "${" in text:
-            raise self._error(path, "references that end with } and contain no other braces")
+            expected = "interpolations ${...} that end with } and contain no other braces"
+            raise self._error(path, expected)
         return size
 
     def _reference(self, content: str, path: tuple[str, ...]) -> int:

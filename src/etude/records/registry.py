@@ -117,8 +117,8 @@ def find_record(run: str, root: Path, *, unfinished: bool = False) -> Record:
     if not matching:
         raise damaged[0]
     statuses = ", ".join(f"{r.path.name} {r.status}" for r in matching[:6])
-    hint = f"the runs of this name: {statuses}"
-    raise RequestError(Problem("RUN", "the name of at least one finished run", run, hint))
+    hint = f"the runs with this name: {statuses}"
+    raise RequestError(Problem("RUN", "a name with at least one finished run", run, hint))
 
 
 def find_folders(run: str, root: Path) -> list[Path]:
@@ -217,8 +217,10 @@ def _sweep_runs(folder: Path) -> list[Record] | None:
                 continue
         missing.append(f"{job.get('key', '?')} ({job['path']})")
     if missing:
-        count = "1 job has" if len(missing) == 1 else f"{len(missing)} jobs have"
-        message = f"{folder}: {count} no run in {root}: {_join_first(missing)}"
+        count = (
+            "the run of 1 job is" if len(missing) == 1 else f"the runs of {len(missing)} jobs are"
+        )
+        message = f"{folder}: {count} missing in {root}: {_join_first(missing)}"
         print(printable(mask_error(message), line=True), file=sys.stderr)
     finished = _finished([Record.read(run_path) for run_path in run_folders], str(folder))
     if not finished:
@@ -231,12 +233,12 @@ def _finished(records: Sequence[Record], where: str) -> list[Record]:
 
     Args:
         records: the runs.
-        where: what selected them, for the line: a name, or the folder of a sweep.
+        where: the name or the sweep's folder that selected the runs; the line begins with it.
     """
     others = Counter(str(record.status) for record in records if record.status != "finished")
     if others and sum(others.values()) < len(records):
         counts = ", ".join(f"{count} {status}" for status, count in sorted(others.items()))
-        message = f"{where}: without the runs that are not finished ({counts})"
+        message = f"{where}: the runs that are not finished are left out ({counts})"
         print(printable(mask_error(message), line=True), file=sys.stderr)
     return [record for record in records if record.status == "finished"]
 
@@ -290,7 +292,7 @@ def report_damaged(damaged: Sequence[RequestError]) -> None:
     if records:
         listed = _join_first([_short_name(error.problems[0].where) for error in records])
         count = "1 damaged run" if len(records) == 1 else f"{len(records)} damaged runs"
-        message = f"{count}: {listed} (check with `etude runs verify`)"
+        message = f"{count}: {listed} (to see the errors, run `etude runs verify`)"
         print(printable(message, line=True), file=sys.stderr)
     if others:
         listed = _join_first([f"{problem.where} ({problem.hint})" for problem in others])

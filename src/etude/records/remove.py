@@ -39,7 +39,7 @@ def check_removable(folders: Sequence[Path]) -> None:
         raise RequestError(problems)
     for folder in folders:
         if is_held(folder):
-            raise RunHeld(f"{folder} is held by a live process", _NOTHING_REMOVED)
+            raise RunHeld(f"{folder} is locked by a running process", _NOTHING_REMOVED)
 
 
 def print_removal_table(folders: Sequence[Path]) -> None:

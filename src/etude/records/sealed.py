@@ -42,7 +42,7 @@ def read_sealed(path: Path, kind: Kind, hint: str) -> dict[str, Any]:
     Args:
         path: path of the file.
         kind: the `Kind` of the file, with its size limit.
-        hint: text that the error message for a changed file shows as a hint.
+        hint: hint in the error message for a changed file.
 
     Raises:
         RequestError: the file is missing, is not a JSON object, or was changed.

@@ -57,7 +57,7 @@ def format_duration(seconds: Any) -> str:
 
 
 def _is_time(text: str) -> bool:
-    """Returns whether a text is an ISO 8601 time, or the beginning of one from the year on."""
+    """Returns whether a text is an ISO 8601 time or the beginning of one, such as `2026-01`."""
     example = "2000-01-01 00:00:00"
     text = text.replace("T", " ", 1)
     try:
@@ -80,6 +80,6 @@ def parse_time(text: str) -> str:
     if text in _DAYS:
         return (date.today() - timedelta(days=_DAYS[text])).isoformat()
     if text != "null" and not _is_time(text):
-        expected = "a date such as 2026-01-31, today or yesterday"
+        expected = "today, yesterday, or a date such as 2026-01-31"
         raise RequestError(Problem("FILTER", expected, text, nearest(text, _DAYS)))
     return str(to_local(text)).replace(" ", "T", 1)

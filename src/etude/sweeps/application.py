@@ -6,5 +6,5 @@ from typing import Any
 
 
 def is_etude_task(task_function: Any) -> bool:
-    """Returns whether a Hydra task function is part of Étude, so that it returns a `Job`."""
+    """Returns whether a Hydra task function is Étude's own, which returns a `Job`."""
     return type(task_function).__module__.startswith("etude.")

@@ -264,7 +264,7 @@ class Estimator:
             seconds *= settings.processes
         count = torch.get_num_threads()
         threads = f", {count} thread{'s' if count > 1 else ''}" if device.type == "cpu" else ""
-        source = f"measured now in a few steps on {device.type}{threads}"
+        source = f"measured now in a few training steps on {device.type}{threads}"
         return Speed(size.tokens_per_step / seconds, source)
 
 

@@ -288,7 +288,8 @@ def _is_interval(override: Override, sweeper: str) -> bool:
         sweeper: import path of the sweeper's class.
 
     Raises:
-        RequestError: A search gets more than `MAX_JOBS` values that are no range of integers.
+        RequestError: A search sweeps over more than `MAX_JOBS` values, and these are not a range
+            of integers.
     """
     value: Any = override.value()
     count = _count(override)
@@ -326,9 +327,10 @@ def _input_lines(overrides: Sequence[Override]) -> str:
 
 
 def _check_launcher(target: str) -> None:
-    """Checks that a custom launcher, which runs a sweep's jobs, has what Étude uses.
+    """Checks that a launcher has the methods, with the arguments, that Étude calls.
 
-    These are methods and their arguments. Launchers outside `hydra_plugins` are not checked.
+    A launcher runs the jobs of a sweep. Launchers outside the package `hydra_plugins` are not
+    checked.
 
     Args:
         target: import path of the launcher's class.

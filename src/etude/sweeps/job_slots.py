@@ -79,7 +79,7 @@ def job_slots(n_jobs: int | str, jobs_per_gpu: int, *, gpus: list[str]) -> list[
     count = max(1, capacity) if auto else int(n_jobs)
     if gpus:
         fits = count <= capacity
-        hint = "increase hydra.launcher.jobs_per_gpu to share GPUs"
+        hint = "to run several jobs on each GPU, increase hydra.launcher.jobs_per_gpu"
         expected = f"at most {capacity} jobs on {len(gpus)} GPU{'s' if len(gpus) > 1 else ''}"
         checks.that(fits, "n_jobs", n_jobs, expected, hint)
         checks.done()

@@ -194,8 +194,8 @@ class SweepLauncher:
         if count > 1:
             log.info(
                 "running %d jobs in parallel, %s each, because a micro-batch is small (%.2g "
-                "GFLOP). With another number of threads, sums are rounded differently; set "
-                "hydra.launcher.n_jobs=1 to run one job at a time with all threads",
+                "GFLOP). The number of threads changes the rounding of sums; to run one job at a "
+                "time with all threads, set hydra.launcher.n_jobs=1",
                 count,
                 "one thread" if (threads := threads_per_small_job()) == 1 else f"{threads} threads",
                 step.training_flops / 1e9,
@@ -279,7 +279,7 @@ class _RecordWriter:
     def add(self, job: Job) -> None:
         """Adds a job's result to the buffer, and writes the buffer to `sweep.json`.
 
-        If the job reused a finished run, the buffer is written only if the last writing was more
+        If the job reused a finished run, the buffer is written only if it was last written more
         than `_WRITE_SECONDS` seconds ago.
         """
         self._buffer.append(job)

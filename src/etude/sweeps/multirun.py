@@ -87,7 +87,7 @@ class JobFunction:
         *,
         first: bool,
     ) -> Job:
-        """Runs one job, after masking its secrets in the files that Hydra wrote, and returns it.
+        """Masks a job's secrets in the files that Hydra wrote, then runs the job and returns it.
 
         Args:
             typed: overrides of the job.

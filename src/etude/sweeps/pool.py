@@ -110,7 +110,7 @@ class Pool:
         stop_at_error: whether to start no further jobs after a failure. Running jobs continue.
     """
 
-    notice = "the jobs save their state and stop; run the same command to resume"
+    notice = "the jobs save their state and stop; to resume, run the same command"
 
     def __init__(
         self,
@@ -265,9 +265,10 @@ class Pool:
         return None if run is None else next(jobs, None)
 
     def _holder_of(self, job: Job) -> _RunningJob | None:
-        """Returns the running job that trains the run that `job` could not train.
+        """Returns the running job of this sweep that is training the run of `job`.
 
-        The run was in use by another process. Returns None if this is not a job of this sweep.
+        `job` could not train its run, because another process was using it. Returns None if that
+        process does not belong to this sweep.
         """
         if job.status is not Status.HELD:
             return None

@@ -321,7 +321,11 @@ class Search:
             value = info.get("final", {}).get(metric)
         if not isinstance(value, int | float) or not math.isfinite(value):
             name = metric or self.monitor
-            log.warning("%s has no finite %s; the search ignores this trial", job.path, name)
+            log.warning(
+                "the run %s has no finite value of %s; the search ignores this trial",
+                job.path,
+                name,
+            )
             return None
         return float(value)
 

@@ -73,7 +73,7 @@ def parse_space(arguments: Sequence[str], parser: OverridesParser) -> SearchSpac
             space.fixed.append(text)
     if not space.axes:
         hint = "such as 'optimizer.lr=tag(log,interval(1e-4,1e-1))' or model.layers=2,4"
-        raise RequestError(Problem("sweep=optuna", "a key to search over", hint=hint))
+        raise RequestError(Problem("sweep=optuna", "at least one key to search over", hint=hint))
     return space
 
 

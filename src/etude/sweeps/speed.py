@@ -175,7 +175,7 @@ def speed_from_peak(
     peak = matmul_peak(str(device), compute_dtype(precision), torch.get_num_threads())
     factor = processes if device.type != "cpu" else 1  # processes share the cores of a CPU
     percent = f"{ASSUMED_UTILIZATION:.0%}"
-    source = f"assumed: {percent} of the peak, {peak / 1e9:,.0f} GFLOP/s in matrix products"
+    source = f"assumed: {percent} of this machine's {peak / 1e9:,.0f} GFLOP/s in matrix products"
     return Speed(ASSUMED_UTILIZATION * peak * factor / flops_per_token, source)
 
 
