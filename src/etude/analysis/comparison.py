@@ -43,7 +43,7 @@ class Comparison:
         log: axes with logarithmic scale: `x`, `y`, `xy` or an empty string.
 
     Raises:
-        RequestError: there are no runs, or no run has logged one of the metrics.
+        RequestError: there are no runs, or one of the metrics was logged by none of the runs.
 
     Attributes:
         without: dict from each metric to the names of the runs that never logged the metric.

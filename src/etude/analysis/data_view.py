@@ -15,8 +15,9 @@ def show_lines(data: Any, *, examples: int, seed: int) -> Iterator[str]:
 
     Args:
         data: prepared data module.
-        examples: number of examples to show, both of the data and of the first step.
-        seed: seed of the run whose first step is shown.
+        examples: number of examples of the data to show. As many examples of the first training
+            step are shown, too.
+        seed: seed of the run, which determines the examples of the first step.
     """
     yield from data.described(examples)
     yield from _first_step_lines(data, examples, seed)

@@ -33,8 +33,9 @@ def _root(words: list[str]) -> Path:
 
 
 def _runs(prefix: str, root: Path, words: list[str]) -> Iterator[str]:
-    """Yields the names of runs, and the signatures of runs, that begin with `prefix`.
+    """Yields the names and the signatures of runs that begin with `prefix`.
 
+    A run is saved in the folder `<name>/<signature>`, where the signature is a hash of its config.
     If `prefix` is empty, or for `etude runs list`, only names are yielded.
 
     Args:

@@ -48,9 +48,10 @@ class Order(Protocol):
         """
 
     def windows(self, step: int, first: int, count: int) -> NDArray[np.int64]:
-        """Returns the position in the split at which each window of an optimizer step begins.
+        """Returns the position of the first token of each window of an optimizer step.
 
-        The shape is (count,). The number of windows may differ between steps.
+        The position is the token's index in the split. The shape is (count,). The number of windows
+        may differ between steps.
 
         Args:
             step: number of the optimizer step, from 0.

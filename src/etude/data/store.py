@@ -1,4 +1,8 @@
-"""Stored data, prepared once in a folder with columns of numbers, a tokenizer, and metadata."""
+"""Data that is prepared once and then read from a folder.
+
+The folder contains the examples as columns of numbers (such as token ids), the tokenizer, and
+metadata.
+"""
 
 from __future__ import annotations
 
@@ -125,10 +129,10 @@ class Stored(DataModule):
     """Base class of data that is prepared once, in a folder of the cache.
 
     Args:
-        tokenizer: recipe of the tokenizer.
+        tokenizer: how to create the tokenizer: to train it on the data, or to load it.
 
     Attributes:
-        recipe: recipe of the tokenizer, with the special tokens that the task needs.
+        recipe: the argument `tokenizer`, to which the special tokens of the task are added.
         split_meta: class whose method `of` creates the metadata of a split from JSON values.
     """
 

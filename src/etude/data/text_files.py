@@ -116,7 +116,8 @@ class TextFiles(TextData):
         """Returns the training files in order, then the validation files, then the test files.
 
         Raises:
-            RequestError: for every path that can't be used, and every file that is in two splits.
+            RequestError: a path cannot be read, or a file is in two splits. The message lists all
+                such paths and files.
         """
         key_by_file: dict[Path, str] = {}
         files: list[Path] = []

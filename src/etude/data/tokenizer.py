@@ -85,9 +85,10 @@ class Tokenizer:
         return 1 + max(self.backend.get_vocab(with_added_tokens=True).values(), default=-1)
 
     def for_text(self) -> tokenizers.Tokenizer:
-        """Returns a copy of the library's tokenizer, for which the caller may set truncation.
+        """Returns a `tokenizers.Tokenizer` for which the caller may set truncation.
 
-        All calls return the same copy; each call first disables the copy's truncation.
+        It is a copy of `backend`. All calls return the same copy; each call first disables the
+        copy's truncation.
         """
         self._copy.no_truncation()
         return self._copy

@@ -145,7 +145,10 @@ def learn_pieces(words: dict[bytes, int], size: int) -> list[tuple[bytes, float]
 
 
 def _normalise(expected: Floats, alive: NDArray[np.bool_]) -> Floats:
-    """Returns the probability of each piece: 0 for a pruned piece, positive for every byte.
+    """Returns the probability of each piece, computed from expected counts.
+
+    A pruned piece has probability 0. The first 256 pieces are the single bytes, whose probability
+    is always positive.
 
     Args:
         expected: expected count of each piece.
@@ -169,11 +172,11 @@ def _parts(word: str) -> Iterator[bytes]:
 def _seeds(words: dict[bytes, int], limit: int) -> dict[bytes, int]:
     """Returns the initial pieces, as a dict from each piece to its count in the words.
 
-    They are the strings of whole characters that occur more than once and have the largest product
-    of count and length.
+    A piece consists of whole characters, at least 2 bytes, and occurs more than once. The pieces
+    with the largest product of count and length in bytes are returned.
 
     Args:
-        words: dict from words to their counts.
+        words: dict from words, as UTF-8 bytes, to their counts.
         limit: maximum number of pieces.
     """
     counts: Counter[bytes] = Counter()

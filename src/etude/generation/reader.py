@@ -34,15 +34,16 @@ class CausalModel(Protocol):
 
 
 class Reader:
-    """Reader of growing texts: computes their logits, and reads only the new tokens of each text.
+    """Computes the logits of a batch of texts that grow token by token.
 
-    Once a text is longer than `model.window`, the next token depends only on its last `window`
-    tokens. These tokens are read again at positions 0, 1, ..., with and without a cache.
+    With a cache of keys and values, each call reads only the new tokens. Once a text is longer than
+    `model.window`, the next token depends only on the text's last `window` tokens. For each new
+    token, these tokens are then all read again at positions 0, 1, ..., even with a cache.
 
     Args:
         model: the model that computes the logits.
         rows: the batch size B.
-        end: the maximum number of columns of the texts.
+        end: the maximum length of the texts in tokens, including padding.
         padding: the number of padding columns before each text, of shape (B,); None means no
             padding.
         use_cache: whether to cache keys and values. Without a cache, each new token requires a pass

@@ -61,10 +61,10 @@ class IncrementalDecoder:
         return piece
 
     def _shorten(self) -> None:
-        """Removes old tokens from a long sequence of tokens without a complete character.
+        """Removes old tokens from the tokens that `push` decodes again with each new token.
 
-        The tokens are removed only if the decoded text of the others stays the same. Without this
-        method, each call of `push` would decode the complete sequence again.
+        There are many such tokens if they do not end a character for long. The oldest are removed
+        only if this does not change the decoded text of the remaining tokens.
         """
         context, tail = self._window[: self._settled], self._window[-TAIL_TOKENS:]
         before, text = self._decode(context), self._decode([*context, *tail])

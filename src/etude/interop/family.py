@@ -33,13 +33,15 @@ class Family:
             names no class.
         bodies: the classes of `transformers` without a head, whose tensor names have no prefix.
         prefix: the prefix of the body's tensor names in a class with a head.
-        names: the conversion rule of each Étude module. The key is a parameter's name without
-            `.weight` or `.bias`, and with `{i}` for the block's index.
+        names: dict from the name of each Étude module to the rule that converts its parameters. In
+            a name, `{i}` is the index of the block.
         renamed: patterns of older tensor names, each with the current name.
-        unused: patterns of the names of checkpoint tensors without learned values.
+        unused: patterns of the names of checkpoint tensors that are ignored, because they have no
+            learned values.
         copies: patterns of the names of checkpoint tensors, each with the name of the tensor that
             must have the same values.
-        retained: patterns of the names of checkpoint tensors that the Étude module does not use.
+        retained: patterns of the names of checkpoint tensors that the Étude module does not use,
+            but keeps, so that an exported checkpoint contains them again.
         ignored_fields: fields of `config.json` that affect only training, or unsupported heads.
         synonyms: other names of config fields in `transformers`, each with the name that is read.
         embedding: the name of the token embedding in a checkpoint.

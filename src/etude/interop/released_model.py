@@ -42,7 +42,7 @@ class ReleasedModel:
 
     @property
     def folder(self) -> Path | None:
-        """The folder of the released model; None for a GGUF file, which contains all its data."""
+        """The folder of the released model's files; None if a single GGUF file contains them all."""
         path = self.place.path
         if path.suffix == SUFFIX:
             return None

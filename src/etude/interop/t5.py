@@ -33,7 +33,9 @@ FEEDFORWARDS: dict[str, type[nn.Module]] = {
 
 
 def _stack(stack: str, feedforward: int) -> dict[str, Rule]:
-    """Returns the conversion rules of the encoder or the decoder, without cross-attention.
+    """Returns the rules that convert tensors of a T5 checkpoint to parameters of Étude, and back.
+
+    The rules cover the encoder or the decoder, but not cross-attention.
 
     Args:
         stack: `encoder` or `decoder`.

@@ -19,7 +19,7 @@ class Schedule:
     Args:
         warmup_steps: number of warm-up steps. Step i < warmup_steps has the factor
             (i + 1) / (warmup_steps + 1), which is above 0 at the first step.
-        final_scale: factor at the last step.
+        final_scale: learning rate at the last step, as a fraction of the base learning rate.
     """
 
     def __init__(self, warmup_steps: int = 0, final_scale: float = 0.0) -> None:
@@ -112,12 +112,13 @@ class WSD(Schedule):
     continued to runs of any length, each with its own decay.
 
     Args:
-        final_scale: factor at the last step.
+        final_scale: learning rate at the last step, as a fraction of the base learning rate.
         decay_steps, decay_fraction: length of the decay in steps, or as a fraction of the run; set
             exactly one. The decay does not begin before the end of the warm-up.
-        shape: shape of the decay, for a progress p from 0 to 1: `linear` is 1 - p, `sqrt` is
-            1 - sqrt(p) (Hägele et al. 2024, arXiv:2405.18392, section 3.2), `cosine` is half a
-            period of a cosine.
+        shape: function s(p) of the progress p of the decay, from 0 to 1. The learning rate, as a
+            fraction of the base, is final_scale + (1 - final_scale) s(p). `linear` is
+            s(p) = 1 - p; `sqrt` is s(p) = 1 - sqrt(p) (Hägele et al. 2024, arXiv:2405.18392,
+            section 3.2); `cosine` is s(p) = (1 + cos(pi p)) / 2.
     """
 
     def __init__(

@@ -238,9 +238,9 @@ def readings_in(
 ) -> dict[str, Reading] | Verdict:
     """Returns the measured values in a `result.json`, as a dict from their keys to `Reading`s.
 
-    Returns instead the verdict "not run", with the reason, if the file was edited, or if the values
-    were measured with other settings than those in the current paper file. See `judge_result` for
-    arguments and errors.
+    If the file was edited, or if the values were measured with other settings than those that the
+    paper's file in `conf/paper` contains now, returns the verdict "not run" with the reason
+    instead. See `judge_result` for arguments and errors.
     """
     _check_format(content, name)
     now = (dict(settings), list(paper.seeds), dict(paper.runs), claims.experiments(paper))

@@ -21,10 +21,11 @@ SEEDS_FOR_A_MATCH = 3
 
 @dataclass(frozen=True)
 class Verdict:
-    """Result of the comparison for one value of a paper's table, or for all its values together.
+    """Whether the values that Étude measured match a paper: one value, or all values together.
 
     Attributes:
-        outcome: `match`, `miss`, or `not run` (the values or their negative controls are missing).
+        outcome: `match`, `miss`, or `not run` (no values were measured, or none for the negative
+            control, which is a case in which the paper's claim must not hold).
         seeds: number of seeds with which values were measured.
         why: reason for the outcome; empty if none is needed.
     """

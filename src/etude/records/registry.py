@@ -91,8 +91,8 @@ def read_records(root: Path, damaged: list[RequestError] | None = None) -> Itera
 def find_record(run: str, root: Path, *, unfinished: bool = False) -> Record:
     """Returns the saved run that the user's argument RUN selects.
 
-    RUN is a path, the first characters of a signature, or a name, which selects the latest finished
-    run of this name.
+    RUN is a path, the first characters of a run's signature (the hash of its config), or a name. A
+    name selects the latest finished run of this name.
 
     Args:
         run: the user's argument.

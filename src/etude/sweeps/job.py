@@ -75,7 +75,8 @@ class Job:
 def relative_path(path: str) -> str:
     """Returns the part `<name>/<signature>` of a run folder's path.
 
-    This is the path relative to the root folder of all runs.
+    This is the path relative to the root folder of all runs. The signature is the hash of the run's
+    config.
     """
     return "/".join(Path(path).parts[-2:])
 

@@ -102,17 +102,19 @@ class Metrics(ABC):
 
     @abstractmethod
     def merge(self, other: Self) -> None:
-        """Adds everything that was added to `other`, an accumulator of the same class."""
+        """Adds all examples that were added to `other`, an object of the same class."""
 
     @abstractmethod
     def compute(self) -> dict[str, float]:
-        """Returns the metrics of everything that was added, by name."""
+        """Returns a dict from the name of each metric to its value for all added examples."""
 
     def evaluation(self, evaluated: Evaluated) -> Evaluation:
-        """Returns the metrics of everything that was added, with details and predictions if any.
+        """Returns the metrics of all added examples, and a subclass's additional results.
+
+        Such results are, for example, a confusion matrix or the prediction for each row.
 
         Args:
-            evaluated: the split or rows that were evaluated.
+            evaluated: where the examples come from: a split or rows.
         """
         return Evaluation(self.compute())
 

@@ -79,8 +79,9 @@ class TagMetrics(RowMetrics):
     Args:
         labels: names of the tags.
         row_of: for each example, the index of the row that contains its words.
-        labels_of: function that returns all tags of a row, given its index. If None, the tags are
-            those of the row's examples, without those that were cut off.
+        labels_of: function that returns the correct tags of all words of a row, given the index of
+            the row. If None, the correct tags come from the row's examples; then the words that
+            were cut off because the row was too long are not counted.
     """
 
     def __init__(

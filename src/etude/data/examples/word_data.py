@@ -45,7 +45,7 @@ class WordData(ExampleData):
         return [" ".join(words)] if words else []
 
     def word_targets(self, row: Row, labels: Sequence[str]) -> list[Any]:
-        """Returns the target of each word of a row, a number.
+        """Returns a list with one number for each word of a row: the target of the word.
 
         Args:
             labels: names of all labels; the number of a label is its index in this list.

@@ -303,7 +303,8 @@ class SyntheticData(DataModule):
     def evaluation_batches(self, split: Split) -> DataLoader[Any]:
         """Returns a loader of the examples with which a split is evaluated.
 
-        These are all validation examples; or training examples, at most as many as validation has.
+        For validation, these are all its examples. For training, these are at most as many training
+        examples as there are validation examples.
         """
         return loader(_EvaluationBatches(self, (split,)))
 

@@ -38,8 +38,8 @@ def stream_key(stream: int, seed: int) -> int:
 class Draws:
     """Random numbers for a batch of n examples.
 
-    Each call of a method returns new numbers. They depend only on the key, the indices and the
-    calls before. Each example has its own row in the result.
+    Each call of a method returns new numbers, with a row for each of the n examples. They depend
+    only on the key, the indices and the earlier calls.
 
     Args:
         key: see `stream_key`.
@@ -51,24 +51,24 @@ class Draws:
         self._lane = 0
 
     def words(self, width: int) -> Words:
-        """Returns uniformly distributed unsigned 64-bit integers, of shape (n, width)."""
+        """Returns uniformly distributed unsigned 64-bit integers, of shape (examples, width)."""
         lanes = np.arange(self._lane + 1, self._lane + width + 1, dtype=np.uint64) * _LANE
         self._lane += width
         return _mix(self._rows + lanes)
 
     def uniform(self, width: int) -> NDArray[np.float64]:
-        """Returns uniformly distributed numbers in [0, 1), of shape (n, width)."""
+        """Returns uniformly distributed numbers in [0, 1), of shape (examples, width)."""
         return (self.words(width) >> _11).astype(np.float64) * 2.0**-53
 
     def below(self, limit: int, width: int) -> Numbers:
-        """Returns uniformly distributed integers from 0 to `limit` - 1, of shape (n, width).
+        """Returns uniformly distributed integers from 0 to `limit` - 1, of shape (examples, width).
 
         The probability of an integer differs from 1 / limit by less than 2**-64.
         """
         return (self.words(width) % _to_word(limit)).astype(np.int64)
 
     def normal(self, width: int) -> NDArray[np.float64]:
-        """Returns numbers with a standard normal distribution, of shape (n, width).
+        """Returns numbers with a standard normal distribution, of shape (examples, width).
 
         The method is that of Box and Muller (1958).
         """
