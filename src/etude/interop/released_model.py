@@ -42,7 +42,7 @@ class ReleasedModel:
 
     @property
     def folder(self) -> Path | None:
-        """The folder of the released model's files; None if a single GGUF file contains them all."""
+        """The folder of the released model's files; None if it is a single GGUF file."""
         path = self.place.path
         if path.suffix == SUFFIX:
             return None
