@@ -102,6 +102,7 @@ def test_a_label_may_hold_any_characters(
         ("model.dim=1000000007", "a divisor of dim = 1000000007"),
         ("seed=9223372036854775808", "from 0 to 2**63 - 1"),
         ("data.batch=null", "a mapping with the keys tokens, examples"),
+        ("data.batch=64", "(set data.batch.tokens=... or data.batch.examples=...)"),
         ("trainer.num_nodes=2", "because a run uses only one machine"),
         ("trainer.precision=33", "one of 32-true"),
         ("optimizer.lr=inf", "a positive number"),
