@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -38,13 +39,14 @@ def loss_curve(
     validation: tuple[list[int], list[float]] = ([], [])
     for row in rows:
         for (steps, values), key in ((train, "train/loss"), (validation, "val/loss")):
-            if row.get(key) is not None:
+            if key in row:  # null is a loss that is not finite; the line has a gap there
                 steps.append(row["step"])
-                values.append(row[key])
+                values.append(math.nan if row[key] is None else row[key])
     axes.plot(*train, color=TRAIN, linewidth=1.2, label="train")
     axes.plot(*validation, color=VALIDATION, linewidth=1.8, marker="o", markersize=4, label="val")
-    if validation[1]:
-        best = min(range(len(validation[1])), key=validation[1].__getitem__)
+    finite = [index for index, value in enumerate(validation[1]) if math.isfinite(value)]
+    if finite:
+        best = min(finite, key=validation[1].__getitem__)
         axes.annotate(
             f"{validation[1][best]:.3f}",
             (validation[0][best], validation[1][best]),
