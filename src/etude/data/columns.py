@@ -26,7 +26,8 @@ INTEGERS, FLOATS = "<i4", "<f4"
 class Column:
     """Reader of stored lists of numbers; its files are memory-mapped at the first access.
 
-    `column[i]` is list i. A column may be pickled or forked: each process maps the files itself.
+    `column[i]` is a copy of list i, an int64 or float32 array. A column may be pickled or forked:
+    each process maps the files itself.
 
     Args:
         path: path of the two files, without their suffixes `.values` and `.ends`.
@@ -64,7 +65,8 @@ class Column:
     def windows(self, width: int) -> NDArray[Any]:
         """Returns all windows of `width` consecutive numbers in `self.values`, as a view.
 
-        Window i begins at position i; the shape is (number of windows, width).
+        `self.values` contains the numbers of all lists, one list after the other. Window i begins
+        at position i; the shape is (number of windows, width).
         """
         if width not in self._windows:
             self._windows[width] = sliding_window_view(self.values, width)
@@ -76,6 +78,8 @@ class Column:
 
 class ColumnWriter:
     """Writer of a column, to which lists are appended.
+
+    The two files are created, or emptied if they exist. They are complete after `close`.
 
     Args:
         path: path of the two files, without their suffixes `.values` and `.ends`.

@@ -21,6 +21,7 @@ class Curriculum:
     A schedule maps an optimizer step (counted from 0) to the value from this step on. Before the
     first step in a schedule, the value in the data's config applies. For example
     `batch: {0: 4, 200: 12}` means 4 examples per step, and 12 from step 200 on.
+    A schedule that is None changes nothing.
 
     Args:
         sequence_length: schedule of the sequence length. Each value must divide the data's

@@ -26,6 +26,8 @@ _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 class Decoding:
     """Function that decodes the ids of one tokenizer to text without losing characters.
 
+    The function takes a list of ids. Special tokens appear in the text as their names.
+
     Args:
         backend: the tokenizer of the `tokenizers` library, with its added tokens.
     """
@@ -82,7 +84,13 @@ def _without_broken(tokens: list[str]) -> Iterator[str]:
 
 
 def _kinds(decoder: Any) -> set[str]:
-    """Returns the set of the type of a decoder, or of the types of all decoders in a `Sequence`."""
+    """Returns the set of the type of a decoder, or of the types of all decoders in a `Sequence`.
+
+    A type is a name such as `ByteLevel`. Without a decoder, the set contains the empty string.
+
+    Args:
+        decoder: decoder of the `tokenizers` library, or None.
+    """
     state = {} if decoder is None else json.loads(decoder.__getstate__())
     return {step.get("type", "") for step in state.get("decoders", [state])}
 
@@ -107,7 +115,13 @@ def _misread_names(backend: tokenizers.Tokenizer) -> dict[int, str]:
 
 
 def _is_own_token(model: Any, word: str, number: int) -> bool:
-    """Returns whether a tokenizer's model encodes `word` as one token, with the id `number`."""
+    """Returns whether a tokenizer's model encodes `word` as one token, with the id `number`.
+
+    Args:
+        model: model of the `tokenizers` library.
+        word: text that is passed to the model directly, without normalizer and pre-tokenizer.
+        number: id of a token.
+    """
     try:
         return [token.id for token in model.tokenize(word)] == [number]
     except Exception:  # the library raises a bare Exception where a word is unknown

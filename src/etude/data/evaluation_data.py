@@ -22,6 +22,7 @@ class EvaluationRequest:
         split: name of a split of the run's own data; unused if `files` is set.
         files: files to evaluate instead of a split; None for the split.
         by: name of a column; the rows are also scored in groups with the same value of this column.
+            If None, there are no groups.
         quoting: `csv` if quotation marks in CSV and TSV files can enclose a cell, `none` if they
             are regular characters. If None, this is detected.
         tokenizer, labels: tokenizer and label names of the run.
@@ -78,16 +79,17 @@ class Evaluated:
         split: name of the evaluated split; None if the rows are from other files.
         batches: function that returns an iterable of batches, in which each example occurs once.
             For data with rows, the key `index` of a batch contains the numbers of its examples.
-        numbers: for data with rows, function that returns the row number of each example.
+        numbers: for data with rows, function that returns the row number of each example; for other
+            data, it returns an empty array.
         rows: the rows with their contents; empty if the contents were not read.
         read: if `rows` is not empty, the numbers of the rows that have text; only these rows have
             examples.
         labels_of: if `rows` is not empty and the rows have labels, function that takes the number
-            of a row and returns the names of its labels.
-        contents: if `rows` is empty, function that reads the rows whose numbers are in `row_of`,
-            and returns a dict from row numbers to rows.
-        in_order: function that yields the examples as `examples` does; None if `examples` reads
-            them from `batches`.
+            of a row and returns the names of its labels; otherwise None.
+        contents: if `rows` is empty, function that reads the rows from which the examples were
+            created, and returns a dict from row numbers to rows; None if there is no such function.
+        in_order: function that yields each example as a dict of NumPy arrays without padding, in
+            the order of the data; None if there is no such function.
     """
 
     data: Any
@@ -101,7 +103,11 @@ class Evaluated:
     in_order: Callable[[], Iterator[dict[str, Any]]] | None = None
 
     def examples(self) -> Iterator[dict[str, Any]]:
-        """Yields each example as a dict of arrays without padding, in the order of the data."""
+        """Yields each example as a dict from names, such as `tokens`, to arrays.
+
+        If `in_order` is set, these are NumPy arrays without padding, in the order of the data.
+        Otherwise they are tensors from `batches`, in the order and with the padding of the batches.
+        """
         if self.in_order is not None:
             yield from self.in_order()
             return

@@ -187,6 +187,13 @@ def _cost(items: _Alternative, after: bool) -> _Cost:
     Args:
         items: elements of the alternative.
         after: whether an element after the alternative may fail to match.
+
+    Returns:
+        The cost; its steps and ways are `COST` + 1 if one of them is more than `COST`.
+
+    Raises:
+        _Rejected: if the alternative contains a repeated group or a lookaround that is not
+            accepted.
     """
     steps, ways, loops = 1, 1, []
     for item in reversed(items):
@@ -236,6 +243,9 @@ def _parse(pattern: str) -> list[tuple[str, _Alternative]]:
 
     If the whole expression is one group, these are the group's alternatives, with empty source
     texts.
+
+    Raises:
+        _Rejected: if the expression is invalid, too long, or contains syntax that is not accepted.
     """
     if not 0 < len(pattern) <= LONGEST:
         raise _Rejected(f"a regular expression of 1 to {LONGEST:,} characters")

@@ -86,8 +86,9 @@ def endings(*, rows: bool = False) -> str:
 def open_bytes(path: Path) -> IO[bytes]:
     """Returns a reader of the decompressed bytes of a file.
 
-    The last suffix of the file's name sets the compression. Reading raises one of `BROKEN` if the
-    content is truncated or damaged.
+    The last suffix of the name sets the compression: `.gz`, `.bz2`, `.xz` or `.zst`. With any
+    other suffix, the file is read unchanged. Reading raises one of the exceptions in `BROKEN`, such
+    as `EOFError`, if the content is truncated or damaged.
     """
     openers: dict[str, Callable[[Path], Any]] = {
         ".gz": gzip.open,

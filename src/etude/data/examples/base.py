@@ -231,8 +231,8 @@ class ExampleData(Stored, ExampleSource):
     def evaluation_batches(self, split: Split) -> DataLoader[Any]:
         """Returns a loader that yields each example of a split once, in batches.
 
-        In each batch, the value of the key `index` is a tensor with the indices of the batch's
-        examples within the split.
+        Every rank receives all batches. In each batch, the value of the key `index` is a tensor
+        with the indices of the batch's examples within the split.
 
         Raises:
             RequestError: the split is missing or empty.
@@ -464,7 +464,7 @@ class ExampleData(Stored, ExampleSource):
         """Returns those pieces of a text that become examples, and the number of unused tokens.
 
         With `too_long=chunk`, all pieces are used. Otherwise only the first is used, and the tokens
-        of the other pieces are counted.
+        of the other pieces are counted, including their special tokens.
 
         Args:
             encodings: encoded pieces of one text, in order. A text that is too long has several.

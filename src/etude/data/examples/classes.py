@@ -67,6 +67,10 @@ def parse_label(value: Any, where: str) -> str:
         value: the label: text, a whole number or a Boolean.
         where: position of the label, for error messages.
 
+    Returns:
+        A text without the white space around it; a number as Python writes it, such as `3` or
+        `3.0`; or `True` or `False` for a Boolean.
+
     Raises:
         RequestError: the label is missing, or is not text, a whole number or a Boolean.
     """

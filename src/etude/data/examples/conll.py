@@ -37,7 +37,8 @@ class LayoutOptions:
     """Options in the config that describe the columns of CoNLL files: `data.words`, `data.tags` and
     so on.
 
-    An option that is None is not set in the config; it is detected from the file. `labels` contains
+    The options are described in `etude.data.examples.tagged.Tagged`. An option that is None is not
+    set in the config; it is detected from the file. `labels` contains
     the names of all tags; it is empty if the config does not set them.
     """
 
@@ -256,6 +257,10 @@ def split_cells(line: str, separator: str) -> list[str]:
 
     The result is empty if the line has only spaces and tabs. Other white space, such as a no-break
     space, does not separate columns; it belongs to a value.
+
+    Args:
+        line: the line, with or without its line end.
+        separator: `tab` for one tab, `space` for one or more spaces or tabs.
     """
     line = line.removesuffix("\n")
     if not line.strip(" \t"):
@@ -344,6 +349,12 @@ class _LayoutDetector:
         is true if no line with `#` may contain a word, false if all may, and None if no line starts
         with `#`.
 
+        Args:
+            separator: separator of the columns.
+            columns: number of columns.
+            tags: number of the column with the tags, from 0; None if the file has no tags. Then
+                only the number of columns is compared.
+
         Raises:
             RequestError: only some of the lines with `#` may contain a word.
         """
@@ -384,7 +395,13 @@ class _LayoutDetector:
         """Checks that the first column can contain the words, and the last column the tags.
 
         These columns are the defaults. Nothing is checked if the config sets the column of the
-        words.
+        words. The tags are not checked if the config sets their column.
+
+        Args:
+            separator: separator of the columns.
+            comments: whether lines that start with `#` before a sentence are comments.
+            words, tags: numbers of the columns with the words and with the tags, from 0; `tags` is
+                None if the file has no tags.
 
         Raises:
             RequestError: the first column contains the numbers of the words, or the last column
@@ -422,8 +439,12 @@ def _conllu_column(key: str, stated: int | str | None, usual: int) -> int:
 
     Args:
         key: config key of the column, for error messages.
-        stated: name or number of the column in the config; None if the config does not set it.
+        stated: name or number of the column in the config; None if the config does not set it. A
+            negative number counts from the last column.
         usual: number to return if `stated` is None.
+
+    Raises:
+        RequestError: CoNLL-U has no column with this name or number.
     """
     if stated is None:
         return usual

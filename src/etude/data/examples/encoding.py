@@ -39,7 +39,8 @@ def encode(
     """Encodes each text as one piece, or as several pieces if it has more than `longest` tokens.
 
     If a pair is too long, tokens are cut off its longer text until the pair fits. The first piece
-    contains the shortened pair; further pieces contain the tokens that were cut off.
+    contains the shortened pair. Each further piece is also a pair: of parts of both texts, or of
+    a part and the whole shorter text. So tokens can occur in several pieces.
 
     Args:
         texts: texts, pairs of texts, or lists of words.

@@ -214,12 +214,13 @@ class ExampleSteps:
 class ExampleEvaluation(IterableDataset[MicroBatch]):
     """Batches of all examples of a table, each example once, the longest first.
 
-    In each batch, the value of the key `index` is a tensor with the indices of the batch's examples
-    in `table`.
+    Every rank yields the same batches. In each batch, the value of the key `index` is a tensor with
+    the indices of the batch's examples in `table`.
 
     Args:
         table: the examples of a split, or of rows of files.
-        positions: maximum number of positions in a batch, including padding.
+        positions: maximum number of positions in a batch, including padding. A longer example is a
+            batch by itself.
     """
 
     def __init__(self, table: ExampleTable, positions: int) -> None:

@@ -57,6 +57,8 @@ class HubRows:
     def rows(self, split: str, key: str, columns: Mapping[str, str]) -> Iterator[Row]:
         """Yields the rows of a split, with the values of the given columns.
 
+        `values` of a row is a dict from column names to values.
+
         Args:
             key: config key that sets the split, for error messages.
             columns: the columns to read: a dict from a config key without the prefix `data.`, such
@@ -103,6 +105,9 @@ def _column_paths(rows: Any) -> dict[str, tuple[str, str]]:
 
     The value for the name is the entry `key` of the column's value or, if `key` is empty, the
     column's value itself. For example, `translation.en` is mapped to `("translation", "en")`.
+
+    Args:
+        rows: split of a data set, as loaded by the library `datasets`.
     """
     columns: dict[str, tuple[str, str]] = {}
     nested: dict[str, tuple[str, str]] = {}

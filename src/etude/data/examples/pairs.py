@@ -108,7 +108,7 @@ class Catalogs(PairData):
     Args:
         packages: import names of installed packages; their code is not executed.
         locale: locale of the translations, such as `zh_CN` or `zh_Hans`; or a list of locales, all
-            of which are searched.
+            of whose catalogs are read.
         validation, test: fractions of the messages for validation and test.
         tokenizer, sequence_length, batch, too_long, duplicates, fraction, bucket_steps, workers,
             pack: see `ExampleData`.
@@ -134,7 +134,9 @@ class Catalogs(PairData):
 
     @cached_property
     def files(self) -> list[Path]:
-        """The translation catalogs (`.mo` files), in the order of `packages`.
+        """All translation catalogs (`.mo` files) of the locales, in the order of `packages`.
+
+        The catalogs of each package are sorted by path.
 
         Raises:
             RequestError: a package is not installed, or has no catalog for the locale.
@@ -164,7 +166,11 @@ class Catalogs(PairData):
 
     @cached_property
     def messages(self) -> list[tuple[str, str]]:
-        """All messages of the packages with their translations, sorted, without duplicates."""
+        """Pairs of each message of the packages and its translation, sorted by message.
+
+        If a message has several translations, the first one in the order of `files` is used.
+        Messages that are empty or equal to their translation are skipped.
+        """
         translations: dict[str, str] = {}
         for file in self.files:
             try:

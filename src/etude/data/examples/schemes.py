@@ -35,8 +35,8 @@ Mark = tuple[str, str]  # prefix of a tag and type of its span
 def parse_tag(tag: str) -> Mark | None:
     """Splits a tag such as `B-PER` into its prefix and the type of its span.
 
-    Returns `OUTSIDE` for the tag `O`, and None for another tag that has no span prefix (`B-`,
-    `I-`, ...).
+    The result is a pair such as `("B", "PER")`. Returns `OUTSIDE` for the tag `O`, and None for
+    another tag that has no span prefix (`B-`, `I-`, ...).
     """
     if tag == "O":
         return OUTSIDE

@@ -66,7 +66,8 @@ class Encoded:
     Attributes:
         fields: for each example, a dict from field names to lists of numbers. A row has several
             examples if its text is split into pieces.
-        truncated: number of tokens that were cut off.
+        truncated: number of tokens of the pieces that are not used, including their special tokens;
+            0 if nothing was cut off.
     """
 
     fields: list[dict[str, list[Any]]]

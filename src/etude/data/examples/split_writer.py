@@ -39,17 +39,20 @@ class ExampleSplitMeta:
     Attributes:
         rows: number of rows with text, including dropped rows.
         examples: number of examples that were built from the rows.
-        tokens: number of tokens in all text fields.
-        longest: number of tokens of the longest example.
+        tokens: number of tokens in all text fields, including special tokens; the end tokens of
+            text pairs for generation (`Pairs`, `Catalogs`) are not stored and not counted.
+        longest: number of tokens of the longest example, in all its text fields, counted as in
+            `tokens`.
         unknown: number of unknown tokens, plus the number of characters for which the tokenizer
             has no token.
         empty: number of rows without text, which are skipped.
         truncated: number of truncated examples.
-        truncated_tokens: number of tokens that were cut off.
+        truncated_tokens: number of tokens that were cut off; see `Encoded`.
         repeated: number of rows whose text occurs earlier in the split.
         leaked: number of rows that are also in an earlier split (in the order test, val, train).
         dropped: number of leaked rows that were dropped.
-        labels: number of examples of each label, in the order of `StoreMeta.labels`.
+        labels: number of examples of each label, in the order of `StoreMeta.labels`; for tags, the
+            number of words with each tag. All numbers are 0 if the labels are names of columns.
         sha256: SHA-256 hash of the columns.
     """
 
@@ -128,7 +131,8 @@ def write_examples(folder: Path, source: ExampleSource, identity: dict[str, Any]
 def column_types(source: ExampleSource) -> dict[str, str]:
     """Returns a dict from the name of each column of a source to its data type.
 
-    The columns contain the source's fields, and the row number of each example.
+    A data type is a NumPy type: `<i4` for integers, `<f4` for floating-point numbers. The
+    columns contain the source's fields, and the row number of each example.
     """
     floats = source.kinds.floats
     types = {name: FLOATS if name in floats else INTEGERS for name in source.fields}
@@ -197,7 +201,7 @@ def _collect_labels(
     source: ExampleSource, spool: Spool, held_out: Container[bytes], inspection: Inspection
 ) -> list[str]:
     """Returns the labels in order: those set in the config, or else those of the training rows that
-    are not dropped.
+    are not dropped. The list is empty for sources without labels.
 
     Args:
         held_out: keys of the rows to drop from training.
@@ -304,7 +308,7 @@ class _SplitWriter:
 
         Raises:
             RequestError: a row is too long or is also in another split, and the config refuses
-                such rows.
+                such rows; or the tokenizer has no tokens for more than half of the characters.
         """
         for group, encoded in self._encoded(spool):
             examples: list[Mapping[str, list[Any]]] = []

@@ -30,6 +30,8 @@ class SpooledRow(NamedTuple):
 class Spool:
     """Temporary files with the rows of all splits.
 
+    The files are written when the object is created. `rows` reads the rows of a split from them.
+
     Args:
         source: source whose rows are read and written to the files.
         folder: folder of the files.

@@ -296,11 +296,15 @@ class HKCanCor(TaggedData):
 def find_conll_files(paths: Sequence[str], where: str) -> list[Path]:
     """Returns the files that the paths select.
 
-    A path to an existing file selects this file, even if its suffix is unknown.
+    A path to an existing file selects this file, even if its suffix is unknown. A folder or a glob
+    selects its files with a supported suffix, which include files of other formats.
 
     Args:
         paths: files, folders or globs.
         where: config key of the paths, for error messages.
+
+    Raises:
+        RequestError: a path does not exist, or selects no files.
     """
     files: list[Path] = []
     for path in paths:

@@ -111,7 +111,8 @@ def _unread_words(words: Sequence[str], pieces: Sequence[tokenizers.Encoding]) -
 def prepend_spaces(words: Sequence[str], tokenizer: Tokenizer) -> list[str]:
     """Returns the words in the form in which the tokenizer encodes them.
 
-    For a tokenizer that preserves spaces, each word except the first begins with a space.
+    For a tokenizer that preserves spaces, each word except the first begins with a space. For
+    any other tokenizer, the words are unchanged.
     """
     if tokenizer.rewrites:
         return list(words)
@@ -120,6 +121,8 @@ def prepend_spaces(words: Sequence[str], tokenizer: Tokenizer) -> list[str]:
 
 def split_words(texts: Sequence[str | list[str]], pair: str | None) -> list[list[str]]:
     """Splits each text into words; a text that is already a list of words is returned unchanged.
+
+    Words are separated by spaces, tabs and line ends.
 
     Args:
         pair: a second text, which data of words can't have; must be None.

@@ -156,7 +156,7 @@ class SyntheticData(DataModule):
     def _count(self, checks: Checks, key: str, stated: int | float) -> int:
         """Returns the number of examples of a split, given its value in the config.
 
-        Adds a problem to `checks` if the value is invalid.
+        Adds a problem to `checks` and returns 1 if the value is invalid.
 
         Args:
             key: config key of the value: `training` or `validation`.
@@ -303,8 +303,8 @@ class SyntheticData(DataModule):
     def evaluation_batches(self, split: Split) -> DataLoader[Any]:
         """Returns a loader of the examples with which a split is evaluated.
 
-        For validation, these are all its examples. For training, these are at most as many training
-        examples as there are validation examples.
+        For validation, these are all its examples. For training, these are the first examples of
+        the training split, at most as many as there are validation examples.
         """
         return loader(_EvaluationBatches(self, (split,)))
 
@@ -364,7 +364,12 @@ class SyntheticData(DataModule):
 
 @dataclass
 class RuleSteps:
-    """Builder of the micro-batches of each optimizer step (an `etude.data.steps.StepAssembler`)."""
+    """Builder of the micro-batches of each optimizer step (an `etude.data.steps.StepAssembler`).
+
+    Attributes:
+        data: data whose examples are read.
+        share: rank of the process, micro-batch size (number of examples), and seed of the run.
+    """
 
     data: SyntheticData
     share: Share

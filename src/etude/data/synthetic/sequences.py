@@ -72,9 +72,10 @@ class Recall(SyntheticData):
 
     A sequence begins with `pairs` keys, each followed by its value. Keys are tokens from 1 to
     V / 2 - 1, all different within a sequence; values are tokens from V / 2 to V - 1. Every second
-    position after the pairs can hold a query. The k-th of these positions is selected with a
-    probability in proportion to k**(power - 1), so that most queries come soon after the pairs.
-    All other positions have token 0, or random tokens if `random_gaps` is true.
+    position after the pairs can hold a query, beginning with the first. The k-th of these positions
+    is selected with a probability in proportion to k**(power - 1), so that most queries come soon
+    after the pairs. All other positions have token 0, or random tokens if `random_gaps` is true.
+    The value of a query is only a label, at the position of the query.
 
     Args:
         vocabulary: V, the number of different tokens, which must be even.
@@ -250,7 +251,8 @@ class Dyck(SyntheticData):
 
     The labels are the closing brackets; each has the type of the last open bracket. Token ids: the
     k opening brackets, then the k closing brackets. A sequence has T + 1 brackets. At each position
-    where a bracket can either open or close, it opens with probability 1/2.
+    where a bracket can either open or close, it opens with probability 1/2. At the end of a
+    sequence, all brackets are closed.
 
     Args:
         kinds: k, the number of bracket types.
