@@ -301,7 +301,8 @@ class Tokenizer:
     def closed_by(self, name: str) -> Tokenizer:
         """Returns a copy whose end-of-text token is the special token `name`.
 
-        The choice is saved in the file's template, so it remains after `save` and `load`.
+        The choice is saved in the file's template, so it remains after `save` and `load`. The
+        caller checks that the tokenizer has this token.
         """
         copy = tokenizers.Tokenizer.from_str(self.backend.to_str())
         number = copy.token_to_id(name)
@@ -331,7 +332,11 @@ class Tokenizer:
         return Tokenizer(copy, self.file)
 
     def with_special(self, names: Sequence[str]) -> Tokenizer:
-        """Returns a copy with the special tokens `names` added; their ids follow all other ids."""
+        """Returns a copy with the special tokens `names` added; their ids follow all other ids.
+
+        A name that is already a token keeps its id. Without names, the tokenizer itself is
+        returned.
+        """
         if not names:
             return self
         copy = tokenizers.Tokenizer.from_str(self.backend.to_str())
@@ -367,9 +372,10 @@ class Recipe(ABC):
         return None
 
     def files_read(self) -> list[Path] | None:
-        """Returns the files that determine the fingerprint.
+        """Returns the files that determine the fingerprint; [] if no files do.
 
-        Returns None if the fingerprint depends on more than files.
+        The list is empty for a tokenizer that is trained on the data. Returns None if the
+        fingerprint depends on more than files, or the files are not known.
         """
         return []
 
