@@ -105,9 +105,12 @@ class Documents:
         attention over all documents of a sequence.
 
         Args:
-            attend: computes attention, such as `MultiHeadAttention.attend`.
+            attend: function of the queries, keys and values of one document in b sequences, of shape
+                (b, heads, L, head dimension) for a document of L tokens. It returns the outputs
+                (b, H, L, K), such as `MultiHeadAttention.attend`.
             q, k, v: queries, keys and values of the sequences.
-            bias: bias of the scores, which broadcasts to (B, H, T, T), or None.
+            bias: bias of the scores, which broadcasts to (B, H, T, T), or None. The part for the
+                document is passed to `attend` as `bias`.
             options: further keyword arguments of `attend`.
         """
         square = None if bias is None else bias.expand(*bias.shape[:-2], q.shape[2], k.shape[2])
