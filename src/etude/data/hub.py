@@ -82,8 +82,8 @@ class Repository:
 
         Raises:
             RequestError: if there is no such split or config.
-            InvalidArguments: if there is no such dataset, or the Hub can't be reached and the split
-                was not downloaded before.
+            InvalidArguments: if there is no such dataset, or the Hub is needed and can't be
+                reached.
         """
         rows = None if self.streaming else self._downloaded(split)
         if rows is not None:

@@ -28,8 +28,8 @@ class HubText(TextData):
     """Corpus from a text column of a dataset on the Hugging Face Hub; each row is a document.
 
     The text is unchanged. Rows without text (null or empty) are skipped and not counted as
-    documents. Like every corpus, it is tokenized once into the cache; after that, no
-    request is sent to the Hub.
+    documents. Like every corpus, it is tokenized once into the cache; after that, no request is
+    sent to the Hub.
 
     Args:
         name: name of the dataset, `owner/name`.

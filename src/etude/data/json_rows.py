@@ -103,8 +103,8 @@ class _List:
         """Returns the number of characters to read next if the buffer ends within a row.
 
         The number is at least `held`, so that a long row is read with few calls. It is limited to
-        about as many characters as are needed to detect that the row is longer than `LONGEST`,
-        the maximum number of characters of a row.
+        about as many characters as are needed to detect that the row is longer than `LONGEST`, the
+        maximum number of characters of a row.
 
         Args:
             held: number of characters of the row that are already in the buffer.

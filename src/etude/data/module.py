@@ -27,7 +27,7 @@ from etude.errors import Checks, Problem, RequestError
 class Batch:
     """Size of an optimizer step over all ranks, as a number of either tokens or examples.
 
-    This class checks nothing. Continuous text needs exactly one of the arguments.
+    The data module checks the arguments. Continuous text needs exactly one of them.
 
     Args:
         tokens: number of positions that enter the loss. For continuous text, it is a multiple of
@@ -53,8 +53,9 @@ class DataAttributes(pl.LightningDataModule, ABC):
             single source.
         labels: names of labels or tags, by id, available after `prepare`; empty for data without
             labels.
-        has_splits: set only for data without rows: a phrase that describes the data in messages, with the
-            verb "has": `continuous text has`, which messages complete with "no other split".
+        has_splits: set only for data without rows: a phrase that describes the data in messages,
+            with the verb "has": `continuous text has`, which messages complete with "no other
+            split".
         shares_exactly: whether the number of examples of a step must be a multiple of the number
             of ranks.
         pack: whether one sequence may contain several examples, so an example may begin at any
@@ -399,6 +400,9 @@ class DataModule(DataAttributes):
         """Returns a loader of the run's optimizer steps, from the `start_step` of `attach` on.
 
         The length of the loader is the number of steps of the whole run.
+
+        Raises:
+            RuntimeError: if `attach` was not called before.
         """
         if self._attached is None:
             raise RuntimeError("call attach(...) before train_dataloader()")

@@ -185,9 +185,9 @@ class ExampleObjective(Objective):
     def collated(self, examples: Sequence[Arrays]) -> dict[str, torch.Tensor]:
         """Returns one batch of several examples, as a dict of tensors.
 
-        Arrays are padded at the end to equal lengths; a number per example becomes an array of shape
-        (number of examples,). If the lengths of an array in `padded`
-        differ, the dict also contains the array's mask.
+        Arrays are padded at the end to equal lengths; a number per example becomes an array of
+        shape (number of examples,). If the lengths of an array in `padded` differ, the dict also
+        contains the array's mask.
 
         Args:
             examples: results of `compose`, one for each example.
@@ -209,9 +209,9 @@ class ExampleObjective(Objective):
         """Returns one batch of sequences that contain several examples one after the other.
 
         Each example is a document. Instead of masks, the batch contains the starts of the documents
-        (`Documents`). Their key is that of the mask with `keep` replaced by `documents`. Padding after a sequence's last
-        example is a further document, without targets. A number per example becomes an array of
-        shape (N,), with one number for each of the N documents in the batch.
+        (`Documents`). Their key is that of the mask with `keep` replaced by `documents`. Padding
+        after a sequence's last example is a further document, without targets. A number per example
+        becomes an array of shape (N,), with one number for each of the N documents in the batch.
 
         Args:
             rows: the examples of each sequence, as results of `compose`.

@@ -53,7 +53,7 @@ def find_document_spans(ends: NDArray[np.int64], first: int, end: int) -> list[D
 
     Args:
         ends: position in the split after the last token of each document. An end-of-text token
-            before a document belongs to this document.
+            before a document belongs to that document.
         first, end: token positions in the split: the first token of the range, and the token after
             its last.
     """

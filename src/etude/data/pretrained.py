@@ -51,7 +51,8 @@ class Pretrained(Recipe):
 
     A run's signature (the hash that identifies its settings) contains `path` as typed. When the run
     is used again, the content of the files is compared with the content during training, as for a
-    corpus; if they differ, a `RequestError` is raised. The run folder contains the tokenizer as `tokenizer.json`.
+    corpus; a difference is reported as an error. The run folder contains the tokenizer as
+    `tokenizer.json`.
 
     Args:
         path: a file, a folder with such files, or a repository on the Hugging Face Hub (`gpt2`,

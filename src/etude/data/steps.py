@@ -279,7 +279,9 @@ class EvaluationBatches(IterableDataset[WindowBatch]):
     """Dataset of the batches of a whole split, in which every token but the first is a target once.
 
     The split's file contains one text, or for a mixture one text per source. The windows don't
-    overlap. If the last window of a text is shorter, it is a batch of its own.
+    overlap. If the last window of a text is shorter, it is a batch of its own. With an objective,
+    the targets are those of the objective, and a last window of fewer than `objective.shortest`
+    tokens is left out.
 
     Args:
         ids: token ids of the split.

@@ -436,7 +436,8 @@ def of_source(where: str, problem: Problem) -> Problem:
 
     Args:
         where: the key of the source, such as `data.sources.early`.
-        problem: the problem, reported as if the source were the run's only data.
+        problem: the problem, reported as if the source were the run's only data. If its position is
+            not a key of `data` but a file, the problem is returned unchanged.
     """
     if problem.where != "data" and not problem.where.startswith("data."):
         return problem  # its position is a file

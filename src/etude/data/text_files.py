@@ -423,7 +423,7 @@ def find_files(paths: Sequence[str], where: str = "data.path", *, rows: bool = F
         rows: whether messages ask for files with rows; the selected files are the same.
 
     Raises:
-        RequestError: for every path that can't be used.
+        RequestError: contains a problem for every path that can't be used.
     """
     files: dict[Path, Path] = {}
     problems: list[Problem] = []

@@ -282,7 +282,8 @@ class Tokenizer:
             links: whether the file may be a symbolic link; false for a file in a run folder.
 
         Raises:
-            RequestError: if the file is missing, unreadable or not a tokenizer.
+            RequestError: if the file is missing, unreadable or not a tokenizer, or if it is a link
+                and `links` is false.
         """
         expected = "a tokenizer.json of the `tokenizers` library"
         try:
@@ -315,8 +316,9 @@ class Tokenizer:
         """Returns a copy with a template of special tokens around a text.
 
         A text becomes `[CLS] text [SEP]`; two texts become `[CLS] first [SEP] second [SEP]`, with
-        token type 1 for the second text. The first available pair of `FRAMES` is used. If there is
-        none, or the tokenizer already has a template, the tokenizer itself is returned.
+        token type 1 for the second text. Without these two tokens, the next pair of `FRAMES` that
+        the tokenizer has is used instead. If there is none, or the tokenizer already has a
+        template, the tokenizer itself is returned.
         """
         special = self.special_tokens()
         frames = [frame for frame in FRAMES if all(name in special for name in frame)]

@@ -73,7 +73,7 @@ class NoNorm(nn.Module):
 @torch.no_grad()
 def multiply(norm: nn.Module, factor: float) -> None:
     """Changes the parameters of `norm` in place, so that the norm's output is multiplied by
-    `factor`.
+    `factor`. A norm without parameters doesn't change.
     """
     for parameter in norm.parameters():
         if isinstance(norm, OffsetRMSNorm):

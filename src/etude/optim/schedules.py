@@ -54,7 +54,8 @@ class Schedule:
     def misfit(self, total: int) -> str | None:
         """Returns why the schedule does not fit into a run of `total` steps; None if it fits.
 
-        A schedule does not fit if the warm-up is not shorter than the run.
+        A schedule does not fit if the warm-up is not shorter than the run. A subclass may have
+        further conditions.
         """
         if self.warmup_steps < total:
             return None
