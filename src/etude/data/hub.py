@@ -81,7 +81,9 @@ class Repository:
             key: config key of the split, for messages.
 
         Raises:
-            RequestError: if there is no such split.
+            RequestError: if there is no such split or config.
+            InvalidArguments: if there is no such dataset, or the Hub is needed and can't be
+                reached.
         """
         rows = None if self.streaming else self._downloaded(split)
         if rows is not None:
@@ -97,7 +99,11 @@ class Repository:
 
     @contextmanager
     def explained(self) -> Iterator[None]:
-        """Context manager that converts exceptions about this dataset into a `RequestError`."""
+        """Context manager that converts exceptions about this dataset into a `RequestError`.
+
+        All exceptions are converted, except `MemoryError` and Étude's own; of these, only
+        `InvalidArguments` is converted.
+        """
         from datasets.exceptions import DatasetNotFoundError  # type: ignore[import-untyped]
 
         try:
@@ -166,6 +172,9 @@ def pinned(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         arguments: arguments of a data class, of which `name` and `revision` are used.
+
+    Raises:
+        InvalidArguments: as for `commit_of`.
     """
     name, revision = str(arguments.get("name", "")), arguments.get("revision")
     if not NAME.fullmatch(name) or (revision and COMMIT.fullmatch(revision)):

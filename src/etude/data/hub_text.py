@@ -27,8 +27,9 @@ from etude.errors import Checks
 class HubText(TextData):
     """Corpus from a text column of a dataset on the Hugging Face Hub; each row is a document.
 
-    The text is unchanged. Like every corpus, it is tokenized once into the cache; after that, no
-    request is sent to the Hub.
+    The text is unchanged. Rows without text (null or empty) are skipped and not counted as
+    documents. Like every corpus, it is tokenized once into the cache; after that, no request is
+    sent to the Hub.
 
     Args:
         name: name of the dataset, `owner/name`.
@@ -43,6 +44,7 @@ class HubText(TextData):
         streaming: see `Repository`. If true, the data is read over the network once for training
             the tokenizer and once for each split.
         documents: number of rows to read from the beginning of `split`; None reads all rows.
+            `validation_split` is always read completely.
     """
 
     # Not a dataclass, since the argument `documents` has the name of a method.

@@ -24,7 +24,8 @@ NEAR = 16  # characters before the end of the buffer in which it may cause an er
 def rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields the objects of a file in order, each as a pair (position, object).
 
-    The position is text: `line 3` in a file with one object per line, `row 3` in a list.
+    The position is text: `line 3` in a file with one object per line, `row 3` in a list. Both are
+    counted from 1. Blank lines are skipped, but counted.
 
     Raises:
         RequestError: if the file is not JSON, contains anything but objects, or an object has a
@@ -102,7 +103,8 @@ class _List:
         """Returns the number of characters to read next if the buffer ends within a row.
 
         The number is at least `held`, so that a long row is read with few calls. It is limited to
-        about as many characters as are needed to detect that the row is longer than `LONGEST`.
+        about as many characters as are needed to detect that the row is longer than `LONGEST`, the
+        maximum number of characters of a row.
 
         Args:
             held: number of characters of the row that are already in the buffer.

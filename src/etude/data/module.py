@@ -27,8 +27,11 @@ from etude.errors import Checks, Problem, RequestError
 class Batch:
     """Size of an optimizer step over all ranks, as a number of either tokens or examples.
 
+    The data module checks the arguments. Continuous text needs exactly one of them.
+
     Args:
-        tokens: number of positions that enter the loss.
+        tokens: number of positions that enter the loss. For continuous text, it is a multiple of
+            `sequence_length`.
         examples: number of examples; an example of continuous text is a window of
             `sequence_length` positions.
     """
@@ -48,9 +51,11 @@ class DataAttributes(pl.LightningDataModule, ABC):
         fields: names of the fields of an example.
         section_names: sources of a mixture, in the order in which they are stored; empty for a
             single source.
-        labels: names of labels or tags, by id, available after `prepare`.
-        has_splits: for data without rows, a phrase that describes the data in messages, with the
-            verb "has": `continuous text has`, which messages complete with "no other split".
+        labels: names of labels or tags, by id, available after `prepare`; empty for data without
+            labels.
+        has_splits: set only for data without rows: a phrase that describes the data in messages,
+            with the verb "has": `continuous text has`, which messages complete with "no other
+            split".
         shares_exactly: whether the number of examples of a step must be a multiple of the number
             of ranks.
         pack: whether one sequence may contain several examples, so an example may begin at any
@@ -134,7 +139,8 @@ class DataModule(DataAttributes):
     def origin(self) -> dict[str, object]:
         """Returns where the data comes from, as JSON values that are saved with a run.
 
-        The dict is empty if the config already contains the path of the data.
+        For a dataset on the Hugging Face Hub, these are its name, commit, config and splits. The
+        dict is empty if the config already contains the path of the data.
         """
         return {}
 
@@ -149,6 +155,9 @@ class DataModule(DataAttributes):
     @abstractmethod
     def prepare(self, cache_dir: Path) -> Any:
         """Prepares the files that the loaders read, unless `cache_dir` already contains them.
+
+        Returns the prepared data as an `etude.data.store.Store`, or None for synthetic data, which
+        has no files.
 
         Args:
             cache_dir: parent folder of the prepared data.
@@ -178,6 +187,9 @@ class DataModule(DataAttributes):
     @abstractmethod
     def evaluation_batches(self, split: Any) -> DataLoader[Any]:
         """Returns a loader of the batches of a whole split, with each example once.
+
+        Args:
+            split: name of the split, such as `val` or `train`.
 
         Raises:
             RequestError: if there is no such split, or it is empty.
@@ -219,7 +231,11 @@ class DataModule(DataAttributes):
 
     @abstractmethod
     def evaluated_tokens(self, split: Any) -> int:
-        """Returns the number of positions that the model computes to evaluate a whole split."""
+        """Returns the number of positions that the model computes to evaluate a whole split.
+
+        Args:
+            split: name of the split, such as `val` or `train`.
+        """
 
     @abstractmethod
     def described(self, examples: int) -> Iterator[str]:
@@ -310,6 +326,8 @@ class DataModule(DataAttributes):
     def batch_of(self, seed: int, number: int) -> dict[str, Any]:
         """Returns all examples of an optimizer step, over all processes, as one batch.
 
+        The batch has the keys of a micro-batch, such as `tokens`, `targets` and `step_targets`.
+
         Args:
             seed: the run's seed.
             number: number of the step, from 0.
@@ -322,6 +340,9 @@ class DataModule(DataAttributes):
         """Returns the number of UTF-8 bytes of the text that is predicted in a split.
 
         Returns None if the targets are not text.
+
+        Args:
+            split: name of the split, such as `val` or `train`.
         """
         return None
 
@@ -368,13 +389,20 @@ class DataModule(DataAttributes):
             yield Problem("data.batch", expected, self.examples_per_step)
 
     def changes(self) -> Iterator[tuple[str, int]]:
-        """Yields a pair (config key, optimizer step) for each setting that changes during a run."""
+        """Yields a pair (config key, optimizer step) for each change of a setting during a run.
+
+        A setting that changes several times has several pairs. The new value applies from the step
+        on.
+        """
         return iter(())
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Returns a loader of the run's optimizer steps, from the `start_step` of `attach` on.
 
         The length of the loader is the number of steps of the whole run.
+
+        Raises:
+            RuntimeError: if `attach` was not called before.
         """
         if self._attached is None:
             raise RuntimeError("call attach(...) before train_dataloader()")
@@ -391,13 +419,14 @@ class DataModule(DataAttributes):
     def evaluated_with_rows(self, asked: EvaluationRequest) -> Evaluated:
         """Returns the requested examples for evaluation, and the rows from which they were made.
 
-        For data without rows, such as continuous text, only the examples are returned.
+        For data without rows, such as continuous text, `rows` of the result is empty.
 
         Args:
             asked: the request, which selects a split of this data, or other files.
 
         Raises:
-            RequestError: if the rows don't exist, can't be read, or lack the requested contents.
+            RequestError: if the rows don't exist, can't be read, or lack the column that the
+                request names; or if data without rows has no such split, or the request needs rows.
         """
         return self.evaluated(asked.without_rows(self.evaluated_splits, self.has_splits))
 

@@ -38,8 +38,9 @@ class Objective(ABC):
     An objective is pickled to loader processes, so it contains no model and no tensors.
 
     Attributes:
-        reads: kind of data that the objective reads.
-        such_as: config that selects data of this kind, as an example in messages.
+        reads: kind of data that the objective reads; see `Reads`.
+        such_as: config that selects data of this kind, as an example in messages, such as
+            `data=text_files`.
         fields: names of the fields that examples must have.
         packs: whether one sequence may contain several texts that don't attend to each other.
     """
@@ -61,6 +62,8 @@ class Objective(ABC):
 
     def bound(self, tokenizer: Any, meta: Any) -> Self:
         """Returns the objective with values from the prepared data, such as special token ids.
+
+        The result is a copy; it is the objective itself if the objective needs no such values.
 
         Args:
             tokenizer: an `etude.data.tokenizer.Tokenizer`.
@@ -149,7 +152,14 @@ class ExampleObjective(Objective):
         return fields
 
     def targets(self, arrays: Arrays) -> float:
-        """Returns how many of an example's targets enter the loss, or the sum of their weights."""
+        """Returns how many of an example's targets enter the loss, or the sum of their weights.
+
+        It is the sum of the weights if the objective gives targets different weights, as to balance
+        classes.
+
+        Args:
+            arrays: the example, as the result of `compose`.
+        """
         return float(enters_loss(arrays["labels"]).sum())
 
     def bound_to_rows(self, tokenizer: Any, sequence_length: int) -> Self:
@@ -175,8 +185,9 @@ class ExampleObjective(Objective):
     def collated(self, examples: Sequence[Arrays]) -> dict[str, torch.Tensor]:
         """Returns one batch of several examples, as a dict of tensors.
 
-        Arrays are padded at the end to equal lengths. If the lengths of an array in `padded`
-        differ, the dict also contains the array's mask.
+        Arrays are padded at the end to equal lengths; a number per example becomes an array of
+        shape (number of examples,). If the lengths of an array in `padded` differ, the dict also
+        contains the array's mask.
 
         Args:
             examples: results of `compose`, one for each example.
@@ -198,9 +209,9 @@ class ExampleObjective(Objective):
         """Returns one batch of sequences that contain several examples one after the other.
 
         Each example is a document. Instead of masks, the batch contains the starts of the documents
-        (`Documents`); in their keys, `documents` replaces `keep`. Padding after a sequence's last
-        example is a further document, without targets. A number per example becomes an array of
-        shape (N,), with one number for each of the N documents in the batch.
+        (`Documents`). Their key is that of the mask with `keep` replaced by `documents`. Padding
+        after a sequence's last example is a further document, without targets. A number per example
+        becomes an array of shape (N,), with one number for each of the N documents in the batch.
 
         Args:
             rows: the examples of each sequence, as results of `compose`.

@@ -52,7 +52,8 @@ def find_document_spans(ends: NDArray[np.int64], first: int, end: int) -> list[D
     """Returns the document spans in a range of a split's tokens, which is divided at document ends.
 
     Args:
-        ends: end of each document, as a token position in the split.
+        ends: position in the split after the last token of each document. An end-of-text token
+            before a document belongs to that document.
         first, end: token positions in the split: the first token of the range, and the token after
             its last.
     """
@@ -71,6 +72,9 @@ def find_occurrences(
     document: str, text: str, tokenizer: Tokenizer
 ) -> tuple[list[tuple[int, int]], int]:
     """Returns the token spans in which `text` occurs in a document, and the document's length.
+
+    A span contains every token that represents a part of the occurrence, so it may begin before the
+    text or end after it. Occurrences may overlap.
 
     Args:
         document: text of the document.

@@ -34,9 +34,10 @@ def write_text(
 
     Args:
         folder: an empty folder.
-        parts: dict of functions that yield the text of a split. A mixture has one function for each
-            source, under the source's name; other data has one, under the key "". Sources are
-            stored one after the other. Each function is called twice for "train": for training the
+        parts: dict of functions. A function takes the name of a split, and yields the split's
+            passages: pairs (document number, text). A mixture has one function for each source,
+            under the source's name; other data has one, under the key "". Sources are stored one
+            after the other. Each function is called twice for "train": for training the
             tokenizer, and for writing.
         names: names of the splits to write.
         recipe: recipe of the tokenizer.

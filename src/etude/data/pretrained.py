@@ -51,7 +51,8 @@ class Pretrained(Recipe):
 
     A run's signature (the hash that identifies its settings) contains `path` as typed. When the run
     is used again, the content of the files is compared with the content during training, as for a
-    corpus. The run folder contains the tokenizer as `tokenizer.json`.
+    corpus; a difference is reported as an error. The run folder contains the tokenizer as
+    `tokenizer.json`.
 
     Args:
         path: a file, a folder with such files, or a repository on the Hugging Face Hub (`gpt2`,
@@ -81,6 +82,10 @@ class Pretrained(Recipe):
 
         Args:
             arguments: arguments of the recipe, of which `path` and `revision` are used.
+
+        Raises:
+            InvalidArguments: if there is no such repository, or the Hub can't be reached and no
+                files were downloaded before.
         """
         path, revision = str(arguments.get("path", "")), arguments.get("revision")
         if not _is_hub_id(path) or (revision and _COMMIT.fullmatch(revision)):
@@ -240,7 +245,8 @@ def _check_ids(tokenizer: Tokenizer, file: Path) -> None:
     The model's embedding has a row for each id from 0 to the largest, so each gap wastes memory.
 
     Raises:
-        InvalidArguments: if an id occurs twice, or the largest id is too large.
+        InvalidArguments: if an id occurs twice, or the largest id is above twice the number of
+            tokens plus 1000.
     """
     ids = list(tokenizer.backend.get_vocab().values())
     largest, most = max(ids, default=0), 2 * len(ids) + 1000

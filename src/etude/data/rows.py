@@ -33,7 +33,8 @@ log = logging.getLogger("etude.data")
 def read_columns(file: Path, form: Format, quoting: Quoting | None = None) -> dict[str, bool]:
     """Returns a dict from the name of each column of a file to whether the column contains text.
 
-    The dict is empty for a file without rows.
+    All columns of CSV and TSV contain text; the types in a Parquet file are declared. For JSON, the
+    first `HEAD` rows decide. The dict is empty for a JSON file without rows.
 
     Args:
         file: the file.
@@ -77,7 +78,8 @@ def iterate_rows(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields all rows in order, each as a pair (position, dict from column names to values).
 
-    The position is text for messages, such as `a.csv, line 3`.
+    The position is text for messages, such as `a.csv, line 3`. A key that is missing in a row of
+    JSON has the value None.
 
     Args:
         file: the file.
@@ -124,11 +126,13 @@ def column_values(rows: Any, column: str) -> Iterator[Any]:
 
 
 def iterate_texts(values: Iterable[tuple[str, Any]], *, tell: bool) -> Iterator[tuple[str, str]]:
-    """Yields the texts among `values`, each as a pair (position, text); skips rows without text.
+    """Yields the texts among `values`, each as a pair (position, text).
+
+    Null and empty text are skipped.
 
     Args:
         values: pairs (position, value); the position is text for messages.
-        tell: whether to log how many rows were skipped.
+        tell: whether to log how many null values were skipped.
 
     Raises:
         RequestError: if a value is neither text nor null; the message contains the position.
@@ -216,7 +220,7 @@ def split_rows(
     don't move earlier ones to the other split.
 
     Args:
-        documents: all documents, in order.
+        documents: all documents in order, as pairs (origin in words, text).
         held_out: whether to yield the validation documents rather than the training documents.
         validation: v, the held-out fraction.
 
@@ -258,7 +262,10 @@ def quiet_datasets() -> Any:
 
 @contextmanager
 def _convert_errors(file: Path, form: Format) -> Iterator[None]:
-    """Context manager that converts exceptions into a `RequestError` that names the file."""
+    """Context manager that converts exceptions into a `RequestError` that names the file.
+
+    All exceptions are converted, except `MemoryError` and Étude's own.
+    """
     try:
         with convert_read_errors(file):
             yield

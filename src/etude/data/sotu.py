@@ -21,6 +21,7 @@ class Speech:
 
     Attributes:
         name: name of the file without its suffix.
+        year, date, president, party: as in the package's metadata; the party is the president's.
         path: the file.
     """
 

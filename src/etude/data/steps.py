@@ -36,7 +36,10 @@ class WindowBatch(TypedDict):
 
 
 class MicroBatch(WindowBatch):
-    """Micro-batch of windows, with the number of targets of the whole step on all ranks."""
+    """Micro-batch of windows, with the number of targets of the whole step on all ranks.
+
+    The number is under the key `step_targets`.
+    """
 
     step_targets: int
 
@@ -144,16 +147,17 @@ class Steps(IterableDataset[list[Any]]):
 class WindowSteps:
     """Assembler of optimizer steps from windows of continuous text; see `StepAssembler`.
 
-    If `lengths` is shorter than `length`, each window is cut into several sequences, in order.
-    Tokens that an objective doesn't need are not read.
+    In a step whose sequence length in `lengths` is below `length`, each window is cut into several
+    sequences, in order. Tokens that an objective doesn't need are not read.
 
     Args:
         ids: token ids of the split.
         order: selects the windows of a step.
         share: the part of each step to assemble.
         length: number of targets in a window.
-        sizes: number of windows in each step, over all ranks.
-        lengths: number of targets in the sequences of each step, divisors of `length`.
+        sizes: number of windows in each step, over all ranks (`etude.data.curriculum.Sizes`).
+        lengths: number of targets in each sequence of a step, a divisor of `length`; it may change
+            during the run (`etude.data.curriculum.Stages`).
         separator: id of the token before each document; None if documents are not separated.
         objective: converts windows to inputs and targets; None for next-token prediction.
     """
@@ -275,7 +279,9 @@ class EvaluationBatches(IterableDataset[WindowBatch]):
     """Dataset of the batches of a whole split, in which every token but the first is a target once.
 
     The split's file contains one text, or for a mixture one text per source. The windows don't
-    overlap. If the last window of a text is shorter, it is a batch of its own.
+    overlap. If the last window of a text is shorter, it is a batch of its own. With an objective,
+    the targets are those of the objective, and a last window of fewer than `objective.shortest`
+    tokens is left out.
 
     Args:
         ids: token ids of the split.

@@ -35,9 +35,10 @@ class StreamPosition(NamedTuple):
     """Position in the stream, given by the next token to read.
 
     Attributes:
-        block: number of the block (group of consecutive windows) that begins at this position.
+        block: number of the block (group of consecutive windows) that begins at this position, from
+            0.
         epoch: number of complete passes over all documents before this position.
-        document: number of the document in the epoch.
+        document: number of the document in the epoch, from 0.
         token: position of the token in the document; the separator before the document, if there
             is one, is token 0.
     """
@@ -218,7 +219,14 @@ class Streamed(TextData):
     # -- position ----------------------------------------------------------------------------
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Removes the stream's position from a batch, and keeps it for checkpoints (`position`)."""
+        """Removes the stream's position from a batch, and keeps it for checkpoints (`position`).
+
+        Returns the batch, which is changed in place.
+
+        Args:
+            batch: list of the micro-batches of a step; other batches are not changed.
+            dataloader_idx: not used.
+        """
         for micro in batch if isinstance(batch, list) else ():
             self.position = StreamPosition(*micro.pop(POSITION, self.position))
         return batch
@@ -371,6 +379,8 @@ def _drop_first(
     pieces: list[tuple[StreamPosition, NDArray[np.int64]]], count: int
 ) -> list[tuple[StreamPosition, NDArray[np.int64]]]:
     """Returns `pieces` without the first `count` token ids, counted over all pieces.
+
+    The position of the first remaining piece is that of its first remaining id.
 
     Args:
         pieces: pairs of a position and the token ids from there on.

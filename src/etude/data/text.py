@@ -50,8 +50,8 @@ class TextData(Stored):
         separate_documents: whether attention is restricted to the tokens of the same document, and
             each document begins at position 0; the tokenizer must have an end-of-text token, which
             separates the documents.
-        curriculum: sequence lengths, batch sizes and mixture weights that change during the run;
-            None for no change.
+        curriculum: sequence lengths, batch sizes and mixture weights that change during the run, as
+            an `etude.data.curriculum.Curriculum`; None for no change.
 
     Attributes:
         given: names of the arguments that a mixture sets for its sources; see
@@ -194,6 +194,8 @@ class TextData(Stored):
 
     def parts(self) -> dict[str, Part]:
         """Returns a dict of functions that yield the passages (pieces of documents) of a split.
+
+        A function takes the name of the split, and yields pairs (document number, text).
 
         A mixture has one function for each source, with the source's name as key; other data has
         one function, with an empty key.
@@ -399,7 +401,10 @@ def _sections(meta: TextSplitMeta) -> dict[str, SectionMeta]:
 
 
 def _check_batch(checks: Checks, batch: Batch, sequence_length: int) -> int | None:
-    """Checks a batch size, and returns the number that it sets; None if the size is invalid."""
+    """Checks a batch size, and returns `batch.tokens` or `batch.examples`, whichever is set.
+
+    If the size is invalid, a problem is added to `checks`, and None is returned.
+    """
     tokens, examples = batch.tokens, batch.examples
     if (tokens is None) == (examples is None):
         hint = (
@@ -431,7 +436,8 @@ def of_source(where: str, problem: Problem) -> Problem:
 
     Args:
         where: the key of the source, such as `data.sources.early`.
-        problem: the problem, reported as if the source were the run's only data.
+        problem: the problem, reported as if the source were the run's only data. If its position is
+            not a key of `data` but a file, the problem is returned unchanged.
     """
     if problem.where != "data" and not problem.where.startswith("data."):
         return problem  # its position is a file

@@ -243,7 +243,7 @@ class TextFiles(TextData):
                 yield number, text
 
     def _all_documents(self, split: Split) -> Iterator[Document]:
-        """Yields all rows or lines of the files that contain a split.
+        """Yields all rows or lines of the files that contain a split: pairs (position, text).
 
         If the config names no files for the split, these are the training files; they then contain
         the rows of another split, too.
@@ -366,7 +366,10 @@ def hash_text(content: bytes) -> int:
 
 
 def hash_file(file: Path) -> int:
-    """Returns the 64-bit hash that assigns a plain text file to a split; line ends as newlines."""
+    """Returns the 64-bit hash that assigns a plain text file to a split.
+
+    Every kind of line end is hashed as a newline.
+    """
     digest = hashlib.blake2b(digest_size=8, person=b"split")
     for text in characters_of(file, 0, sys.maxsize):
         digest.update(text.encode())
@@ -396,7 +399,10 @@ def find_largest_held_out(keys: Sequence[int], fraction: float) -> int:
 
 
 def _lines(file: Path) -> Iterator[tuple[int, str]]:
-    """Yields the non-blank lines of a plain text file, as pairs (number, line without line end)."""
+    """Yields the non-blank lines of a plain text file, as pairs (number, line without line end).
+
+    The number is counted from 1 over all lines, blank ones included.
+    """
     for number, line in enumerate(lines_of(file), 1):
         if line.strip():
             yield number, line.removesuffix("\n")
@@ -417,7 +423,7 @@ def find_files(paths: Sequence[str], where: str = "data.path", *, rows: bool = F
         rows: whether messages ask for files with rows; the selected files are the same.
 
     Raises:
-        RequestError: for every path that can't be used.
+        RequestError: contains a problem for every path that can't be used.
     """
     files: dict[Path, Path] = {}
     problems: list[Problem] = []

@@ -126,7 +126,8 @@ def characters_of(file: Path, first: int, last: int) -> Iterator[str]:
 def lines_of(file: Path) -> Iterator[str]:
     """Yields the lines of a text file, each with its newline.
 
-    Every kind of line end is read as a newline.
+    The last line has no newline if the file doesn't end with one. Every kind of line end is read as
+    a newline.
 
     Raises:
         RequestError: if the file is damaged, is not UTF-8, or has a line of more than `LONGEST`

@@ -282,7 +282,8 @@ class Tokenizer:
             links: whether the file may be a symbolic link; false for a file in a run folder.
 
         Raises:
-            RequestError: if the file is missing, unreadable or not a tokenizer.
+            RequestError: if the file is missing, unreadable or not a tokenizer, or if it is a link
+                and `links` is false.
         """
         expected = "a tokenizer.json of the `tokenizers` library"
         try:
@@ -301,7 +302,8 @@ class Tokenizer:
     def closed_by(self, name: str) -> Tokenizer:
         """Returns a copy whose end-of-text token is the special token `name`.
 
-        The choice is saved in the file's template, so it remains after `save` and `load`.
+        The choice is saved in the file's template, so it remains after `save` and `load`. The
+        caller checks that the tokenizer has this token.
         """
         copy = tokenizers.Tokenizer.from_str(self.backend.to_str())
         number = copy.token_to_id(name)
@@ -314,8 +316,9 @@ class Tokenizer:
         """Returns a copy with a template of special tokens around a text.
 
         A text becomes `[CLS] text [SEP]`; two texts become `[CLS] first [SEP] second [SEP]`, with
-        token type 1 for the second text. The first available pair of `FRAMES` is used. If there is
-        none, or the tokenizer already has a template, the tokenizer itself is returned.
+        token type 1 for the second text. Without these two tokens, the next pair of `FRAMES` that
+        the tokenizer has is used instead. If there is none, or the tokenizer already has a
+        template, the tokenizer itself is returned.
         """
         special = self.special_tokens()
         frames = [frame for frame in FRAMES if all(name in special for name in frame)]
@@ -331,7 +334,11 @@ class Tokenizer:
         return Tokenizer(copy, self.file)
 
     def with_special(self, names: Sequence[str]) -> Tokenizer:
-        """Returns a copy with the special tokens `names` added; their ids follow all other ids."""
+        """Returns a copy with the special tokens `names` added; their ids follow all other ids.
+
+        A name that is already a token keeps its id. Without names, the tokenizer itself is
+        returned.
+        """
         if not names:
             return self
         copy = tokenizers.Tokenizer.from_str(self.backend.to_str())
@@ -367,9 +374,10 @@ class Recipe(ABC):
         return None
 
     def files_read(self) -> list[Path] | None:
-        """Returns the files that determine the fingerprint.
+        """Returns the files that determine the fingerprint; [] if no files do.
 
-        Returns None if the fingerprint depends on more than files.
+        The list is empty for a tokenizer that is trained on the data. Returns None if the
+        fingerprint depends on more than files, or the files are not known.
         """
         return []
 

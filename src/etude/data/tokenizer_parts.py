@@ -453,7 +453,7 @@ def _growth(part: Mapping[str, Any], table: bool) -> int:
 
 
 def _size(content: Any, table: bool) -> int:
-    """Returns the maximum length that a replacement text has after all later components.
+    """Returns the maximum length, in characters, of a replacement text after later components.
 
     Args:
         content: the replacement text.

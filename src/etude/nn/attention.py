@@ -306,7 +306,7 @@ class MultiHeadAttention(nn.Module):
 
         The arguments are those of `reference_attention`.
 
-        For packed sequences, `forward` calls this method once per document.
+        If `forward` receives `documents`, it calls this method for each document separately.
         """
         attention: Callable[..., Tensor] = fused_attention
         if not self.fused or self.softcap is not None:

@@ -66,7 +66,8 @@ class PreNormBlock(Block):
         """Returns the block's output for x; both have shape (B, T, D): batch, tokens, model width.
 
         Args:
-            across: keyword arguments of the cross-attention.
+            across: keyword arguments of the cross-attention; unused if the block has none. None
+                means no arguments.
             context: keyword arguments of the attention.
         """
         x = x + self.attention(self.attention_norm(x), **context)

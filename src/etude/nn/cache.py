@@ -66,14 +66,15 @@ class LayerCache:
         """Keeps only the N sequences with the indices `rows`, in this order, as each step of beam
         search requires.
 
-        If the number of sequences doesn't change, `memory` (the keys and values of the encoder's
-        output) stays unchanged, because beam search then replaces each beam by a beam of the same
-        source text.
+        If N differs from the previous number of sequences, `memory` (the keys and values of the
+        encoder's output) is selected in the same way. Otherwise it stays unchanged, because beam
+        search then replaces each beam by a beam of the same source text.
 
         Args:
             rows: (N,), indices of the sequences to keep; an index may occur several times.
             since: first position that is copied if the number of sequences doesn't change. Before
-                this position, the replaced and the replacing sequence must be the same.
+                this position, the replaced and the replacing sequence must be the same. It is
+                ignored if the number changes.
         """
         same = len(rows) == self.batch
         since = since if same else 0

@@ -105,9 +105,13 @@ class Documents:
         attention over all documents of a sequence.
 
         Args:
-            attend: computes attention, such as `MultiHeadAttention.attend`.
+            attend: function such as `MultiHeadAttention.attend`. It is called with the queries,
+                keys and values of a document of L tokens, of shape (b, heads, L, head dimension),
+                and returns the outputs (b, H, L, K). If adjacent sequences have documents of the
+                same lengths, one call computes the documents of b sequences; otherwise b is 1.
             q, k, v: queries, keys and values of the sequences.
-            bias: bias of the scores, which broadcasts to (B, H, T, T), or None.
+            bias: bias of the scores, which broadcasts to (B, H, T, T), or None. The part for the
+                document is passed to `attend` as `bias`.
             options: further keyword arguments of `attend`.
         """
         square = None if bias is None else bias.expand(*bias.shape[:-2], q.shape[2], k.shape[2])

@@ -33,7 +33,10 @@ _FILLS = frozenset(
 
 class DrawingFrom(TorchFunctionMode):
     """Context manager in which the functions in `DRAWS` draw their random numbers from `generator`.
-    It affects only this thread, and only calls that draw on the device of `generator`.
+
+    `DRAWS` contains the functions of torch, of `torch.Tensor` and of `torch.nn.init` that draw
+    random numbers and accept a generator. A call with its own `generator` is unchanged. The context
+    manager affects only this thread, and only calls that draw on the device of `generator`.
 
     Torch's global generator is shared by the whole process: loading a model must not draw from it
     while another thread trains. The numbers are those of torch's generator with the same seed. (A

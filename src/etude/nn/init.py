@@ -40,6 +40,7 @@ class Weight:
 
     Attributes:
         name: name of the layer.
+        weight: the weight's tensor.
         embeds: whether the layer is an embedding.
         inputs: number of columns; for an embedding, D, the model width. In muP, the number at the
             base width.

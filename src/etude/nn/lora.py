@@ -30,7 +30,9 @@ class LoRA:
         rank: r, rank of each adapter.
         alpha: the scale of an adapter is alpha / r.
         dropout: dropout probability of an adapter's input.
-        targets: names of the matrices to adapt, from `TARGETS`.
+        targets: names of the matrices to adapt: `q`, `k`, `v` (queries, keys and values,
+            separately) or `qkv` (as one matrix), and `out` of an attention; `gate`, `up` and `down`
+            of a feed-forward module.
     """
 
     rank: int = 8
@@ -137,7 +139,8 @@ def adapt(module: nn.Module, options: LoRA) -> list[str]:
     """Adds low-rank adapters to a model and freezes all other weights, except those of an encoder's
     head.
 
-    Cross-attention is not adapted.
+    The head is the module `head` with an attribute `gives` (`etude.models.heads`), which computes
+    the logits. Cross-attention is not adapted.
 
     Returns:
         The names of the adapted layers.

@@ -14,6 +14,7 @@ class LayerNorm(nn.LayerNorm):
     Args:
         dim: size of the last dimension.
         bias: whether there is a learned bias.
+        eps: added to the variance.
     """
 
     def __init__(self, *, dim: int, bias: bool, eps: float = 1e-5) -> None:
@@ -27,6 +28,7 @@ class RMSNorm(nn.RMSNorm):
     Args:
         dim: size of the last dimension.
         bias: ignored: this norm has no bias.
+        eps: added to the mean square.
     """
 
     def __init__(self, *, dim: int, bias: bool, eps: float = 1e-6) -> None:
@@ -42,6 +44,7 @@ class OffsetRMSNorm(nn.RMSNorm):
     Args:
         dim: size of the last dimension.
         bias: ignored: this norm has no bias.
+        eps: added to the mean square.
     """
 
     def __init__(self, *, dim: int, bias: bool, eps: float = 1e-6) -> None:
@@ -70,7 +73,7 @@ class NoNorm(nn.Module):
 @torch.no_grad()
 def multiply(norm: nn.Module, factor: float) -> None:
     """Changes the parameters of `norm` in place, so that the norm's output is multiplied by
-    `factor`.
+    `factor`. A norm without parameters doesn't change.
     """
     for parameter in norm.parameters():
         if isinstance(norm, OffsetRMSNorm):

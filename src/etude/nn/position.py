@@ -73,6 +73,9 @@ class Position(nn.Module):
     def reach(self, length: int) -> None:
         """Prepares the module for positions below `length`; called before `embed` and `rotate` when
         positions are passed explicitly.
+
+        Raises:
+            InvalidArguments: `length` is above `limit`.
         """
 
     def at_base_width(self, ratio: float) -> None:

@@ -71,6 +71,9 @@ def parameter_groups(
 def _depth_from_top(name: str, layers: int) -> int:
     """Returns the number of blocks that follow the layer of a parameter, up to the head.
 
+    It is `layers` for the layers before the first block (embeddings and their norm), and 0 for the
+    last block and all layers after it, such as the head.
+
     Args:
         name: name of the parameter.
         layers: number of blocks of the model.

@@ -49,10 +49,14 @@ class Orthogonal(torch.optim.Muon):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Updates the parameters.
+        """Updates the parameters; returns the result of `closure`, or None without it.
 
         The momentum m of a gradient g becomes m + (1 - momentum) (g - m). The update is computed
         from g + momentum (m - g) with Nesterov momentum, otherwise from m.
+
+        Args:
+            closure: function without arguments that computes the loss and the gradients, and
+                returns the loss; called before the update.
         """
         loss = None
         if closure is not None:
@@ -85,7 +89,9 @@ def scale(shape: torch.Size, name: str | None) -> float:
     """Returns the factor by which the update of a matrix with the given shape is multiplied.
 
     Args:
-        name: name of the rule for the factor; see the argument `scale` of `Muon`.
+        shape: (rows, columns).
+        name: name of the rule for the factor, `original` or `match_rms_adamw`; see the argument
+            `scale` of `Muon`. None means `original`.
     """
     a, b = shape
     return 0.2 * math.sqrt(max(a, b)) if name == "match_rms_adamw" else math.sqrt(max(1, a / b))

@@ -22,13 +22,16 @@ class OptimizerRecipe:
             embeddings); biases and norm gains have none.
         layer_decay: see `etude.optim.groups.parameter_groups`.
         checks: object with the problems that a subclass found in its own arguments; None if the
-            subclass has none.
+            subclass found none. They are raised together with the problems of this class.
 
     Attributes:
-        averages: whether the optimizer computes an average of the weights. Its method `averaged()`
-            then returns the average of each parameter, which is validated and saved for use instead
-            of the training weights.
+        averages: whether the optimizer computes an average of the weights. The optimizer's method
+            `averaged()` then returns a dict from each parameter to its average, which is validated
+            and saved for use instead of the training weights.
         rule: muP's rule for the learning rates; None if muP has no rule for the optimizer.
+
+    Raises:
+        InvalidArguments: contains every error in the arguments.
     """
 
     averages = False

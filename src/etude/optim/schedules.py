@@ -52,7 +52,11 @@ class Schedule:
         raise NotImplementedError
 
     def misfit(self, total: int) -> str | None:
-        """Returns why the schedule does not fit into a run of `total` steps; None if it fits."""
+        """Returns why the schedule does not fit into a run of `total` steps; None if it fits.
+
+        A schedule does not fit if the warm-up is not shorter than the run. A subclass may have
+        further conditions.
+        """
         if self.warmup_steps < total:
             return None
         message = f"warmup_steps={self.warmup_steps} does not fit into the run ({_steps(total)})"
