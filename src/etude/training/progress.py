@@ -64,7 +64,7 @@ class Progress:
         Args:
             row: The row of metrics.
             best: dict with the name of the monitored metric (`metric`), and its `value` and `step`
-                in the best validation so far.
+                in the best validation so far; None if there was no validation yet.
         """
         self._best = best
         numbers = {key: value for key, value in row.items() if isinstance(value, int | float)}

@@ -101,6 +101,8 @@ def locked_record(folder: Path, *, wait: bool, force: bool = False) -> Iterator[
             over a lock left by a process on another host; see `RunLock.acquire`.
 
     Raises:
+        RunHeld: Another process has the lock and `wait` is false, or a process on another host may
+            have it and `force` is false.
         RequestError: The folder exists and contains links or special files.
     """
     new = [path for path in (folder, *folder.parents) if not path.exists()]
