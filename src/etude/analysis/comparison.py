@@ -38,8 +38,8 @@ class Comparison:
     Args:
         records: the runs.
         metrics: metrics to plot, one per panel. If empty, the metric by which the runs selected
-            their best checkpoint is plotted. If it differs between the runs, that of the first run is
-            used.
+            their best checkpoint is plotted. If it differs between the runs, that of the first
+            run is used.
         x: `step`, `tokens` or `time` (seconds of training).
         log: axes with logarithmic scale: `x`, `y`, `xy` or an empty string.
 

@@ -19,7 +19,8 @@ class Predictor:
     Args:
         run: an `etude.api.Run`.
         which: checkpoint to use, such as `best`.
-        how: options of the run's task (`etude.tasks.options`); None for the defaults.
+        how: the task's options for evaluation (`etude.tasks.options`); an option that is None has
+            its default.
 
     Raises:
         RequestError: the run's task makes no predictions for single texts.

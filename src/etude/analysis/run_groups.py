@@ -220,7 +220,7 @@ class Groups:
                 `optimizer.lr`. With a key, each curve has one point for each value of the key.
                 There is one curve for each combination of values of the other keys by which the
                 groups differ.
-            log: axes with logarithmic scale: `x`, `y` or `xy`.
+            log: axes with logarithmic scale: `x`, `y`, `xy` or an empty string.
 
         Raises:
             RequestError: no run has logged the metric, or the axes are invalid.

@@ -54,8 +54,8 @@ def evaluate_run(
     (its name), `metrics` (a dict) and `files` (paths of the written files). Data with rows adds
     `by`, `slices` (a dict from each value of the column to its metrics), `rows` and
     `rows_without_text` (numbers of rows). A classifier or tagger adds `classes` (see
-    `etude.analysis.evaluation.per_class`) and `confusion` (the confusion matrix). Options of windows
-    are under `windows`, and scores of spans under `spans`, if there are any.
+    `etude.analysis.evaluation.per_class`) and `confusion` (the confusion matrix). If there
+    are any, options of windows are under `windows`, and scores of spans under `spans`.
 
     Args:
         run: an `etude.api.Run`.

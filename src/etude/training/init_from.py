@@ -118,8 +118,8 @@ class InitFromSource:
         `options.source` names.
 
         The head keeps its initial weights if `options.head` is `new`, or if the weights belong to a
-        model without a head or with a head of another class. In the latter case, the pooler of a
-        pretrained model becomes the first layer of a `ClassificationHead`.
+        model without a head or with a head of another class. Unless `options.head` is `new`, the
+        pooler of a pretrained model becomes the first layer of a `ClassificationHead`.
 
         Args:
             module: Model of the run.

@@ -18,7 +18,10 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 def format_losses(metrics: Mapping[str, Any], monitor: str = "val/loss") -> str:
-    """Formats the losses and the monitored metric: `train/loss 2.3100  val/loss 2.4000`."""
+    """Formats the losses and the monitored metric: `train/loss 2.3100  val/loss 2.4000`.
+
+    Those that `metrics` does not contain are omitted.
+    """
     keys = dict.fromkeys(("train/loss", "val/loss", monitor))
     return "  ".join(f"{key} {format_metric(metrics[key])}" for key in keys if key in metrics)
 
