@@ -24,7 +24,8 @@ _MARGIN = 0.05
 def value_range(low: float, high: float) -> tuple[float, float]:
     """Returns the two ends of a linear axis or colour scale for values from `low` to `high`.
 
-    The range is widened to at least `MIN_RANGE` times the largest absolute value.
+    A range that is narrower than `MIN_RANGE` times the largest absolute value is widened to this
+    width, by the same amount at both ends. If all values are 0, the ends are -1e-12 and 1e-12.
     """
     missing = MIN_RANGE * max(abs(low), abs(high)) - (high - low)
     if missing <= 0 and high > low:
@@ -42,7 +43,7 @@ def set_value_range(
     logarithmic if one curve would flatten the others on a linear axis. Three conditions must hold
     for this; m is the median of the curves' largest values. All values are positive. The largest
     value is more than ten times m. The distance from m to the largest value is more than three
-    times the distance from the smallest value to m.
+    times the distance from the smallest value to m. If no value is finite, nothing is changed.
 
     Args:
         axes: axes with a linear y axis.

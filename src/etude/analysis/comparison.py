@@ -37,8 +37,9 @@ class Comparison:
 
     Args:
         records: the runs.
-        metrics: metrics to plot, one per panel; if empty, the metric by which the runs selected
-            their best checkpoint.
+        metrics: metrics to plot, one per panel. If empty, the metric by which the runs selected
+            their best checkpoint is plotted. If it differs between the runs, that of the first
+            run is used.
         x: `step`, `tokens` or `time` (seconds of training).
         log: axes with logarithmic scale: `x`, `y`, `xy` or an empty string.
 
@@ -76,7 +77,11 @@ class Comparison:
 
     @property
     def metrics(self) -> pd.DataFrame:
-        """Data frame with a row per run: status, steps, size, time, best and latest metrics."""
+        """Data frame with a row per run: status, steps, size, time, best and latest metrics.
+
+        The index consists of short names of the runs. The columns of metrics are named like
+        `best/val/loss` (best value) and `val/loss` (latest value).
+        """
         return self._table(results(self.records))
 
     @property
@@ -100,8 +105,9 @@ class Comparison:
 
         Args:
             path: path of the file.
-            kind: kind of file, for error messages, if the path is in a run folder; symbolic links
-                are then not followed. None for a path that the user chose.
+            kind: a constant of `etude.records.opening`, such as `FIGURE`, if the path is in a
+                folder that Étude manages, such as that of a run. Symbolic links are then not
+                followed. None for a path that the user chose.
         """
         return save_figure(self.figure(), Path(path), kind)
 

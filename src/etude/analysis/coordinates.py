@@ -57,7 +57,8 @@ def coordinate_check(
         widths: values of `model.dim`.
         steps: number of optimizer steps.
         seeds: seeds; each width is trained once with each seed.
-        beside_standard: whether to also train with the standard parametrisation.
+        beside_standard: whether to train each width in muP and also in the standard
+            parametrisation. The config must then set `model.mup_base_dim`.
         figure: path of the figure from `coordinate_figure`; None for no figure.
 
     Returns:
@@ -67,7 +68,8 @@ def coordinate_check(
         step 0.
 
     Raises:
-        RequestError: fewer than two widths, no step, or a config that cannot run at a width.
+        RequestError: fewer than two widths, no step, no seed, `beside_standard` without
+            `model.mup_base_dim`, or a config that cannot run at a width.
     """
     import pandas as pd
 

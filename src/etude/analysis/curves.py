@@ -70,8 +70,12 @@ LOG_AXES = ("", "x", "y", "xy")
 def check_axes(x: str, log: str) -> None:
     """Checks the quantity on the x axis of a figure, and the axes with logarithmic scale.
 
+    Args:
+        x: `step`, `tokens` or `time`.
+        log: axes with logarithmic scale: `x`, `y`, `xy` or an empty string.
+
     Raises:
-        RequestError: `x` is not in `X_AXES`, or `log` is not in `LOG_AXES`.
+        RequestError: `x` or `log` is another text.
     """
     for key, value, choices in (("--x", x, X_AXES), ("--log", log, LOG_AXES)):
         if value not in choices:
@@ -110,8 +114,9 @@ def save_figure(figure: Figure, file: Path, kind: Kind | None = None, **options:
     Args:
         figure: figure to save.
         file: path of the file.
-        kind: kind of file, for error messages, if the path is in a run folder; symbolic links are
-            then not followed. None for a path that the user chose.
+        kind: a constant of `etude.records.opening`, such as `FIGURE`, if the path is in a folder
+            that Étude manages, such as that of a run. Symbolic links are then not followed. None
+            for a path that the user chose.
         options: arguments of matplotlib's `savefig`; without any, `bbox_inches="tight"` is used.
 
     Raises:
@@ -169,7 +174,10 @@ class Curve:
         return () if self.spread is None else (self.y - self.spread, self.y + self.spread)
 
     def thin(self) -> Curve:
-        """Returns a curve of at most 100 points, each the mean of several points of this curve."""
+        """Returns a curve of at most 100 points, each the mean of several points of this curve.
+
+        The width of the band is averaged, too. A curve of at most 100 points is returned itself.
+        """
         rows_per_point = -(-len(self.y) // _MAX_POINTS)
         if rows_per_point <= 1:
             return self

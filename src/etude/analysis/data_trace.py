@@ -18,6 +18,10 @@ from etude.errors import Problem, RequestError
 def batch_of(run: Any, step: int) -> dict[str, Any]:
     """Returns the whole batch of an optimizer step, over all processes, as arrays by name.
 
+    The result is a dict from names such as `tokens` and `targets` to tensors on the CPU, as the
+    task receives them in training. It can also contain numbers, such as `step_tokens`, the number
+    of tokens in the step.
+
     Args:
         run: an `etude.api.Run`.
         step: step number as in the metrics; the first is 1.

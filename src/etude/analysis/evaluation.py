@@ -71,7 +71,13 @@ def slices(evaluation: Evaluation, groups: dict[str, set[int]]) -> dict[str, dic
 
 
 def per_class(evaluation: Evaluation) -> list[dict[str, Any]]:
-    """Returns a dict for each label: its name, precision, recall, F1 and number of examples."""
+    """Returns a dict for each label: its name, precision, recall, F1 and number of examples.
+
+    The keys are `label`, `precision`, `recall`, `f1` and `support` (the number of examples).
+
+    Args:
+        evaluation: evaluation of a classifier or tagger, which has a confusion matrix.
+    """
     scores = class_scores(evaluation.counts)
     return [
         {"label": name, **{key: float(values[index]) for key, values in scores.items()}}

@@ -61,10 +61,12 @@ def latex(
 ) -> str:
     """Returns a LaTeX table for the package booktabs; its last three columns are right-aligned.
 
+    All texts except the label are escaped.
+
     Args:
         head: headings of the columns.
         rows: rows of the table, each with one text per column.
-        bold: table cells in bold, as pairs (row, column), counted from 0.
+        bold: table cells in bold, as pairs (index in `rows`, index of the column), from 0.
         caption: caption of the floating `table`. If caption and label are empty, the result is a
             `tabular`.
         label: label for references; see `reference_label`.
@@ -118,10 +120,12 @@ def markdown(
 ) -> str:
     """Returns a table in GitHub's Markdown, with its caption in a line before the table.
 
+    All texts are escaped.
+
     Args:
         head: headings of the columns.
         rows: rows of the table, each with one text per column.
-        bold: table cells in bold, as pairs (row, column), counted from 0.
+        bold: table cells in bold, as pairs (index in `rows`, index of the column), from 0.
         caption: caption; empty for none.
     """
     cells = [[escaping.markdown(cell) for cell in row] for row in rows]

@@ -81,7 +81,8 @@ def _best_is_separate(groups: Groups) -> bool:
 def _format_statistics(group: Group) -> list[str]:
     """Returns two texts for the table: `mean ± standard deviation`, and the confidence interval.
 
-    Both are rounded.
+    Both are rounded. A group of one run has no standard deviation, so the first text is only the
+    mean. Without an interval, the second text is `-`.
     """
     deviation = group.deviation
     digits = _digits(deviation)
@@ -95,7 +96,10 @@ def _format_statistics(group: Group) -> list[str]:
 
 
 def _digits(deviation: float | None) -> int:
-    """Returns the number of decimals with which a standard deviation has two significant digits."""
+    """Returns the number of decimals with which a standard deviation has two significant digits.
+
+    The result is at most 8. It is 4 if the deviation is None or 0.
+    """
     if not deviation:
         return 4
     return min(8, max(0, 1 - math.floor(math.log10(deviation))))

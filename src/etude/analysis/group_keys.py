@@ -76,14 +76,15 @@ def distinguishing_keys(heads: Sequence[Record], by: Sequence[str]) -> list[dict
 
 
 def _distinguishes(values: Sequence[Any], parts: Sequence[Any]) -> bool:
-    """Returns whether two groups have the same component but different values of its argument.
+    """Returns whether any two groups have the same component but different values of its argument.
 
     A component is an object in the config, such as `model.position`. An argument is a config key of
     this object, such as `model.position.base`.
 
     Args:
         values: value of the argument in each group.
-        parts: config of the component in each group.
+        parts: name of the component's config file or class in each group, such as `rotary`. The
+            component is the same if this name is equal.
     """
     values_of_part: dict[str, set[str]] = {}
     for value, part in zip(values, parts, strict=True):

@@ -19,7 +19,8 @@ class Predictor:
     Args:
         run: an `etude.api.Run`.
         which: checkpoint to use, such as `best`.
-        how: options of the run's task (`etude.tasks.options`); None for the defaults.
+        how: the task's options for evaluation (`etude.tasks.options`); an option that is None has
+            its default.
 
     Raises:
         RequestError: the run's task makes no predictions for single texts.
@@ -34,6 +35,11 @@ class Predictor:
 
     def __call__(self, texts: Sequence[Text], pair: str | None = None) -> Iterator[dict[str, Any]]:
         """Yields the predictions for each text, in order.
+
+        The keys of a prediction depend on the task. A classifier's prediction has `text`, `label`,
+        `probability` (of this label) and `probabilities` (a dict from each label to its
+        probability). A tagger's has `text`, `words` and `tags`. A translation has `source` and
+        `target`.
 
         Args:
             texts: the texts. For a tagging run, a text can be a list of words; for a run on pairs

@@ -108,7 +108,8 @@ class Groups:
         records: finished runs; of several runs with the same config and seed, only the last is
             used.
         metric: metric such as `val/loss` (its last value) or `best/val/loss`; None for the best
-            value of the metric by which the runs selected their best checkpoint.
+            value of the metric by which the runs selected their best checkpoint. If this metric
+            differs between the runs, that of the first run is used.
         by: config keys; runs with the same values of these keys form a group. If empty, runs form
             a group if their configs differ only in the seed.
 
@@ -119,7 +120,7 @@ class Groups:
         metric: metric of the values.
         groups: groups in ascending order of their mean.
         first: group of the first run.
-        without: runs that never logged the metric.
+        without: list of the `Record`s of the runs that have no finite value of the metric.
     """
 
     def __init__(
@@ -158,7 +159,8 @@ class Groups:
 
         The columns are the config keys by which the groups differ, `n` (number of runs), `mean`,
         `median`, `std` (standard deviation), and the ends `low` and `high` of the 95 % confidence
-        interval of the mean.
+        interval of the mean. `std` is missing (None or NaN) for a single run, and `low` and `high`
+        for fewer than three runs.
         """
         import pandas as pd
 
@@ -175,11 +177,11 @@ class Groups:
     def comparison(self, against: str = "best", *, paired: bool = False) -> pd.DataFrame:
         """Tests whether the mean of each other group differs from the mean of a reference group.
 
-        The test is an exact permutation test of the difference of means. The permutations are all
+        The test is a permutation test of the difference of means. The permutations are all
         assignments of the runs to the two groups or, if `paired` is true, all swaps of two runs
-        with the same seed. The p-values against the best of several groups are too small, as this
-        group may be the best by chance. The group `first` can be a baseline that was chosen in
-        advance.
+        with the same seed. If they are too many, random permutations are sampled. The p-values
+        against the best of several groups are too small, as this group may be the best by chance.
+        The group `first` can be a baseline that was chosen in advance.
 
         Args:
             against: reference group: `best`, or `first` (the group of the first run).
@@ -218,7 +220,7 @@ class Groups:
                 `optimizer.lr`. With a key, each curve has one point for each value of the key.
                 There is one curve for each combination of values of the other keys by which the
                 groups differ.
-            log: axes with logarithmic scale: `x`, `y` or `xy`.
+            log: axes with logarithmic scale: `x`, `y`, `xy` or an empty string.
 
         Raises:
             RequestError: no run has logged the metric, or the axes are invalid.

@@ -21,13 +21,14 @@ log = logging.getLogger("etude")
 def write_outputs(record: Record, task: Task, data: Any, options: DictConfig) -> None:
     """Writes the sample texts and the loss curve of a finished run, and logs the first sample.
 
-    The files are `samples/step-*.txt` and `figures/loss.png` in the run folder.
+    The files are `samples/step-*.txt` and `figures/loss.png` in the run folder. Sample texts are
+    not written if `options.samples` is 0 or the task has no sample texts.
 
     Args:
         record: the run; this process has the lock of its folder.
         task: task with the trained model.
         data: data module that the model was trained on.
-        options: the config's node `run`.
+        options: the config's node `run`, which sets the number of samples and their prompt.
     """
     title = " · ".join(part for part in (record.info["name"], record.label) if part)
     loss_curve(

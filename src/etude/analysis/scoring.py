@@ -50,6 +50,13 @@ def evaluate_run(
     The metrics are stored in `evaluations/`, with a line in `evaluations/log.jsonl` for each
     evaluation, and predictions in `predictions/`.
 
+    The result has the keys `run` (the run's folder), `on` (the split or the files), `checkpoint`
+    (its name), `metrics` (a dict) and `files` (paths of the written files). Data with rows adds
+    `by`, `slices` (a dict from each value of the column to its metrics), `rows` and
+    `rows_without_text` (numbers of rows). A classifier or tagger adds `classes` (see
+    `etude.analysis.evaluation.per_class`) and `confusion` (the confusion matrix). If there
+    are any, options of windows are under `windows`, and scores of spans under `spans`.
+
     Args:
         run: an `etude.api.Run`.
         split: split to evaluate on if `files` is None.
@@ -150,6 +157,8 @@ def evaluation_options(run: Any, data: Any, how: Mapping[str, Any]) -> Evaluatio
 def stored_metrics(run: Any, split: str, how: Mapping[str, Any]) -> Mapping[str, float] | None:
     """Returns the metrics that an earlier evaluation of a run stored; None if there are none.
 
+    The result is a dict from the name of each metric, such as `loss`, to its value.
+
     Metrics that were computed with other weights or other windows of tokens are ignored.
 
     Args:
@@ -180,6 +189,9 @@ def stored_metrics(run: Any, split: str, how: Mapping[str, Any]) -> Mapping[str,
 
 def example_scores(run: Any, split: str, which: str) -> list[float]:
     """Returns the score of each example of a split, in order, and stores them in the run folder.
+
+    The task determines the score. For a language model, it is the mean loss of a window in nats per
+    token. For a classifier, it is 1 for a correct prediction and otherwise 0.
 
     If the examples are rows of a dataset, their scores are stored with the predictions, in
     `predictions/<name>.jsonl`. If they are other units, such as windows of tokens, their scores are

@@ -100,7 +100,8 @@ def importance(study: Any) -> Figure | None:
         study: Optuna study of the search.
 
     Returns:
-        The figure; None if there are too few trials, or fewer than two hyperparameters.
+        The figure; None if there are fewer than two hyperparameters, or if PED-ANOVA cannot be
+        computed, such as with too few finished trials.
     """
     importances = _importances(study)
     if importances is None or len(importances) < 2:
@@ -113,7 +114,11 @@ def importance(study: Any) -> Figure | None:
 
 
 def _importances(study: Any) -> dict[str, float] | None:
-    """Returns a dict from each hyperparameter to its importance; None if it cannot be computed."""
+    """Returns a dict from each hyperparameter to its importance; None if it cannot be computed.
+
+    It cannot be computed if Optuna raises an error, such as for too few finished trials, or if an
+    importance is not finite.
+    """
     import optuna
 
     try:

@@ -97,6 +97,11 @@ def paired_tests(first: Sequence[float], second: Sequence[float], *, seed: int =
     right. All tests assume independent examples. They compare two trained models, so models trained
     with other seeds can give other results.
 
+    Args:
+        first: scores of the first model.
+        second: scores of the second model.
+        seed: seed of the random signs and of the drawn examples.
+
     Raises:
         InvalidArguments: the two numbers of scores differ or are below 2, or a score is not finite.
     """

@@ -28,8 +28,8 @@ def draw_curves(folder: Path, jobs: Sequence[Job]) -> Path | None:
         jobs: jobs of the sweep.
 
     Returns:
-        The path of the figure; None if fewer than two runs are finished, or if there are too many
-        curves.
+        The path of the figure. None if fewer than two runs are finished, if there would be more
+        than 24 curves, or, with a warning, if the figure cannot be drawn.
     """
     done = [job for job in jobs if job.path and job.status.is_trained]
     paths = list(dict.fromkeys(Path(str(job.path)) for job in done))

@@ -279,7 +279,7 @@ class Reading:
     Attributes:
         values: one measured value for each seed.
         controls: the same value measured in the negative control, a case in which the claim must
-            not hold; one for each seed, in the same order.
+            not hold; one for each seed, in the same order. Empty if it was not measured.
     """
 
     values: list[float]
@@ -350,7 +350,8 @@ def _folders(config_dir: Path | None) -> list[Path]:
 def _config_file(kind: str, name: str, config_dir: Path | None) -> Path:
     """Returns the path of `<kind>/<name>.yaml`, such as `paper/<name>.yaml`.
 
-    The file is searched in the custom configs (`config_dir`), then in Étude's own.
+    The file is searched in the custom configs (`config_dir`), then in Étude's own. If it exists in
+    neither, returns the path that it would have in Étude's own configs.
     """
     paths = [folder / kind / f"{name}.yaml" for folder in _folders(config_dir)]
     return next((path for path in paths if path.is_file()), paths[-1])

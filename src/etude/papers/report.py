@@ -420,7 +420,7 @@ def _mean_text(values: Sequence[float]) -> str:
     """Returns mean and standard deviation of the values as text, such as `0.98 ± 0.01`.
 
     Both are rounded to the first significant digit of the standard deviation. A single value is
-    returned without a deviation.
+    returned without a deviation. If there are no values, returns an empty text.
     """
     if not values:
         return ""

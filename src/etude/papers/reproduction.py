@@ -74,7 +74,8 @@ def reproduce(
     Args:
         name: name of the paper.
         root: root folder of the runs.
-        jobs: number of runs to train in parallel, or `auto`.
+        jobs: number of runs to train in parallel; `auto` is one run on each GPU, or one run
+            without GPUs.
         check: whether to compare without training. For a paper with runs, only finished runs are
             read; if there are none, no file is written. For a paper without runs, only an earlier
             measurement is used, and no file is written.

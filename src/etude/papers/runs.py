@@ -113,6 +113,8 @@ class PaperRun:
     def finished(self) -> Path | None:
         """Returns the run's folder, or None if the run has not ended.
 
+        A run that diverged has ended, too.
+
         Raises:
             RequestError: If the overrides are invalid, or the folder contains another run or was
                 edited.
@@ -232,6 +234,9 @@ def find_files(name: str, paper: Paper, folder: Path) -> dict[str, Path | None]:
         paper: the paper.
         folder: folder of the files that the user provides.
 
+    Returns:
+        A dict from the name of each file to its path, which is never None.
+
     Raises:
         RequestError: If a file is missing or has another SHA-256 than the paper states.
     """
@@ -272,11 +277,14 @@ def _hydra_quoted(path: Path) -> str:
 def train_missing(all_runs: Sequence[PaperRun], logs: Path, jobs: int | str) -> None:
     """Trains the unfinished runs in parallel processes. A failed run doesn't affect the others.
 
+    A failed run stays unfinished, and no error is raised for it. Runs that need its folder are then
+    not trained.
+
     Args:
         all_runs: the paper's runs, finished or not.
         logs: folder for the output of the processes.
-        jobs: maximum number of parallel runs, or `auto`; several runs share a GPU if there are
-            fewer GPUs than parallel runs.
+        jobs: maximum number of parallel runs. Several runs share a GPU if there are fewer GPUs than
+            parallel runs. `auto` is one run on each GPU, or one run without GPUs.
 
     Raises:
         RequestError: If the overrides of a run are invalid, or `jobs` is not a positive number.
@@ -315,7 +323,8 @@ def _count_text(runs: int) -> str:
 def _distinct(runs: Sequence[PaperRun]) -> list[PaperRun]:
     """Returns the runs, without those that have the same folder as an earlier run in `runs`.
 
-    In smoke tests, several runs of a paper can have the same folder.
+    In smoke tests, several runs of a paper can have the same folder. The folder of each run in
+    `runs` must be known: its source runs have ended.
     """
     by_folder: dict[Path | None, PaperRun] = {}
     for run in runs:
@@ -346,7 +355,8 @@ def finished_runs(all_runs: Sequence[PaperRun], trust: Sequence[str] = ()) -> di
 
     An arm is a named group of the paper's runs. Arms without finished runs are omitted. The
     overrides of an arm can contain a sweep. Then the runs with one seed are omitted unless all of
-    them are finished, because the best of some runs may not be the best of all.
+    them are finished, because the best of some runs may not be the best of all. Runs that diverged
+    count as finished.
 
     Args:
         all_runs: the paper's runs, finished or not.

@@ -48,8 +48,12 @@ def write_files(folder: Path) -> dict[str, Path]:
 def save_model(folder: Path) -> tuple[Path, int]:
     """Saves a tiny GPT-2 with random weights and a tokenizer in Hugging Face's format.
 
+    Args:
+        folder: folder for the model's weights and config and for `tokenizer.json`; created if
+            missing.
+
     Returns:
-        The folder, and the maximum number of tokens of an input.
+        `folder`, and the maximum number of tokens of an input.
     """
     import torch
 

@@ -105,7 +105,7 @@ def overall(verdicts: Sequence[Verdict]) -> Verdict:
     """Combines the verdicts on all values of a paper's table into one verdict.
 
     The outcome is a match if all values match, a miss if at least one value is a miss, and
-    otherwise "not run".
+    otherwise "not run". Without verdicts, it is "not run".
     """
     seeds = min((verdict.seeds for verdict in verdicts), default=0)
     outcomes = [verdict.outcome for verdict in verdicts]

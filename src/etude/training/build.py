@@ -26,8 +26,16 @@ _QUICK_BYTES = 256 * 2**20
 @dataclass
 class Parts:
     """Objects of a run (data, optimizer, ...) that are built from its config before the data is
-    prepared. The model depends on the prepared data and is built later. `task` is a factory: it
-    builds the task when the model exists.
+    prepared. The model depends on the prepared data and is built later.
+
+    Attributes:
+        data: Data module.
+        optimizer: Object that builds the optimizer when it is called with the model.
+        schedule: Schedule of the learning rate.
+        trainer: Config of the training loop.
+        task: Factory that builds the task when the model exists.
+        callbacks: The user's Lightning callbacks.
+        loggers: The user's loggers by name.
     """
 
     data: Any

@@ -146,7 +146,10 @@ def must_be_stored(file: IO[bytes], path: Path) -> None:
 
 def load_weights(folder: Path) -> dict[str, torch.Tensor]:
     """Verifies the hashes of the checkpoint in `folder`, and returns a dict from parameter names to
-    weights.
+    weights. A tied weight (one tensor with several names) is in the dict under each of its names.
+
+    Raises:
+        RequestError: A file is missing or differs from its hash.
     """
     verify_checkpoint(folder)
     return _read(folder / WEIGHTS)

@@ -41,9 +41,11 @@ class WeightSource:
         record: Saved run that contains the weights; None for pretrained weights.
         checkpoints: Checkpoint folders of that run, whose mean is used; empty for pretrained
             weights.
-        path: Path of pretrained weights.
-        repository: Hugging Face Hub repository of pretrained weights.
-        commit: Commit of the repository.
+        path: Local path of pretrained weights, which may be a download from the Hub; None for a
+            saved run.
+        repository: Hugging Face Hub repository of pretrained weights; None if they are not from the
+            Hub.
+        commit: Commit of the repository; None if the weights are not from the Hub.
     """
 
     record: Record | None = None
@@ -69,7 +71,7 @@ class InitFromSource:
         by hashes.
 
         Args:
-            config: Composed config; not modified.
+            config: Composed config, which sets `init_from.source`; not modified.
 
         Raises:
             RequestError: The run or model in `init_from.source` is missing, or an override would
@@ -113,7 +115,11 @@ class InitFromSource:
     @classmethod
     def fill(cls, module: nn.Module, options: InitFrom | DictConfig, root: Path) -> None:
         """Loads weights into `module`: those of the run or the pretrained model that
-        `options.source` names. If `options.head` is `new`, the head keeps its initial weights.
+        `options.source` names.
+
+        The head keeps its initial weights if `options.head` is `new`, or if the weights belong to a
+        model without a head or with a head of another class. Unless `options.head` is `new`, the
+        pooler of a pretrained model becomes the first layer of a `ClassificationHead`.
 
         Args:
             module: Model of the run.
@@ -233,7 +239,7 @@ def _run_config(source: WeightSource) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _constructor_parameters(node: Mapping[str, Any], config: DictConfig) -> Mapping[str, Any]:
-    """Returns a dict from names to the parameters of a model's constructor.
+    """Returns a dict from names to the parameters (`inspect.Parameter`) of a model's constructor.
 
     Args:
         node: Config of the model, whose `_target_` is the model's class.

@@ -64,7 +64,8 @@ class RunLoop(pl.Callback):
         save_interval: Optimizer steps between regular checkpoints; None saves no regular
             checkpoints. A checkpoint is always saved after a validation with the best result so
             far, and at the end.
-        keep_every: Optimizer steps between checkpoints that are never deleted.
+        keep_every: Checkpoints of steps that are multiples of this number are never deleted. None
+            doesn't protect any.
         keep_last: Number of latest checkpoints to keep. Checkpoints saved because of a stop are not
             counted, so that a finished run has the same checkpoints with or without stops. None
             keeps the last two checkpoints.

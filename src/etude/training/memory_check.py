@@ -46,7 +46,9 @@ def check_memory(checked: CheckedConfig, parts: Parts, vocabulary: int | None = 
     Args:
         checked: Checked config of the run.
         parts: Objects of the run.
-        vocabulary: Number of tokens of the tokenizer; None before the data is prepared.
+        vocabulary: Number of tokens of the tokenizer, used if `model.vocab_size` is not set. None
+            before the data is prepared; the size that the config of the data states is then used,
+            or 1 if it states none.
 
     Raises:
         RequestError: The run needs more memory; the message states the config keys, the required

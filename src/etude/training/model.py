@@ -159,7 +159,8 @@ def lora_options(checked: CheckedConfig) -> LoRA | None:
     """Returns the options of the config's low-rank adaptation; None if it has none.
 
     Raises:
-        RequestError: The options are invalid or `init_from.source` is missing.
+        RequestError: The options are invalid, or `init_from.source`, the model to adapt, is not
+            set.
     """
     start = checked.config.init_from
     if not start.lora.rank:
@@ -191,6 +192,7 @@ def freeze(model: Any, patterns: Sequence[str]) -> None:
     Args:
         model: The model.
         patterns: Shell patterns of parameter names; `body` matches all parameters outside the head.
+            Without patterns, nothing is frozen.
 
     Raises:
         RequestError: A pattern matches no parameter, or no parameter is left to train.

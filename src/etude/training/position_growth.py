@@ -24,14 +24,19 @@ _GROW = "to add untrained positions, set init_from.grow_positions=true"
 def resolve_max_length(node: Mapping[str, Any], config: Any, stated: int | None) -> int:
     """Returns the `max_length` of the model of a run that starts from the weights of another model.
 
+    It is that of the other model, with two exceptions. For positions that are not learned, `stated`
+    is used if it is set. With `init_from.grow_positions`, the result is `stated` or, if that is
+    None, `data.sequence_length`.
+
     Args:
         node: Config of the other model, which `init_from` loads.
         config: Config of the run.
-        stated: `model.max_length` if the user has set it.
+        stated: `model.max_length` if the user has set it, otherwise None.
 
     Raises:
         RequestError: `model.max_length` or `init_from.grow_positions` doesn't fit the positions of
-            the other model.
+            the other model; for example, the result with `init_from.grow_positions` is not larger
+            than the other model's `max_length`.
     """
     options, source = config.init_from, int(node["max_length"])
     position = node.get("position") or {}

@@ -18,7 +18,10 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 def format_losses(metrics: Mapping[str, Any], monitor: str = "val/loss") -> str:
-    """Formats the losses and the monitored metric: `train/loss 2.3100  val/loss 2.4000`."""
+    """Formats the losses and the monitored metric: `train/loss 2.3100  val/loss 2.4000`.
+
+    Those that `metrics` does not contain are omitted.
+    """
     keys = dict.fromkeys(("train/loss", "val/loss", monitor))
     return "  ".join(f"{key} {format_metric(metrics[key])}" for key in keys if key in metrics)
 
@@ -64,7 +67,7 @@ class Progress:
         Args:
             row: The row of metrics.
             best: dict with the name of the monitored metric (`metric`), and its `value` and `step`
-                in the best validation so far.
+                in the best validation so far; None if there was no validation yet.
         """
         self._best = best
         numbers = {key: value for key, value in row.items() if isinstance(value, int | float)}

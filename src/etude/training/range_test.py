@@ -121,7 +121,8 @@ def check_range(lowest: float, highest: float, steps: int) -> None:
     """Checks the arguments of a range test.
 
     Raises:
-        InvalidArguments: A rate or the number of steps is invalid.
+        InvalidArguments: A rate is not positive, `highest` is not above `lowest`, or there are
+            fewer than `MIN_STEPS` steps.
     """
     checks = Checks()
     checks.positive(lowest=lowest, highest=highest)

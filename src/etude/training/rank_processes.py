@@ -165,7 +165,12 @@ class RankProcesses:
         """Waits until every rank is ready to train.
 
         Args:
-            requested: Function that returns the signal that requested a stop, or None.
+            requested: Function that returns the number of the signal that requested a stop, or
+                None.
+
+        Raises:
+            Interrupted: A signal requested a stop.
+            RankFailed: A rank failed.
         """
         while not all(process.ready for process in self._all):
             if (signum := requested()) is not None:
@@ -196,7 +201,9 @@ class RankProcesses:
         """Ends all ranks.
 
         Args:
-            patient: Whether the ranks are about to end by themselves and should be waited for.
+            patient: Whether the ranks have finished training, so that they are first given time to
+                report it. In both cases, their input is then closed, which makes them end, and
+                ranks that don't end are killed.
         """
         self._ending = True
         try:

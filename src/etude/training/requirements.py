@@ -37,10 +37,13 @@ _MAX_NAMED_LAYERS = 10_000
 
 @dataclass
 class BuiltParts:
-    """Objects that are built from a run's config. If a constructor raised an error, the attribute
-    is None.
+    """Objects that are built from a run's config, each under the name of its config group. If a
+    constructor raised an error, the attribute is None.
 
     Attributes:
+        checked: Checked config of the run.
+        callbacks: Callbacks by their names in the config.
+        task: Factory that builds the task from a model.
         model: Model on the meta device with one layer or, if different layers follow a repeating
             pattern (`etude.models.kinds`), with one repetition of the pattern.
     """
@@ -262,6 +265,7 @@ def _contract_problem(built: BuiltParts, slot: str, expected: str, hint: str) ->
     interface that Étude requires there.
 
     Args:
+        built: Objects of the run; its checked config contains the name of the class.
         slot: Config key of the class, such as `model`.
         expected: Description of the missing part of the interface.
         hint: Hint for the user; a reference to the documentation is added.

@@ -390,8 +390,9 @@ def _update_record(
 def _write_fixed_files(record: Record, checked: CheckedConfig, data: Any) -> None:
     """Writes and hashes the files of a run that don't change after the run's first start.
 
-    Files of a start that ended before `run.json` was written are written again, because the data
-    may have changed.
+    They are `config.yaml`, `overrides.yaml` and `tokenizer.json`. Existing files are kept, except
+    those of a start that ended before `run.json` was written: they are written again, because the
+    data may have changed.
     """
     present = [name for name in IMMUTABLE_FILES if record.info and (record.path / name).exists()]
     if TOKENIZER not in present:

@@ -101,6 +101,8 @@ def locked_record(folder: Path, *, wait: bool, force: bool = False) -> Iterator[
             over a lock left by a process on another host; see `RunLock.acquire`.
 
     Raises:
+        RunHeld: Another process has the lock and `wait` is false, or a process on another host may
+            have it and `force` is false.
         RequestError: The folder exists and contains links or special files.
     """
     new = [path for path in (folder, *folder.parents) if not path.exists()]
@@ -170,7 +172,8 @@ def log_to_file(path: Path, mask: Mask | None = None) -> Iterator[None]:
 
     Args:
         path: Path of the log file.
-        mask: Replaces values that the config took from environment variables.
+        mask: Replaces values that the config took from environment variables; None replaces no
+            such values.
     """
     stream = io.TextIOWrapper(
         open_for_append(path, LOG), encoding="utf-8", errors="backslashreplace"

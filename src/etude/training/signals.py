@@ -20,13 +20,13 @@ class StopSignals:
     """Signal handlers during training; inactive outside the main thread.
 
     Args:
-        notice: Description of the effect of the first signal.
+        notice: Description of the effect of the first signal, which is printed when it arrives.
 
     Attributes:
         begun: Whether a step has been trained that an immediate stop would lose.
-        requested: Signal that requested a stop, or None.
-        stopped: Signal that stopped training immediately, or None. A library may replace the
-            exception that the signal raises.
+        requested: Number of the signal that requested a stop, or None.
+        stopped: Number of the signal that stopped training immediately, or None. A library may
+            replace the exception that the signal raises.
     """
 
     def __init__(self, notice: str = "saving after this step, then stopping") -> None:

@@ -49,11 +49,11 @@ def extension_hashes(checked: CheckedConfig) -> dict[str, str | None]:
 
 def source_changes(checked: CheckedConfig, starts: Sequence[Mapping[str, Any]]) -> list[str]:
     """Returns the names of the modules (`étude` or extension modules) whose source code differs
-    from that at one of the earlier starts of the run.
+    from that at one or more of the given starts of the run.
 
     Args:
         checked: Checked config of the run.
-        starts: Entries of the run's starts in `run.json`.
+        starts: Entries in `run.json` of the earlier starts to compare with.
     """
     now = {"étude": sources.source_hash(), **extension_hashes(checked)}
     then = [{"étude": start.get("source"), **start.get("extensions", {})} for start in starts]
@@ -65,7 +65,8 @@ def report_source(checked: CheckedConfig, starts: Sequence[Mapping[str, Any]]) -
 
     Args:
         checked: Checked config of the run.
-        starts: Entries of the run's starts in `run.json`.
+        starts: Entries of the run's earlier starts in `run.json`; only the first is compared.
+            Nothing is logged if there are none.
     """
     if changed := source_changes(checked, starts[:1]):
         began = {"étude": starts[0].get("source"), **starts[0].get("extensions", {})}

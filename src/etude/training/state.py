@@ -45,11 +45,13 @@ class RunState:
     """State of a run: whether it would start, continue or be reused, or cannot be trained.
 
     Attributes:
-        kind: State; see `Kind`.
+        kind: `new` (would start), `continues` (from `step`), `done` (is finished and would be
+            reused), `paused` (has reached `run.stop_at_step`), `diverged` (would diverge again),
+            `held` (another process trains it) or `refused` (cannot be trained).
         description: Description of the state, for the user.
         step: Number of optimizer steps that are already trained.
-        path: The run's folder, which may not exist.
-        problems: Reasons why the run cannot be trained.
+        path: The run's folder, which may not exist; None if it could not be determined.
+        problems: Reasons why the run cannot be trained; empty unless `kind` is `refused`.
         record: The run's folder as a `Record`; None if `kind` is `new`, `held` or `refused`.
     """
 
@@ -89,6 +91,10 @@ class Outcome:
 def refusal(problems: list[Problem], path: Path | None = None) -> RunState:
     """Returns the state of a run that cannot be trained because of `problems`. Its description
     lists them.
+
+    Args:
+        problems: Reasons why the run cannot be trained.
+        path: The run's folder; None if it could not be determined.
     """
     description = "refused: " + "; ".join(map(str, problems))
     return RunState("refused", description, path=path, problems=tuple(problems))

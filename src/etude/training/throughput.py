@@ -50,8 +50,10 @@ class Throughput:
         tokens_per_step: Number of target tokens in one optimizer step, over all ranks.
 
     Attributes:
-        flops_per_token: FLOPs of the forward and backward pass per token.
-        peak: Measured peak of all devices of the run together, in FLOPs per second.
+        flops_per_token: FLOPs of the forward and backward pass per token; None if unknown.
+        peak: Measured peak of all devices of the run together, in FLOPs per second; None if
+            unknown. Both are None until the caller sets them. Metrics that need a number that is
+            None are omitted.
     """
 
     def __init__(self, tokens_per_step: int) -> None:
@@ -80,6 +82,9 @@ class Throughput:
     def since_last_row(self, step: int, tokens: int | None = None) -> dict[str, float]:
         """Returns the metrics `perf/*` since the last row of metrics, by name, and starts the next
         measurement.
+
+        The metrics are `perf/tokens_per_second`, `perf/flops_per_second` and `perf/mfu`. Empty if
+        there was no step since the last row.
 
         Must be called after the losses are read, because only then a GPU has finished its steps.
 
@@ -168,7 +173,8 @@ def machine_peak(device: torch.device, dtype: torch.dtype, memory: Path) -> floa
     Args:
         device: Device of the run.
         dtype: Dtype of the matrices.
-        memory: Folder with the cache `matmul_peaks.json`, which may be read-only.
+        memory: Folder with the cache `matmul_peaks.json`. If it is read-only, the measurement is
+            not cached.
     """
     file = memory / "matmul_peaks.json"
     key = " | ".join(

@@ -34,7 +34,7 @@ class Trainer:
         max_epochs: Length of the run in passes over the training data, rounded up to steps.
         val_check_interval: Optimizer steps between validations, or a fraction of the run; None
             validates only at the end. The end is always validated.
-        gradient_clip_val: Maximum global norm of the gradient.
+        gradient_clip_val: Maximum global norm of the gradient; None doesn't clip.
         ema_decay: Decay of an exponential moving average of the weights (`etude.tasks.averaging`),
             which is validated and saved in checkpoints; None disables it.
         micro_batch: Examples in one forward pass; None uses the whole batch of a step.
@@ -42,7 +42,7 @@ class Trainer:
         accelerator: As in `pytorch_lightning.Trainer`.
         strategy: `ddp` or `auto`. Each device has its own process, which computes a part of every
             optimizer step; see `etude.training.devices.Devices`.
-        devices: Number or list of devices.
+        devices: Number of devices, list of GPU indices, or `auto`; see `Devices`.
         num_nodes: Must be 1.
         precision: As in `pytorch_lightning.Trainer`.
         deterministic: As in `pytorch_lightning.Trainer`.
@@ -277,7 +277,12 @@ _UNSUPPORTED = {
 
 
 def _profiler(name: str | None, folder: Path) -> Any:
-    """Returns the Lightning profiler with a given name; its report is written to `folder`."""
+    """Returns the Lightning profiler with a given name; its report is written to `folder`.
+
+    Args:
+        name: `simple`, `advanced` or `pytorch`; None returns None.
+        folder: Folder for the report.
+    """
     if name is None:
         return None
     from pytorch_lightning import profilers
