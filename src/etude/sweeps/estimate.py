@@ -150,9 +150,9 @@ class Estimator:
 
         Args:
             size: size of the run so far; changed in place.
+            checked, parts, state, group: as for the method `size`.
             prepared: whether the data is prepared, so that the size of the validation split is
                 known.
-            group: see `size`.
         """
         assert size.cost is not None
         if size.steps is None:
@@ -188,6 +188,7 @@ class Estimator:
         """Returns the FLOP and memory of a micro-batch, or the reason why they cannot be counted.
 
         Args:
+            checked, parts: as for the method `size`.
             vocabulary: vocabulary size of the model.
             micro_batch: number of windows of the micro-batch.
         """

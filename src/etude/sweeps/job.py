@@ -145,7 +145,8 @@ def run_job(
 
     Args:
         overrides: overrides of the job.
-        train: function that trains a run from the job's config.
+        train: function that trains a run. It is called with `config` and `checked`, and returns the
+            run's `Outcome`.
         config: config composed from the overrides; if None, this function composes the config.
         checked: the config after it was checked; None if it was not checked yet.
         label: label of the job; if None, the label is derived from the overrides.

@@ -120,8 +120,8 @@ class Search:
         options: options of the search.
         monitor: metric by which runs choose their best checkpoint; used if the options name no
             metric.
-        directions: two collections of the task's metrics: those for which higher is better, and
-            those for which lower is better.
+        directions: two collections of names of the task's metrics, without `val/`: those for which
+            higher is better, and those for which lower is better.
     """
 
     folder: Path
@@ -335,6 +335,9 @@ def load_study(folder: Path) -> optuna.Study:
 
     Args:
         folder: the sweep's folder, which contains the study.
+
+    Raises:
+        KeyError: If the folder contains no study.
     """
     return optuna.load_study(study_name=STUDY_NAME, storage=_storage(folder))
 
