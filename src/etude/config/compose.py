@@ -414,9 +414,12 @@ def _kind_mismatches(tree: Any, above: str, record: type = Config) -> Iterator[P
 
 
 def _files_with(group: str, slot: str) -> list[str]:
-    """Returns the names of some files of the config group `group`.
+    """Returns the names of those files of a config group that choose a file of another group.
 
-    They are the files whose `defaults` list contains the config group `slot`.
+    Args:
+        group: the config group, such as `model`.
+        slot: the other config group, such as `model/norm`, which must be in the files' `defaults`
+            lists.
     """
     files = []
     for name in _groups()[group]:

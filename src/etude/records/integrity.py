@@ -210,7 +210,12 @@ def change_problems(
 ) -> Iterator[Problem]:
     """Yields a problem for each changed field of `run.json`, and each changed file among `names`.
 
-    The fields `tags` and `notes` are not checked.
+    The fields `tags` and `notes` are not checked, nor are files without a hash.
+
+    Args:
+        info: content of `run.json`.
+        folder: the run's folder.
+        names: paths of the files, relative to the run's folder.
     """
     for key in changed_fields(info):
         if key not in ANNOTATIONS:

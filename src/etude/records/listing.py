@@ -138,7 +138,8 @@ def print_list(query: Query, columns: Sequence[str] = COLUMNS, *, as_json: bool 
 def full_summary(record: Record) -> dict[str, Any]:
     """Returns a dictionary of all fields of a run's `run.json`.
 
-    The run's name, its path, and its current status and step are added.
+    The keys `run` (`<name>/<signature>`), `path`, `status` and `step`, with their current values,
+    are added.
     """
     return {
         "run": field_value(record, "run"),

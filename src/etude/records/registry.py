@@ -323,8 +323,9 @@ def _short_name(where: str) -> str:
 def _entries(folder: Path | str, skipped: list[RequestError]) -> list[str]:
     """Returns the paths of the entries of a folder that may be runs or folders of runs.
 
-    Names that begin with `_` or `.`, such as `_sweeps` and `.git`, are omitted. If the folder
-    cannot be read, an error is added to `skipped`.
+    Names that begin with `_` or `.`, such as `_sweeps` and `.git`, are omitted. The list is empty
+    if `folder` is a file or cannot be read; an error is added to `skipped`, unless `folder`
+    is a regular file or was removed meanwhile.
     """
     try:
         with os.scandir(folder) as entries:

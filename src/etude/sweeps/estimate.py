@@ -298,7 +298,11 @@ def _micro_batch(parts: Parts) -> int:
 def _vocabulary(checked: CheckedConfig, data: Any, prepared: bool) -> tuple[int, bool]:
     """Returns the model's vocabulary size, and whether this size is a guess.
 
-    The size is a guess only if the data is not `prepared`.
+    The size is a guess only if the data is not `prepared`, and neither the config nor the data
+    module `data` determines it.
+
+    Raises:
+        RequestError: If `model.vocab_size` is smaller than the prepared data's vocabulary.
     """
     stated = configured_vocabulary(checked)
     if prepared:

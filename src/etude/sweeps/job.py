@@ -48,10 +48,10 @@ class Job:
         label: short text of the job's overrides, such as `position=rotary lr=1e-3`.
         status: how the job ended; `waiting` if the job never began.
         path: path of the run folder, if there is one.
-        message: error message.
+        message: error message; None if the job had no error.
         overrides: overrides of the job.
         seconds: duration of the job, measured by a monotonic clock.
-        traceback: traceback of an unexpected exception.
+        traceback: traceback of an unexpected exception; None without such an exception.
         same_as: key (see the attribute `key`) of an earlier job of the sweep that requests the same
             run; None without such a job. The run was executed once: status, path and message are
             those of the earlier job.

@@ -217,7 +217,8 @@ class Search:
     def ended(self, job: Job) -> None:
         """Stores the result of a trial in the study.
 
-        An interrupted trial stays unfinished; it is resumed at the next start.
+        A trial that was interrupted, or whose run another process was using, stays unfinished; it
+        is resumed at the next start.
         """
         trial = self._trials.pop(job.key, None)
         if trial is None or job.status in (Status.INTERRUPTED, Status.HELD):
@@ -237,7 +238,8 @@ class Search:
     def decide(self, overrides: Sequence[str], step: int, metrics: Mapping[str, float]) -> bool:
         """Stores a validation of a run in the study, and returns whether to pause the run.
 
-        A run is paused if the pruner finds its metric too bad.
+        A run is paused if the pruner finds its metric too bad. Returns false, and stores nothing, if
+        the metrics lack the search's metric, or if this step of the trial is stored already.
 
         Args:
             overrides: overrides of the run.
