@@ -174,8 +174,8 @@ def atomic_folder(destination: Path) -> Iterator[Path]:
 
     Yields a temporary folder next to `destination`. The caller writes the files there. If the
     `with` block ends without an exception, the files are flushed to disk, an existing destination
-    is removed, and the temporary folder is renamed to `destination`. After an exception, the
-    temporary folder is removed, and an existing destination stays unchanged.
+    is removed, and the temporary folder is renamed to `destination`. After an exception in
+    the block, the temporary folder is removed, and an existing destination stays unchanged.
     """
     partial = temporary_path(destination)
     shutil.rmtree(partial, ignore_errors=True)

@@ -286,7 +286,7 @@ class _RecordWriter:
         """Adds a job's result to the buffer, and writes the buffer to `sweep.json`.
 
         If the job reused a finished run, the buffer is written only if it was last written more
-        than `_WRITE_SECONDS` seconds ago. Otherwise, a later `add` or `write` writes it.
+        than `_WRITE_SECONDS` seconds ago; if not, a later call of `add` or `write` writes it.
         """
         self._buffer.append(job)
         if job.status is not Status.REUSED or time.monotonic() > self._last_write + _WRITE_SECONDS:

@@ -238,8 +238,8 @@ class Search:
     def decide(self, overrides: Sequence[str], step: int, metrics: Mapping[str, float]) -> bool:
         """Stores a validation of a run in the study, and returns whether to pause the run.
 
-        A run is paused if the pruner finds its metric too bad. Returns false, and stores nothing, if
-        the metrics lack the search's metric, or if this step of the trial is stored already.
+        A run is paused if the pruner finds its metric too bad. Returns false, and stores nothing,
+        if the metrics lack the search's metric, or if this step of the trial is stored already.
 
         Args:
             overrides: overrides of the run.

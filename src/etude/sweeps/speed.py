@@ -92,7 +92,8 @@ class EarlierRuns:
         A run is similar if it has the same model, vocabulary size, sequence length, batch,
         micro-batch, precision, value of `trainer.compile`, device, and numbers of threads and
         processes. Similar runs that differ only in their seed are preferred. Returns None if there
-        is no similar run with saved speeds. The speed is the median of the saved ones.
+        is no similar run with saved speeds. The result is the median of the run's saved speeds
+        without the first one.
 
         Args:
             checked: checked config of the run whose speed is estimated.
