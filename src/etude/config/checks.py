@@ -51,8 +51,8 @@ class InvalidConfig(RequestError):
     """Raised for a config with errors in its keys or types.
 
     Attributes:
-        sound: the nodes (values with a `_target_`) without errors, by key path; their constructors
-            may still refuse the arguments.
+        sound: the nodes (values with a `_target_`) without errors, by key path; loggers are not
+            included. Their constructors may still refuse the arguments.
     """
 
     def __init__(
@@ -188,6 +188,11 @@ def _identity(values: Mapping[str, Any], nodes: _Nodes, callbacks: _Nodes) -> di
     """Returns the part of a config that is hashed into the signature, as plain data.
 
     The data has a canonical form: configs with the same meaning give equal data.
+
+    Args:
+        values: the resolved config as plain data.
+        nodes: the nodes of the root keys, such as `model`; none of them may be None.
+        callbacks: the nodes of the callbacks, by name; none of them may be None.
     """
     identity: dict[str, Any] = {
         "name": values["name"],
@@ -221,7 +226,8 @@ def _read(config: DictConfig) -> tuple[ResolvedConfig, list[Problem]]:
     """Resolves the interpolations of a config, and checks its keys and values.
 
     Returns the resolved config, and a list of problems: unknown keys, values of wrong types, and
-    secrets, for example.
+    secrets, for example. In the resolved config, values of wrong types are replaced by their
+    defaults.
 
     Raises:
         RequestError: an interpolation cannot be resolved.
@@ -281,8 +287,9 @@ def _unfit_values(
     """Yields a problem for each value of `tree` whose type differs from the type in the schema.
 
     OmegaConf does not check items of lists, nor values that come from an interpolation. Each wrong
-    value is replaced by the default, so that later checks can run. The arguments are those of
-    `_unknown_keys`.
+    value in `tree` is replaced by the default, so that later checks can run.
+
+    `record` and `above` are as for `_unknown_keys`.
     """
     defaults = record()
     for key, hint in _hints(record).items():
@@ -297,14 +304,19 @@ def _unfit_values(
 
 
 def _null_characters(values: Mapping[str, Any]) -> Iterator[Problem]:
-    """Yields a problem for each string with a null character; file paths cannot contain it."""
+    """Yields a problem for each value that is a string with a null character.
+
+    File paths cannot contain this character. Keys are not checked.
+    """
     for path, value in _leaves(values):
         if isinstance(value, str) and "\0" in value:
             yield Problem(path, "a string without null characters", value)
 
 
 def _add_current_folder_to_path() -> None:
-    """Adds the working folder to `sys.path`, so that its modules can be imported.
+    """Adds the working folder at the end of `sys.path`, so that its modules can be imported.
+
+    Does nothing if `sys.path` contains it already.
 
     Python does this for `python -m`, but not for a console script such as `etude`.
     """
@@ -334,7 +346,8 @@ def find_extensions(named: Sequence[str]) -> tuple[list[str], list[Problem]]:
     """Returns the modules whose classes a user's config may name, and a list of problems.
 
     The modules are those in `named`, which may be in the working folder, and those that installed
-    packages provide. A problem is, for example, a module in `named` that cannot be imported.
+    packages provide. A problem is, for example, a module in `named` that cannot be imported; the
+    returned list of modules contains it nevertheless.
 
     Args:
         named: the config's value of `extensions`.

@@ -116,8 +116,8 @@ def set_overrides_and_choices(
 
     Args:
         config: the config to change.
-        choices: the file that Hydra chose from each config group.
-        typed: the overrides.
+        choices: dictionary from each config group to the name of the file that Hydra chose.
+        typed: the overrides; those that set Hydra's own keys are left out.
 
     Raises:
         RequestError: the config already sets one of these keys, or `init_from.found`.
@@ -195,7 +195,8 @@ def _loader() -> CachingLoader:
 def chosen(choices: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, str]:
     """Returns a dictionary from each config group, such as `model`, to the name of its chosen file.
 
-    Groups whose class is overridden (`model.norm._target_=...`) are omitted.
+    Hydra's own groups, groups without a chosen file, and groups whose class is overridden
+    (`model.norm._target_=...`) are omitted.
 
     Args:
         choices: the file that Hydra chose from each config group (`hydra.runtime.choices`).
@@ -413,9 +414,12 @@ def _kind_mismatches(tree: Any, above: str, record: type = Config) -> Iterator[P
 
 
 def _files_with(group: str, slot: str) -> list[str]:
-    """Returns the names of some files of the config group `group`.
+    """Returns the names of those files of a config group that choose a file of another group.
 
-    They are the files whose `defaults` list contains the config group `slot`.
+    Args:
+        group: the config group, such as `model`.
+        slot: the other config group, such as `model/norm`, which must be in the files' `defaults`
+            lists.
     """
     files = []
     for name in _groups()[group]:

@@ -189,8 +189,8 @@ def cache_folder() -> Path:
 def record_in(hint: Any) -> Constructor | None:
     """Returns the description of the dataclass in a type annotation.
 
-    For `Options | None`, this is the description of `Options`. Returns None if the annotation
-    contains no dataclass.
+    For `Options | None`, this is the description of `Options`. In a union of several dataclasses,
+    the first one counts. Returns None for other annotations, including `list[Options]`.
     """
     for option in typing.get_args(hint) if is_union(hint) else (hint,):
         if dataclasses.is_dataclass(option) and isinstance(option, type):

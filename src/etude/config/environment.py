@@ -71,11 +71,12 @@ def masked_config(config: DictConfig, read: ResolvedConfig | None = None) -> dic
     """Returns the resolved config without secrets.
 
     Values from the environment are replaced by references such as `${oc.env:NAME}`; passwords are
-    masked.
+    masked. If an interpolation cannot be resolved, all interpolations stay unresolved.
 
     Args:
         config: the config.
-        read: the result of `resolve_config`, if the caller has it already.
+        read: the result of `resolve_config`, if the caller has it already; None resolves the
+            config here.
     """
     is_usable = read is not None and not read.uses_environment
     tree = (
@@ -122,7 +123,12 @@ def resolve_with_placeholders(config: DictConfig, form: str) -> dict[str, Any]:
 def _registering_env(key: str, *default: Any) -> Any:
     """Implementation of OmegaConf's resolver `oc.env` that registers the value it returns.
 
-    Registered values are masked in error messages. `key` is the name of the environment variable.
+    Registered values are masked in error messages.
+
+    Args:
+        key: the name of the environment variable.
+        *default: at most one value, which is returned if the variable is not set. It is not
+            registered. Without it, an unset variable is an error.
     """
     value = oc.env(key, *default)
     if key in os.environ:

@@ -110,7 +110,8 @@ def equivalent_of(key: str, value: object = "") -> str | None:
 def suggest_sweep(key: str, value: object) -> str | None:
     """Returns a hint that shows how to sweep a key over the items of a list.
 
-    Returns None if `value` is not a list such as `[0,1]`. The key accepts only one value.
+    The key accepts only one value. Returns None if `value` is neither a list nor the text of one,
+    such as `[0,1]`.
     """
     text = ",".join(str(item) for item in value) if isinstance(value, list) else str(value)
     is_list = isinstance(value, list) or (text.startswith("[") and text.endswith("]"))

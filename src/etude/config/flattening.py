@@ -15,7 +15,8 @@ _RECORD_OPTIONS = ("run", "logger")
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yields the key path and the value of each entry of nested mappings.
 
-    A list is one value. Keys `_partial_` are omitted. `prefix` is the key path of `tree`.
+    A list is one value. Keys `_partial_` and empty mappings are omitted. `prefix` is the key path
+    of `tree`, empty for the root.
 
     Example:
         >>> dict(flatten({"seed": 1, "model": {"dim": 8, "norm": {"eps": 1e-5}}}))

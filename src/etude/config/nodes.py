@@ -77,7 +77,8 @@ class Node:
         """Builds the object, or a `Factory` if the node is partial.
 
         Args:
-            **given: further arguments, in addition to those in the config.
+            **given: further arguments, in addition to those in the config; they replace arguments
+                of the same name.
 
         Raises:
             RequestError: the constructor refuses an argument; the message has the full key path.
@@ -141,6 +142,9 @@ class Factory:
     def _check(self, instance: Any) -> None:
         """Checks that an instance of a user's class has the interface that its key requires.
 
+        `etude.contracts.slots` lists the interfaces by key. Other keys, and instances of Étude's
+        classes, are not checked.
+
         Raises:
             RequestError: the instance lacks attributes or methods.
         """
@@ -163,7 +167,8 @@ class Factory:
     def _refused(self, error: BaseException) -> BaseException:
         """Returns the exception to raise after the constructor raised `error`.
 
-        For a user's class, this is a `RequestError` with the key path of the node.
+        For a class of Étude, this is `error` itself, as the class has a bug. For a user's class, it
+        is a `RequestError` with the key path of the node.
         """
         if self._is_ours():
             return error  # a bug of Étude, as its classes report invalid arguments themselves

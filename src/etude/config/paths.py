@@ -38,7 +38,8 @@ def check_current_folder() -> None:
 def groups(*folders: Path) -> dict[str, list[str]]:
     """Returns a dictionary from each config group in some folders to the names of its files.
 
-    Groups and names are sorted.
+    Groups and names are sorted. Files that are not part of a run's config are left out: those
+    directly in a folder, and those in the groups `paper` and `hydra`.
     """
     names: dict[str, set[str]] = {}
     for folder in folders:

@@ -36,9 +36,10 @@ class Request:
     Attributes:
         overrides: the overrides, as typed.
         multirun: whether to run a sweep.
-        config_dir: folder with the user's configs.
-        question: the option that shows information instead of training (`--cfg`, `--help`, ...).
-        options: Hydra's other options.
+        config_dir: folder with the user's configs; None without `--config-dir`.
+        question: the option that shows information instead of training (`--cfg`, `--help`, ...);
+            None without such an option.
+        options: all options except `-m`, with their values, as typed.
     """
 
     overrides: list[str] = field(default_factory=list)

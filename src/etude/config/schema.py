@@ -100,7 +100,8 @@ class InitFrom:
         freeze: parameters that are not trained: patterns of names such as `embedding*` or
             `blocks.0.*`; `body` means all except the head.
         lora: options of LoRA; only the updates, and the head of an encoder, are trained.
-        head: `keep` uses the source's head if it fits the task; `new` starts with a new head.
+        head: `keep` uses the source's head, and refuses a head of another shape; without a head in
+            the source, it starts with a new head. `new` always starts with a new head.
         grow_positions: whether to allow longer sequences than the source. The learned position
             embeddings get new, untrained rows for the additional positions.
         found: description of the source, set automatically; the part of `init_from` that is hashed

@@ -14,6 +14,8 @@ from etude.errors import RequestError
 def suggest_node(key: str, config: Mapping[str, Any]) -> str | None:
     """Returns a hint if an unknown key exists below another key: `trainer.compile` for `compile`.
 
+    Returns None if there is no such key, or if a root key is spelled similarly.
+
     Args:
         key: the unknown key.
         config: the config; the arguments of its classes are searched for the key.

@@ -125,7 +125,10 @@ def _location(target: str, where: str, extensions: Iterable[str], within_extensi
 
 
 def is_factory(where: str) -> bool | None:
-    """Returns whether the node at a key path is a factory (`_partial_: true`); None if unknown."""
+    """Returns whether the node at a key path is a factory (`_partial_: true`).
+
+    Returns None if the key path has no shipped classes, so that both are allowed.
+    """
     slot = table().slot(where)
     return None if slot is None else slot in table().factories
 

@@ -23,7 +23,7 @@ from etude.secrets import mask_variables
 
 @contextmanager
 def naming_errors(path: Path) -> Iterator[None]:
-    """Context manager that adds `path` to each `OSError` raised inside it.
+    """Context manager that sets the file name of each `OSError` raised inside it to `path`.
 
     Python's errors of failed writes, such as those of a full disk, do not name the file.
     """
@@ -56,7 +56,8 @@ def write_text(path: Path, text: str, kind: Kind | None = None) -> None:
         path: path of the file.
         text: new content of the file.
         kind: the `Kind` (path and size limit) of a file in a run's folder, where links are not
-            followed; None for a file that is not in a run's folder.
+            followed; None for a file that is not in a run's folder. The size limit applies only
+            when a file is read, not here.
     """
     write_bytes(path, mask_variables(text).encode(), kind)
 
@@ -64,8 +65,7 @@ def write_text(path: Path, text: str, kind: Kind | None = None) -> None:
 def write_bytes(path: Path, content: bytes, kind: Kind | None = None) -> None:
     """Writes bytes to a file atomically.
 
-    `kind` is the `Kind` (path and size limit) of a file in a run's folder, or None for any other
-    file.
+    `kind` is as for `write_text`.
     """
     write_parts(path, [content], kind)
 
@@ -73,8 +73,8 @@ def write_bytes(path: Path, content: bytes, kind: Kind | None = None) -> None:
 def write_parts(path: Path, parts: Iterable[bytes], kind: Kind | None = None) -> None:
     """Writes the byte strings `parts` to a file atomically, one after the other.
 
-    They can come from a generator, so that the content need not fit into memory. `kind` is the
-    `Kind` (path and size limit) of a file in a run's folder, or None for any other file.
+    They can come from a generator, so that the content need not fit into memory. `kind` is as for
+    `write_text`.
     """
     temporary_name = _temporary_name(path.name)
     with naming_errors(path), open_parent(path, 0 if kind is None else kind.depth) as folder:
@@ -116,8 +116,7 @@ def _new_file(name: str, folder: int) -> int:
 def write_json(path: Path, value: Any, kind: Kind | None = None) -> None:
     """Writes a value to a file atomically as indented JSON.
 
-    `kind` is the `Kind` (path and size limit) of a file in a run's folder, or None for any other
-    file.
+    Values of secret environment variables are masked. `kind` is as for `write_text`.
     """
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n", kind)
 
@@ -175,7 +174,8 @@ def atomic_folder(destination: Path) -> Iterator[Path]:
 
     Yields a temporary folder next to `destination`. The caller writes the files there. If the
     `with` block ends without an exception, the files are flushed to disk, an existing destination
-    is removed, and the temporary folder is renamed to `destination`.
+    is removed, and the temporary folder is renamed to `destination`. After an exception in
+    the block, the temporary folder is removed, and an existing destination stays unchanged.
     """
     partial = temporary_path(destination)
     shutil.rmtree(partial, ignore_errors=True)
@@ -201,6 +201,10 @@ def remove_folder(folder: Path) -> None:
     """Removes a folder.
 
     The folder is renamed first, so that no process finds a partly removed folder under its name.
+    Files that cannot be removed stay in the renamed folder, without an error.
+
+    Raises:
+        OSError: the folder is missing or cannot be renamed.
     """
     doomed = temporary_path(folder, "-old")
     os.rename(folder, doomed)

@@ -53,7 +53,9 @@ class Filter:
         Missing values are `MISSING` or None.
 
         A missing value is equal only to `null`. With `<`, `<=`, `>` and `>=`, no missing value
-        fulfils the condition.
+        fulfils the condition; numbers are compared with numbers, and texts, such as times, with
+        texts. A list fulfils `=` also if one of its items is equal, and `~` if one of its items
+        contains the text.
         """
         if self.key in TIME_KEYS and isinstance(value, str):
             value = to_local(value)
@@ -131,7 +133,10 @@ def check_status(value: str) -> None:
 
 
 def parse_value(text: str) -> Any:
-    """Converts a text to true, false, null, a number or a list; returns other texts unchanged."""
+    """Converts `true`, `false`, `null`, a number, or a list in JSON such as `[1, 2]` to its value.
+
+    `null` becomes None. Other texts are returned unchanged.
+    """
     if text in _LITERALS:
         return _LITERALS[text]
     for kind in (int, float):

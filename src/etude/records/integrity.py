@@ -138,7 +138,9 @@ def accept(info: dict[str, Any], folder: Path) -> list[str]:
         folder: the run's folder.
 
     Returns:
-        The names of the accepted fields and files; all names if the run had no hashes.
+        The accepted edits: `run.json: <field>` for a field, and the name of a file. If the run had
+        no hashes, its current content is hashed, and the names of the hashed files are returned:
+        `run.json` and those of `config.yaml`, `overrides.yaml` and `tokenizer.json` that exist.
 
     Raises:
         RequestError: another field or `overrides.yaml` was changed; then no hash is updated.
@@ -208,7 +210,12 @@ def change_problems(
 ) -> Iterator[Problem]:
     """Yields a problem for each changed field of `run.json`, and each changed file among `names`.
 
-    The fields `tags` and `notes` are not checked.
+    The fields `tags` and `notes` are not checked, nor are files without a hash.
+
+    Args:
+        info: content of `run.json`.
+        folder: the run's folder.
+        names: paths of the files, relative to the run's folder.
     """
     for key in changed_fields(info):
         if key not in ANNOTATIONS:

@@ -45,7 +45,7 @@ class Query:
         sort: key whose value determines the order; None sorts by path.
         descending: whether the largest value comes first. Runs without the key are last in either
             order.
-        limit: maximum number of runs.
+        limit: maximum number of runs; None selects all.
     """
 
     root: Path
@@ -138,7 +138,8 @@ def print_list(query: Query, columns: Sequence[str] = COLUMNS, *, as_json: bool 
 def full_summary(record: Record) -> dict[str, Any]:
     """Returns a dictionary of all fields of a run's `run.json`.
 
-    The run's name, its path, and its current status and step are added.
+    The keys `run` (`<name>/<signature>`), `path`, `status` and `step`, with their current values,
+    are added.
     """
     return {
         "run": field_value(record, "run"),
@@ -151,6 +152,11 @@ def full_summary(record: Record) -> dict[str, Any]:
 
 def print_run(record: Record, *, as_json: bool = False) -> None:
     """Prints a run's description, results and files.
+
+    Args:
+        record: the run.
+        as_json: whether to print one JSON object instead of text: all fields of `full_summary`, the
+            config, and the paths of the checkpoints by step.
 
     Raises:
         RequestError: `run.json` lacks a required field.

@@ -85,8 +85,9 @@ class RunLock:
     def _try_lock(self, force: bool) -> IO[bytes] | None:
         """Returns the open, locked lock file.
 
-        Returns None if another process holds the lock or has just removed the file. `force` is as
-        for `acquire`.
+        Returns None if another process holds the lock or has just removed the file. On a file
+        system without locks, a process holds the lock if its id, which the file contains, is in
+        use; `force` ignores this. Processes on other hosts are not checked here.
         """
         create_folder(self.path.parent)
         try:
@@ -153,7 +154,8 @@ def read_holder(path: Path) -> dict[str, Any]:
     """Returns the content of a lock file: the process that holds the lock.
 
     The keys of the dictionary are `host`, `pid` (process id) and `since` (time). The dictionary is
-    empty if no process holds the lock.
+    empty if the lock was released, or if the file is missing or unreadable. A process that was
+    killed is still in the file; `is_held` returns whether the lock is held.
     """
     try:
         content = json.loads(read_bytes(path, LOCK).decode())

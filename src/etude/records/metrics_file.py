@@ -32,6 +32,9 @@ class MetricsFile:
 
     An appended row survives the end of this process and, once `sync` has returned, a power failure.
     Values that JSON cannot represent (NaN, infinities) are written as null.
+
+    Args:
+        path: path of the file; the first appended row creates it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -90,7 +93,7 @@ class MetricsFile:
     def truncate_after(self, step: int) -> None:
         """Removes the rows after `step`, which a continued run writes again.
 
-        The other rows stay unchanged, byte for byte.
+        The other rows stay unchanged, byte for byte. Does nothing if the file is missing.
         """
         try:
             with open_file(self.path, METRICS) as file:
@@ -134,7 +137,8 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 def read_frame(path: Path) -> pd.DataFrame:
     """Returns the rows of a `metrics.jsonl` as a data frame with one column per key.
 
-    This is about three times as fast as `read_rows`.
+    This is about three times as fast as `read_rows`. If a row lacks a key, its value is NaN. If the
+    file is missing, the data frame is empty.
 
     Files that contain only numbers are read with Arrow. Files with other content (strings, lists, a
     damaged line), which Arrow may parse differently from Python's `json`, are read with `json`.
@@ -279,7 +283,7 @@ def is_higher_better(
     `val/loss`, nor in `more` or `less`.
 
     Args:
-        metric: name of the metric.
+        metric: name of the metric, with or without `val/`.
         more: names of additional metrics, without `val/`, whose higher values are better.
         less: names of additional metrics, without `val/`, whose lower values are better.
     """

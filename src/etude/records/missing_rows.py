@@ -103,7 +103,8 @@ def _interval_of_start(start: Any, info: Mapping[str, Any], *, alone: bool) -> R
     Args:
         start: the start's entry in the field `starts` of `run.json`.
         info: content of `run.json`.
-        alone: whether the run has only this start.
+        alone: whether the run has only this start. In runs of older versions, the interval of
+            training metrics is known only in this case; otherwise `every` is None.
     """
     every: Any
     validated: Any

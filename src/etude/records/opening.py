@@ -39,7 +39,8 @@ class Kind:
 
     Attributes:
         name: path relative to the run's folder; `*` matches one path component.
-        largest: maximum size in bytes of a file that is read.
+        largest: maximum size in bytes of a file that is read; larger files are rejected. Writing is
+            not limited.
     """
 
     name: str
@@ -199,7 +200,8 @@ def list_names(folder: Path, depth: int = 1) -> list[str]:
 
     Args:
         folder: path of the folder, inside the folder of a run.
-        depth: depth of the folder inside the run's folder: 1 for `checkpoints`.
+        depth: number of path components of the folder below the run's folder, such as 1 for
+            `checkpoints`; none of them may be a link.
 
     Raises:
         RequestError: the folder is a link, is not a folder, or cannot be read.

@@ -29,6 +29,7 @@ def timestamp() -> str:
 def module_hash(name: str) -> str | None:
     """Returns the hash of the source of a user's module, without importing the module.
 
+    The hash is 12 hex digits. For a package, it covers all Python files below the package's folder.
     Returns None if the module or its source does not exist.
     """
     files = _module_files(name)
@@ -97,7 +98,8 @@ def write_source_patches(record: Path, modules: Sequence[str], mask: Mask) -> li
 def start_entry(step: int) -> dict[str, Any]:
     """Returns a dictionary that describes the start of a run at the optimizer step `step`.
 
-    The dictionary contains the time, the step, the host, and the versions of the software. It
+    Its keys are `time`, `step`, `host`, `python` (version), `versions` (of packages, by name; None
+    for a missing package), `commit` (of Étude's checkout) and `source` (hash of Étude's source). It
     becomes an entry of the field `starts` of `run.json`.
     """
     return {

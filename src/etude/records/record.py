@@ -139,11 +139,14 @@ class Record:
         `run.json`.
 
         `names` are the files' paths relative to the run's folder.
+
+        Raises:
+            FileNotFoundError: a file is missing.
         """
         integrity.hash_files(self.info, self.path, names)
 
     def delete_checkpoint_hashes(self, after: int) -> None:
-        """Deletes the hashes of the checkpoints after the step `after`.
+        """Deletes the hashes of the checkpoints after the step `after`, and of removed checkpoints.
 
         The next `update` writes `run.json`, which contains the hashes.
         """
@@ -188,7 +191,8 @@ class Record:
         stored in `run.json`.
 
         Returns:
-            Descriptions of the changes.
+            The accepted changes, as `integrity.accept` returns them: `run.json: tags` or the name
+            of a file, for example. Empty if nothing was changed.
 
         Raises:
             RequestError: something was changed that may not be edited; see `integrity.accept`.
@@ -261,7 +265,8 @@ class Record:
         """Dictionary with the time, the host and the software versions of the first start of the
         run.
 
-        It is empty if `run.json` is damaged.
+        The keys are those of `etude.records.provenance.start_entry`, and further ones such as
+        `device`. The dictionary is empty if `run.json` contains no starts.
         """
         starts = self.info.get("starts", [])
         return starts[0] if starts and isinstance(starts[0], dict) else {}
@@ -271,7 +276,8 @@ class Record:
         """Dictionary with the time, the host and the software versions of the last start of the
         run.
 
-        It is empty if `run.json` is damaged.
+        The keys are those of `etude.records.provenance.start_entry`, and further ones such as
+        `device`. The dictionary is empty if `run.json` contains no starts.
         """
         starts = self.info.get("starts", [])
         return starts[-1] if starts and isinstance(starts[-1], dict) else {}
@@ -411,8 +417,9 @@ def run_folder(root: Path, name: str, whole_signature: str) -> Path:
 def build_label(overrides: Sequence[str]) -> str:
     """Returns a run's label: its overrides with shortened keys.
 
-    A key is shortened to its last component if that is unique. Overrides of `experiment`, `run`,
-    `logger` and a few other keys are omitted.
+    A key is shortened to its last component if that is unique. Overrides of `experiment`, `sweep`,
+    `run`, `logger`, `hydra`, `name` and `extensions` are omitted. Of several overrides of a key,
+    the last value counts.
 
     Example:
         >>> build_label(["experiment=debug", "model/position=rotary", "optimizer.lr=1e-3"])

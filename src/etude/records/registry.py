@@ -28,7 +28,8 @@ def record_folders(root: Path, skipped: list[RequestError] | None = None) -> Ite
     Args:
         root: the folder of all runs, of the runs of one name, or of one run.
         skipped: list to which an error is added for each entry that cannot be read: broken links,
-            unreadable folders, FIFOs and the like. Regular files next to runs are ignored.
+            unreadable folders, FIFOs and the like; None ignores these entries. Regular files next
+            to runs are always ignored.
     """
     skipped = [] if skipped is None else skipped
     if is_record(root):
@@ -78,7 +79,7 @@ def read_records(root: Path, damaged: list[RequestError] | None = None) -> Itera
     Args:
         root: as for `record_folders`.
         damaged: list to which an error is added for each unreadable run and for each skipped entry
-            (see `record_folders`).
+            (see `record_folders`); None ignores these errors.
     """
     for folder in record_folders(root, damaged):
         try:
@@ -322,8 +323,9 @@ def _short_name(where: str) -> str:
 def _entries(folder: Path | str, skipped: list[RequestError]) -> list[str]:
     """Returns the paths of the entries of a folder that may be runs or folders of runs.
 
-    Names that begin with `_` or `.`, such as `_sweeps` and `.git`, are omitted. If the folder
-    cannot be read, an error is added to `skipped`.
+    Names that begin with `_` or `.`, such as `_sweeps` and `.git`, are omitted. The list is empty
+    if `folder` is a file or cannot be read; an error is added to `skipped`, unless `folder`
+    is a regular file or was removed meanwhile.
     """
     try:
         with os.scandir(folder) as entries:

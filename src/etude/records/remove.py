@@ -107,6 +107,9 @@ def _remove(folder: Path) -> None:
     """Removes a folder.
 
     The folder is renamed first, so that no process finds a partly removed folder under its name.
+
+    Raises:
+        OSError: the folder is missing, or a file in it could not be removed.
     """
     renamed = temporary_path(folder, "-old")
     os.rename(folder, renamed)

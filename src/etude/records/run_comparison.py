@@ -98,8 +98,10 @@ def short_run_names(records: Sequence[Record], *, without_seed: bool = False) ->
 def as_json(records: Sequence[Record]) -> dict[str, Any]:
     """Returns a dictionary for JSON with the runs, their config differences and their results.
 
-    The keys are `runs`, `config` (differences) and `metrics` (results). Each list has one entry per
-    run; the entry is null if the run lacks the key.
+    The keys are `runs`, `config` and `metrics`. `runs` is a list of dictionaries with the `run`
+    (`<name>/<signature>`), `path` and `label` of each run. `config` (differences) and `metrics`
+    (results) are dictionaries from keys to lists with the value of each run; None if the run lacks
+    the key.
     """
     return {
         "runs": [

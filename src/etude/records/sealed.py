@@ -30,7 +30,10 @@ def digest(value: Any) -> str:
 
 
 def write_sealed(path: Path, value: Mapping[str, Any], kind: Kind) -> None:
-    """Writes an object to a file as indented JSON, together with the hash of the object."""
+    """Writes an object to a file as indented JSON, together with the hash of the object.
+
+    `kind` is as for `etude.records.files.write_text`.
+    """
     write_json(path, {**value, SEAL: digest(value)}, kind)
 
 

@@ -8,8 +8,12 @@ from enum import StrEnum
 class Status(StrEnum):
     """Status of a run, or of a sweep job.
 
-    Only jobs have the statuses `reused`, `refused`, `held` and `waiting`; these statuses do not
-    occur in `run.json`.
+    `paused` is a run that ended at `run.stop_at_step` or that a search pruned, `interrupted` one
+    whose process was stopped or killed, and `oom` one that ran out of memory.
+
+    Only jobs have the statuses `reused` (an earlier run was already finished), `refused` (the
+    config is invalid), `held` (another process uses the run) and `waiting` (not started); these
+    statuses do not occur in `run.json`.
     """
 
     RUNNING = "running"

@@ -89,8 +89,9 @@ def _pad(row: Sequence[str], widths: Sequence[int]) -> list[str]:
 
 
 def _colour(column: str, value: str) -> int | None:
-    """Returns the colour of a table cell if it is a status; None for all other cells.
+    """Returns the ANSI code of the colour of a table cell; None for a cell without a colour.
 
+    Only statuses have a colour: failures are red, trained runs green, and running ones yellow.
     `column` is the name of the cell's column, and `value` is the cell's text.
     """
     if column != "status" or value not in tuple(Status):
@@ -156,8 +157,9 @@ def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 def format_cell(key: str, value: Any) -> str:
     """Formats the value of a key as a table cell.
 
-    Metrics have five decimals, and `seconds` has none. Times are shown as local times, and lists as
-    JSON.
+    Metrics, which are floats whose key contains `/` or is `best`, have five decimals, and `seconds`
+    has none. Times are shown as local times, durations as by `format_duration`, and lists as JSON.
+    None is an empty cell.
     """
     if value is None:
         return ""
@@ -195,7 +197,7 @@ def format_metric(value: float, decimals: int = 4, sign: bool = False) -> str:
 def format_best(best: Mapping[str, Any]) -> str:
     """Formats the best validation of a run, such as `best at step 16 (val/f1 0.9100)`.
 
-    `best` is the dictionary that `best_validation` returns.
+    `best` is the dictionary that `best_validation` returns; it must not be empty.
     """
     return f"best at step {best['step']} ({best['metric']} {format_metric(best['value'])})"
 

@@ -28,21 +28,29 @@ def to_local(time: Any) -> Any:
 
 
 def format_time(time: Any) -> str:
-    """Formats a time to the minute, such as `2026-01-31 14:05`; None becomes an empty string."""
+    """Formats an ISO 8601 time to the minute, in local time, such as `2026-01-31 14:05`.
+
+    None becomes an empty string.
+    """
     return "" if time is None else str(to_local(time))[:16].replace("T", " ")
 
 
 def format_short_time(time: Any) -> str:
     """Formats a time in at most eleven characters, such as `01-31 14:05`.
 
-    A time that is not in the current year is formatted as a date, such as `2025-01-31`.
+    A time that is not in the current year is formatted as a date, such as `2025-01-31`. None
+    becomes an empty string.
     """
     text = format_time(time)
     return text[5:] if text.startswith(f"{date.today().year}-") else text[:10]
 
 
 def format_duration(seconds: Any) -> str:
-    """Formats a duration by its two largest units: `12s`, `1m 20s`, `5h 03m` or `2d 04h`."""
+    """Formats a duration by its two largest units: `12s`, `1m 20s`, `5h 03m` or `2d 04h`.
+
+    Durations below 9.5 seconds have one decimal, such as `3.2s`. Values that are not numbers of
+    seconds, such as None, are returned as text.
+    """
     if not isinstance(seconds, int | float) or not 0 <= seconds < 1e10:  # a damaged record
         return str(seconds)
     if seconds < 9.5:

@@ -150,9 +150,9 @@ class Estimator:
 
         Args:
             size: size of the run so far; changed in place.
+            checked, parts, state, group: as for the method `size`.
             prepared: whether the data is prepared, so that the size of the validation split is
                 known.
-            group: see `size`.
         """
         assert size.cost is not None
         if size.steps is None:
@@ -188,6 +188,7 @@ class Estimator:
         """Returns the FLOP and memory of a micro-batch, or the reason why they cannot be counted.
 
         Args:
+            checked, parts: as for the method `size`.
             vocabulary: vocabulary size of the model.
             micro_batch: number of windows of the micro-batch.
         """
@@ -297,7 +298,11 @@ def _micro_batch(parts: Parts) -> int:
 def _vocabulary(checked: CheckedConfig, data: Any, prepared: bool) -> tuple[int, bool]:
     """Returns the model's vocabulary size, and whether this size is a guess.
 
-    The size is a guess only if the data is not `prepared`.
+    The size is a guess only if the data is not `prepared`, and neither the config nor the data
+    module `data` determines it.
+
+    Raises:
+        RequestError: If `model.vocab_size` is smaller than the prepared data's vocabulary.
     """
     stated = configured_vocabulary(checked)
     if prepared:

@@ -131,7 +131,8 @@ def combinations(overrides: Sequence[str]) -> list[list[str]]:
         overrides: overrides in Hydra's grammar. `key=a,b`, `range` and `choice` sweep over values.
 
     Raises:
-        RequestError: If an override is invalid, or sweeps over no values or too many values.
+        RequestError: If an override is invalid or sweeps over no values, or if there are more than
+            `MAX_JOBS` values of a key or combinations.
     """
     parser = OverridesParser.create()
     try:
@@ -251,8 +252,9 @@ def _number_text(count: float) -> str:
 def _count(override: Override) -> float:
     """Returns the number of values that an override sweeps over.
 
-    The values of a range are not listed, because there may be too many. For an invalid override,
-    returns 1; its error is raised when its values are listed.
+    The values of a range are not listed, because there may be too many; the number of an endless
+    range is infinity. For an invalid override, returns 1; its error is raised when its values are
+    listed.
     """
     value: Any = override.value()
     if isinstance(value, ChoiceSweep):
@@ -350,7 +352,11 @@ def _check_launcher(target: str) -> None:
 
 
 def _read_hydra_config(overrides: list[str], hydra: Hydra) -> tuple[list[str], str]:
-    """Returns the overrides in `hydra.sweeper.params`, and the import path of the sweeper."""
+    """Returns the overrides in `hydra.sweeper.params`, and the import path of the sweeper.
+
+    They are read from the config that the sweep's `overrides` define. If Hydra cannot compose it,
+    returns an empty list and the basic sweeper; the error is reported later.
+    """
     try:
         config = hydra.compose_config("train", overrides, RunMode.MULTIRUN)
         sweeper: Any = OmegaConf.to_container(config.hydra.sweeper, resolve=True)

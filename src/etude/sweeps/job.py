@@ -48,10 +48,10 @@ class Job:
         label: short text of the job's overrides, such as `position=rotary lr=1e-3`.
         status: how the job ended; `waiting` if the job never began.
         path: path of the run folder, if there is one.
-        message: error message.
+        message: error message; None if the job had no error.
         overrides: overrides of the job.
         seconds: duration of the job, measured by a monotonic clock.
-        traceback: traceback of an unexpected exception.
+        traceback: traceback of an unexpected exception; None without such an exception.
         same_as: key (see the attribute `key`) of an earlier job of the sweep that requests the same
             run; None without such a job. The run was executed once: status, path and message are
             those of the earlier job.
@@ -145,7 +145,8 @@ def run_job(
 
     Args:
         overrides: overrides of the job.
-        train: function that trains a run from the job's config.
+        train: function that trains a run. It is called with `config` and `checked`, and returns the
+            run's `Outcome`.
         config: config composed from the overrides; if None, this function composes the config.
         checked: the config after it was checked; None if it was not checked yet.
         label: label of the job; if None, the label is derived from the overrides.

@@ -43,7 +43,7 @@ def small_job_count(step: Cost, jobs: int, free: int | None) -> int:
     Args:
         step: FLOP and memory of a micro-batch of the first job.
         jobs: number of jobs of the sweep.
-        free: free memory in bytes; None if unknown.
+        free: free memory in bytes; None if unknown, so that the memory is not checked.
     """
     count = min(jobs, cores() // threads_per_small_job())
     fits = free is None or count * step.step_bytes <= free / 2

@@ -210,7 +210,13 @@ class SweepLauncher:
     def _reused_result(
         self, task: JobTask, checked: CheckedConfig, dashboard: Dashboard
     ) -> Job | None:
-        """Returns the job's result if its run is already finished, and shows it; otherwise None."""
+        """Returns the job's result if its run is already finished, and shows it; otherwise None.
+
+        Args:
+            task: task of the job.
+            checked: the job's checked config.
+            dashboard: display that shows the start and the messages of the job.
+        """
         began, log_text = time.monotonic(), io.StringIO()
         try:
             with redirect_log(log_text):
@@ -280,7 +286,7 @@ class _RecordWriter:
         """Adds a job's result to the buffer, and writes the buffer to `sweep.json`.
 
         If the job reused a finished run, the buffer is written only if it was last written more
-        than `_WRITE_SECONDS` seconds ago.
+        than `_WRITE_SECONDS` seconds ago; if not, a later call of `add` or `write` writes it.
         """
         self._buffer.append(job)
         if job.status is not Status.REUSED or time.monotonic() > self._last_write + _WRITE_SECONDS:

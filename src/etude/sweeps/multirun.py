@@ -55,7 +55,8 @@ class JobFunction:
     """Task function that Hydra's launchers call with each job's config.
 
     Attributes:
-        train: function that trains a run from a config and returns the outcome.
+        train: function that trains a run. It is called with the job's config and its checked config
+            (None if it is not checked yet), and returns the run's `Outcome`.
         folder: the sweep's folder.
         total: number of jobs of the sweep; 0 if the sweeper chooses the jobs one by one.
     """
@@ -129,7 +130,7 @@ def multirun(overrides: Sequence[str], train: Train, config_dir: str | None = No
 
     Args:
         overrides: overrides in Hydra's grammar; `key=a,b` sweeps over the values a and b.
-        train: function that trains a run from a config and returns the outcome.
+        train: function that trains a run; see `JobFunction`.
         config_dir: folder of custom configs.
 
     Raises:
@@ -175,9 +176,9 @@ def multirun(overrides: Sequence[str], train: Train, config_dir: str | None = No
 
 
 def _complete_config(config: DictConfig) -> list[str]:
-    """Sets the keys of a job's config that Étude computes, and returns the job's overrides.
+    """Sets `run.overrides` and `run.choices` of a job's config; returns the job's overrides.
 
-    The config is changed in place.
+    The config, which Hydra composed, is changed in place.
     """
     hydra: Any = HydraConfig.get()
     typed = _typed()
@@ -196,7 +197,8 @@ def _remove(created: list[Path]) -> None:
     """Removes the folders that were created for a sweep whose jobs did not start.
 
     Args:
-        created: the folders, the innermost first.
+        created: the folders, the innermost first. The innermost is removed with its content, the
+            others only if they are empty.
     """
     for folder in created[:1]:
         shutil.rmtree(folder, ignore_errors=True)

@@ -188,6 +188,7 @@ def _room_notes(checked: CheckedConfig, parts: Parts, vocabulary: int) -> list[s
     """Returns the reasons for which `etude train` would refuse a run for lack of memory.
 
     The reasons are notes of the plan and not errors, because the plan may be for another machine.
+    The list is empty if there is enough memory. `vocabulary` is the vocabulary size of the model.
     """
     try:
         check_memory(checked, parts, vocabulary or None)

@@ -49,8 +49,8 @@ _EVENTS = Path("/sys/fs/cgroup/memory.events")
 def start_method() -> str:
     """Returns the multiprocessing start method for a job.
 
-    The method is `START`. If this process has initialised CUDA, it is `spawn`, because a forked
-    process could not use CUDA.
+    The method is `fork` on Linux, and `spawn` on other systems. It is also `spawn` if this process
+    has initialised CUDA, because a forked process could not use CUDA.
     """
     torch = sys.modules.get("torch")
     return "spawn" if torch is not None and torch.cuda.is_initialized() else START

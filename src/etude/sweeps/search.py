@@ -120,8 +120,8 @@ class Search:
         options: options of the search.
         monitor: metric by which runs choose their best checkpoint; used if the options name no
             metric.
-        directions: two collections of the task's metrics: those for which higher is better, and
-            those for which lower is better.
+        directions: two collections of names of the task's metrics, without `val/`: those for which
+            higher is better, and those for which lower is better.
     """
 
     folder: Path
@@ -217,7 +217,8 @@ class Search:
     def ended(self, job: Job) -> None:
         """Stores the result of a trial in the study.
 
-        An interrupted trial stays unfinished; it is resumed at the next start.
+        A trial that was interrupted, or whose run another process was using, stays unfinished; it
+        is resumed at the next start.
         """
         trial = self._trials.pop(job.key, None)
         if trial is None or job.status in (Status.INTERRUPTED, Status.HELD):
@@ -237,7 +238,8 @@ class Search:
     def decide(self, overrides: Sequence[str], step: int, metrics: Mapping[str, float]) -> bool:
         """Stores a validation of a run in the study, and returns whether to pause the run.
 
-        A run is paused if the pruner finds its metric too bad.
+        A run is paused if the pruner finds its metric too bad. Returns false, and stores nothing,
+        if the metrics lack the search's metric, or if this step of the trial is stored already.
 
         Args:
             overrides: overrides of the run.
@@ -335,6 +337,9 @@ def load_study(folder: Path) -> optuna.Study:
 
     Args:
         folder: the sweep's folder, which contains the study.
+
+    Raises:
+        KeyError: If the folder contains no study.
     """
     return optuna.load_study(study_name=STUDY_NAME, storage=_storage(folder))
 

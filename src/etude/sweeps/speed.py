@@ -89,8 +89,11 @@ class EarlierRuns:
     ) -> Speed | None:
         """Returns the training speed of the latest earlier run that is similar.
 
-        A run is similar if it has the same model, batch, precision and devices. Similar runs that
-        differ only in their seed are preferred. Returns None if there is no similar run.
+        A run is similar if it has the same model, vocabulary size, sequence length, batch,
+        micro-batch, precision, value of `trainer.compile`, device, and numbers of threads and
+        processes. Similar runs that differ only in their seed are preferred. Returns None if there
+        is no similar run with saved speeds. The result is the median of the run's saved speeds
+        without the first one.
 
         Args:
             checked: checked config of the run whose speed is estimated.
@@ -121,8 +124,8 @@ class EarlierRuns:
     def _read(self) -> dict[str, list[Record]]:
         """Returns the runs on this machine as a dict of lists.
 
-        The runs of a list have the same model, batch, precision and devices. The key is a text that
-        describes them.
+        The runs of a list are similar in the sense of `speed`. The key is a text with the values
+        that they have in common.
         """
         by_shape: dict[str, list[Record]] = {}
         if not self.root.is_dir():
@@ -170,6 +173,8 @@ def speed_from_peak(
 
     Args:
         flops_per_token: FLOP of training per target token (token to predict).
+        precision: the run's `trainer.precision`, such as `bf16-mixed`.
+        device: device to train on.
         processes: number of processes of the run.
     """
     peak = matmul_peak(str(device), compute_dtype(precision), torch.get_num_threads())
@@ -182,10 +187,13 @@ def speed_from_peak(
 def is_measurable(cost: Cost, precision: str, device: torch.device) -> bool:
     """Returns whether a training step can be timed.
 
-    A micro-batch must fit into the free memory of `device`, and take at most a few seconds.
+    A micro-batch must fit into the free memory of `device`, and take at most a few seconds. If the
+    free memory is unknown, returns false.
 
     Args:
         cost: FLOP and memory of the micro-batch.
+        precision: the run's `trainer.precision`, such as `bf16-mixed`.
+        device: device to train on.
     """
     free = free_memory(device)
     if free is None or cost.step_bytes > 0.8 * free:

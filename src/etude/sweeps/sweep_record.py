@@ -152,7 +152,8 @@ class SweepRecord:
         """Context manager that yields the content of `sweep.json`, and finally writes it.
 
         The caller changes the yielded dict in place. During the block, the file is locked against
-        other processes.
+        other processes. If the block raises an exception, the file is not written. A damaged file
+        is renamed, and an empty dict is yielded.
         """
         with open_for_append(self.folder / ".lock", LOCK) as file:
             try_lock(file.fileno(), fcntl.LOCK_EX)
