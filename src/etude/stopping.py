@@ -38,7 +38,8 @@ class Saving(Protocol):
     """Protocol of work, such as training, that saves its state after a signal and then ends.
 
     Attributes:
-        notice: message that is printed when the first signal arrives.
+        notice: text that states what the work does after the first signal; it is printed when this
+            signal arrives.
     """
 
     notice: str
