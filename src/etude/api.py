@@ -542,11 +542,15 @@ class Run:
 
         For a language model, the score is the loss of a window in nats per token (lower is better).
         For other tasks, higher is better: 1 for a correct label and 0 for a wrong one, the fraction
-        of correct tags, chrF of a translation from 0 to 1, or the negative squared error. Scores
-        are saved in the run's folder, in `predictions/`, and reused.
+        of correct tags, chrF of a translation from 0 to 1, the F1 score of an answer from 0 to 1,
+        or the negative squared error. Scores are saved in the run's folder, in `predictions/`, and
+        reused.
+
+        Args:
+            split, which: as for `evaluate`.
 
         Raises:
-            RequestError: as for `evaluate`.
+            RequestError: as for `evaluate`, or the run's task gives examples no scores.
         """
         from etude.analysis.scoring import example_scores
 

@@ -179,7 +179,8 @@ def _notes(jobs: Sequence[PlannedJob]) -> Iterator[str]:
 def _notes_of_jobs(jobs: Sequence[PlannedJob]) -> Iterator[str]:
     """Yields one line for each different note on the sizes of jobs, which many jobs may share.
 
-    A note states, for example, why a size is unknown. A line begins with the numbers of the jobs that have the note, unless all jobs have it.
+    A note states, for example, why a size is unknown. A line begins with the numbers of the jobs
+    that have the note, unless all jobs have it.
     """
     numbers: dict[str, list[str]] = {}
     sized = 0

@@ -200,7 +200,7 @@ class Mask(Protocol):
         keys after a query are hidden, otherwise no key.
 
         Args:
-            device: device of the mask.
+            device: device of the mask; None for torch's default device.
         """
         ...
 

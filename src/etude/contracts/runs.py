@@ -385,6 +385,7 @@ class Launcher(Protocol):
 
         Args:
             job_overrides: for each job, its Hydra overrides.
-            initial_job_idx: index in the sweep of the first of these jobs.
+            initial_job_idx: index in the sweep of the first of these jobs; the sweep's first job
+                has the index 0.
         """
         ...

@@ -28,8 +28,8 @@ class BeamSearchResult:
 
     Attributes:
         tokens: ids of B prompts of T tokens, each followed by up to n new tokens; shape
-            (B, beams, T + n). Shorter texts are padded at the end with the first stop token
-            (`StopConditions.fill`).
+            (B, beams, T + n). Shorter texts are padded at the end with the first stop token, or
+            with 0 if there is none (`StopConditions.fill`).
         scores: scores of the hypotheses (see `beam_search`), of shape (B, beams); NaN if the logits
             of a prompt were NaN.
     """

@@ -61,7 +61,9 @@ class RunLoggers:
                 thread.call("metrics", recorded)
 
     def results(self, record: Path, step: int) -> None:
-        """Passes all samples and figures in a run folder to the loggers; called once, after training.
+        """Passes all samples and figures in a run folder to the loggers.
+
+        Called once, after training.
 
         Args:
             record: The run folder.
