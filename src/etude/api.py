@@ -126,7 +126,7 @@ def plan(
         multirun: whether comma-separated values define a sweep.
         config_dir: as for `compose`.
         measure: whether to time a few training steps of a model if no earlier run has saved its
-            speed. If false, the time of such a job is unknown (None).
+            speed. If false, the speed is estimated from the FLOPs per second of this machine.
 
     Raises:
         RequestError: an override is invalid in all jobs of the sweep.
