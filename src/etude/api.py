@@ -53,7 +53,8 @@ def compose(*overrides: str | Sequence[str], config_dir: str | Path | None = Non
     Args:
         overrides: Hydra overrides, one per string, such as `"experiment=nano",
             "optimizer.lr=3e-4"`, or a list of them.
-        config_dir: folder with your own configs.
+        config_dir: folder with your own configs, which is searched before Étude's own; None for
+            Étude's own only.
 
     Raises:
         RequestError: the overrides or config files have errors; the message lists all of them.
@@ -68,8 +69,12 @@ def _flatten(overrides: Sequence[str | Sequence[str]]) -> list[str]:
 def train(config: DictConfig) -> Run:
     """Trains the run that `config` describes, and returns it.
 
-    An interrupted run continues; a finished run is returned without training. The returned run
-    can import the modules in the config's `extensions` and build the classes in these modules.
+    If a run of the same config is saved, `run.on_existing` states what to do. With the default,
+    `continue`, a finished run is returned without training; an interrupted, paused or failed run
+    continues from its last checkpoint; for a run that diverged, `RunFailed` is raised.
+
+    The returned run can import the modules in the config's `extensions` and build the classes in
+    these modules.
 
     Raises:
         RequestError, RunHeld, RunFailed, Interrupted: see `etude.training.run.train`.
@@ -80,6 +85,9 @@ def train(config: DictConfig) -> Run:
 
 def train_record(config: DictConfig, checked: CheckedConfig | None = None) -> Any:
     """Trains a run like `train`, and returns its result as an `etude.training.state.Outcome`.
+
+    The result contains the status, the run's folder as a `Record`, and whether a saved run was
+    returned without training. Raises the same exceptions as `train`.
 
     Args:
         config: the composed config.
@@ -109,15 +117,16 @@ def plan(
 ) -> list[PlannedJob]:
     """Returns the jobs that `etude train` would run, each with its state and estimated cost.
 
-    The state is, for example, new or finished. The cost is the number of parameters, the FLOPs, the
-    memory and the time. The function trains nothing and writes no run.
+    The state is, for example, new or finished; for an invalid config, it contains the errors. The
+    cost is the number of parameters, the FLOPs, the memory and the time. The function trains
+    nothing and writes no run.
 
     Args:
         overrides: as for `compose`.
         multirun: whether comma-separated values define a sweep.
         config_dir: as for `compose`.
         measure: whether to time a few training steps of a model if no earlier run has saved its
-            speed.
+            speed. If false, the speed is estimated from the FLOPs per second of this machine.
 
     Raises:
         RequestError: an override is invalid in all jobs of the sweep.
@@ -135,9 +144,10 @@ def find_learning_rate(
 
     The trained model is discarded, and no run is saved. The result has these attributes:
     `steepest`, also `suggestion`, is the learning rate at which the loss falls fastest;
-    `tenth_of_minimum` is a tenth of the learning rate at which the loss is smallest; `notes`
-    contains remarks. A figure and the plotted numbers are saved in the folder `folder`, which is
-    `<run.root>/_lr/<signature>`.
+    `tenth_of_minimum` is a tenth of the learning rate at which the loss is smallest; `notes` is a
+    list of remarks. Both learning rates are None if the loss falls less than its noise. A figure of
+    the loss against the learning rate and the plotted numbers are saved in the folder `folder`,
+    which is `<run.root>/_lr/<signature>` with the first 12 digits of the config's hash.
 
     Args:
         config: the config of a run, as for `train`.
@@ -204,8 +214,8 @@ def load_run(
 
     Args:
         run: path of a run's folder, first characters of a run's signature (the hash that names the
-            folder), or a run name (the latest finished run with that name). The folder may have
-            been moved.
+            folder), or a run name (the latest finished run with that name). A path is also valid
+            after the folder was moved.
         root: folder in which names and signatures are searched.
         trust: modules that are imported if the run's config names classes in these modules. Other
             modules are never imported; by default, only Étude's own classes are built.
@@ -213,8 +223,8 @@ def load_run(
             latest unfinished run.
 
     Raises:
-        RequestError: there is no such run, or its config names classes of modules that are not
-            trusted.
+        RequestError: there is no such run, several signatures begin with these characters, or the
+            run's config names classes of modules that are not trusted.
     """
     loaded = Run(find_record(str(run), Path(root), unfinished=unfinished), trust=trust)
     _ = loaded.checked  # raises now instead of when a model is built
@@ -240,12 +250,12 @@ def load_pretrained(
             `owner/name/file.gguf`), which is downloaded once.
         dtype: data type of the weights, such as `"bfloat16"`; None uses that of the files.
         device: device of the weights, such as `"cuda"`.
-        revision: branch, tag or commit on the Hugging Face Hub.
+        revision: branch, tag or commit on the Hugging Face Hub; None for the default branch.
         adapter: folder with a LoRA adapter for these weights, in the format of `peft`; it is merged
             into the weights.
 
     Raises:
-        RequestError: the source cannot be read.
+        RequestError: the source cannot be read, or its architecture is not supported.
     """
     from etude.interop.released_model import load_released, text_model
 
@@ -300,7 +310,11 @@ class Run:
 
     @property
     def status(self) -> str:
-        """The run's status: running, finished, failed, interrupted, paused, diverged or oom."""
+        """The run's status: running, finished, failed, interrupted, paused, diverged or oom.
+
+        A paused run has reached `run.stop_at_step` or was pruned by a search. A diverged run had a
+        loss, gradient norm or metric that was NaN or infinite. The status oom means out of memory.
+        """
         return self.record.status
 
     @property
@@ -327,8 +341,10 @@ class Run:
     def metrics(self) -> pd.DataFrame:
         """A table of the run's metrics, one row per logged step.
 
-        Columns: `step`, `tokens`, `train/loss`, the metric that selects the best checkpoint, other
-        validation metrics, ..., `lr`, `perf/...`, `time`.
+        Columns, in this order: `step`, `tokens` (the number in all steps so far), `train/loss`, the
+        metric that selects the best checkpoint, the other validation metrics, all other metrics,
+        `lr`, `perf/...` (speed), `time` (seconds of training so far). In a step without validation,
+        validation metrics are NaN.
 
         Raises:
             RequestError: the metrics of a finished run were edited after training.
@@ -343,12 +359,13 @@ class Run:
     def checked(self) -> CheckedConfig:
         """The run's config after it was checked, as an object that can build the config's classes.
 
-        A node of this object is a class and its arguments.
+        Its attribute `nodes` contains, for each top-level key that names a class, such as `model`,
+        an object with this class and its arguments, whose method `build` calls the class.
         """
         return check(to_portable(self.config), trust=self._trust)
 
     def tokenizer(self) -> Any:
-        """Loads the run's tokenizer.
+        """Loads the run's tokenizer, an `etude.data.tokenizer.Tokenizer`.
 
         Raises:
             RequestError: the file is missing or was edited after training.
@@ -368,6 +385,9 @@ class Run:
 
     def model(self, which: str = "best", *, merged: bool = True) -> Trained:
         """Loads the trained model in evaluation mode, with its tokenizer if it reads text.
+
+        The result is a `LanguageModel` (decoder), `Seq2Seq` (encoder-decoder), `TextEncoder`
+        (encoder) or `NumberModel` (regressor). Its attribute `module` is the `torch.nn.Module`.
 
         Args:
             which: the checkpoint: `best` (by validation), `last`, a step, `average` (the mean of
@@ -458,6 +478,8 @@ class Run:
     ) -> dict[str, float]:
         """Computes the metrics of a checkpoint on a split of the run's data, as a dict by name.
 
+        The names, such as `loss` or `accuracy`, have no prefix `val/`.
+
         Args:
             split: `val`, `train`, or `test` if the data has one.
             sequence_length: for language models, window length in tokens; None is the length of
@@ -493,7 +515,7 @@ class Run:
         beams: int | None = None,
         length_penalty: float | None = None,
     ) -> list[dict[str, Any]]:
-        """Returns a prediction for each text, as a dict.
+        """Returns a prediction for each text, as a dict, in the order of the texts.
 
         The keys of the dict depend on the task, for example `label` and `probabilities`
         (classification), `words` and `tags` (tagging) or `target` (translation).
@@ -501,13 +523,14 @@ class Run:
         Args:
             texts: the texts.
             pair: for a run trained on pairs of texts, one second text, which is combined with each
-                of `texts`.
+                of `texts`; None for all other runs.
             which: the checkpoint, as for `model`.
             beams: for translation, number of beams; None means 4.
             length_penalty: for translation, length penalty of beam search; None means 1.
 
         Raises:
-            RequestError: a text is empty, or the run's task does not predict on texts.
+            RequestError: there are no texts, a text is empty, the run's task does not predict on
+                texts, or `pair` is None for a run on pairs or given for another run.
         """
         from etude.analysis.predicting import Predictor
 
@@ -519,11 +542,15 @@ class Run:
 
         For a language model, the score is the loss of a window in nats per token (lower is better).
         For other tasks, higher is better: 1 for a correct label and 0 for a wrong one, the fraction
-        of correct tags, chrF of a translation from 0 to 1, or the negative squared error. Scores
-        are saved in the run's folder, in `predictions/`, and reused.
+        of correct tags, chrF of a translation from 0 to 1, the F1 score of an answer from 0 to 1,
+        or the negative squared error. Scores are saved in the run's folder, in `predictions/`, and
+        reused.
+
+        Args:
+            split, which: as for `evaluate`.
 
         Raises:
-            RequestError: as for `evaluate`.
+            RequestError: as for `evaluate`, or the run's task gives examples no scores.
         """
         from etude.analysis.scoring import example_scores
 
@@ -531,6 +558,9 @@ class Run:
 
     def batch(self, step: int) -> dict[str, Any]:
         """Returns the batch of an optimizer step, over all processes, as tensors by name.
+
+        The names depend on the task. For a language model, they include `tokens` and `targets`,
+        both of shape (examples, length).
 
         Args:
             step: optimizer step, as in the metrics; the first is 1.
@@ -585,7 +615,7 @@ class Run:
         return pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
 
     def data(self) -> Any:
-        """Returns a new data module of the run.
+        """Returns a new data module of the run, an `etude.data.module.DataModule`.
 
         The data is not prepared; its files may be missing.
         """
@@ -655,6 +685,8 @@ class Runs(Sequence[Run]):
     def filter(self, *conditions: str) -> Runs:
         """Returns the runs that match all filters; the syntax is that of `etude runs list`.
 
+        The result is empty if no run matches.
+
         Example:
             runs("experiments/nano").filter("optimizer.lr>1e-3", "model.position=rotary")
 
@@ -669,7 +701,12 @@ class Runs(Sequence[Run]):
         )
 
     def frame(self) -> pd.DataFrame:
-        """Returns a table with one row per run: name, status, config values and latest metrics."""
+        """Returns a table with one row per run: name, status, config values and latest metrics.
+
+        There is a column for each key of the runs' configs, such as `optimizer.lr`, and for each
+        metric. The column `best/<metric>` contains the best value of the metric that selects the
+        best checkpoint.
+        """
         import pandas as pd
 
         return pd.DataFrame([_row(run.record) for run in self._runs])
@@ -693,7 +730,8 @@ class Runs(Sequence[Run]):
     def group(self, metric: str | None = None, *, by: Sequence[str] = ()) -> Groups:
         """Groups the finished runs; by default, runs that differ only in the seed are a group.
 
-        The result has the mean, the standard deviation and the mean curve of a metric per group.
+        The result has the mean, the standard deviation and the mean curve of a metric per group:
+        its method `frame` returns a table with one row per group, `plot` plots the mean curves.
 
         Args:
             metric: the metric; None is the best value of the metric that selects the best
@@ -712,9 +750,12 @@ class Runs(Sequence[Run]):
     def significance(self, split: str = "val") -> pd.DataFrame:
         """Tests whether the other runs differ from the first run, by the score of each example.
 
+        The first run is the first item of this sequence. `runs` sorts its result by folder.
+
         Returns:
-            A table with one row for each run but the first: `difference` (its mean loss or score
-            minus that of the first run), the 95 % confidence interval `low` to `high`, the
+            A table with one row for each run but the first: the label `run`, the folder `path`,
+            the number of `examples`, `mean` (its mean loss or score), `difference` (`mean` minus
+            that of the first run), the 95 % confidence interval `low` to `high`, the
             p-values `permutation` and `bootstrap`, `holm` (`permutation` corrected for the
             number of runs by Holm's method), and `mcnemar` if each example is either correct or
             incorrect.

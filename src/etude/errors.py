@@ -30,8 +30,8 @@ class Problem:
         where: where the error is: a key path (`model.heads`), or a file and a position
             (`a.txt, line 3, byte 7`).
         expected: what is valid, as a noun phrase that completes "expected ...".
-        value: the invalid value; omitted from the message if not given.
-        hint: the nearest valid choice, or what to do.
+        value: the invalid value; without this argument, the message contains no value.
+        hint: the nearest valid choice, or what to do; None for no hint.
     """
 
     where: str

@@ -18,6 +18,7 @@ VARIABLE = "THP_MEM_ALLOC_ENABLE"
 def enable_huge_pages() -> None:
     """Makes torch allocate tensors of at least 2 MB in huge pages.
 
-    Does nothing if the environment variable `VARIABLE` is already set.
+    Sets the environment variable `VARIABLE`, which torch reads at its first allocation. A value
+    that the variable already has is not changed.
     """
     os.environ.setdefault(VARIABLE, "1")

@@ -80,7 +80,8 @@ class LazyModule(ModuleType):
         The package itself is not executed.
 
         Args:
-            modules: names relative to this package, imported in this order.
+            modules: names relative to this package, such as `utilities`; at least one. They are
+                imported in this order.
             name: name of the attribute.
         """
         with _LOCK:

@@ -175,7 +175,8 @@ def secret_variables() -> Mapping[str, str]:
     """Returns the secret environment variables, as a dict from name to value.
 
     A variable is secret if its name marks its value as secret, for example `WANDB_API_KEY`.
-    Short values, which occur in any text, and paths of existing files are excluded.
+    Values shorter than 12 characters, which may occur in any text, and paths of existing files are
+    excluded.
     """
     return _secret_variables(_environment())[0]
 

@@ -22,7 +22,7 @@ def hash_of(folder: Path, files: Sequence[Path]) -> str:
 
     Args:
         folder: folder to which the hashed paths are relative.
-        files: the files.
+        files: the files, which are in `folder`. Their order changes the hash.
     """
     digest = hashlib.sha256()
     for path in files:

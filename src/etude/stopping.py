@@ -38,7 +38,8 @@ class Saving(Protocol):
     """Protocol of work, such as training, that saves its state after a signal and then ends.
 
     Attributes:
-        notice: message that is printed when the first signal arrives.
+        notice: text that states what the work does after the first signal; it is printed when this
+            signal arrives.
     """
 
     notice: str
@@ -155,7 +156,8 @@ def is_watching() -> bool:
 def cleanup_on_kill(clean: Callable[[], object]) -> Iterator[None]:
     """Context manager: if a signal kills the process during the block, `clean` is called first.
 
-    The function is called in another thread, and only if `watch_signals` was called.
+    The function is called in another thread, and only if `watch_signals` was called. Functions of
+    nested blocks are called in reverse order, the innermost first, for at most 0.4 seconds in all.
     """
     if _watch is None:
         yield

@@ -120,10 +120,11 @@ def _run(arguments: list[str]) -> int:
 
 
 def _report_exception(raised: BaseException, arguments: list[str], debug: bool) -> int:
-    """Prints the exception `raised` by a command, and returns the exit code.
+    """Prints the exception `raised` by a command to standard error, and returns the exit code.
 
     Raises:
-        BaseException: the exception itself, if `debug` is true (option `--debug`).
+        BaseException: if `debug` is true (option `--debug`), most exceptions are also raised again.
+            Signals and the exceptions `HelpShown` and `RunHeld` are not.
     """
     try:
         raise raised

@@ -28,7 +28,10 @@ class HelpShown(Exception):
 
 
 class Parser(argparse.ArgumentParser):
-    """Argument parser that raises `RequestError` or `HelpShown` instead of ending the process."""
+    """Argument parser that raises exceptions instead of ending the process.
+
+    It raises `RequestError` for invalid arguments, and `HelpShown` after `--help` was printed.
+    """
 
     def error(self, message: str) -> NoReturn:
         unknown = re.match(r"unrecognized arguments: (--[\w-]+)", message)
@@ -65,8 +68,11 @@ def add_output(parser: argparse.ArgumentParser, help_: str) -> None:
 def _output(typed: str) -> Path:
     """Converts the value of the option `--output` to a path, and resolves a symbolic link.
 
+    The file need not exist.
+
     Raises:
-        RequestError: the path is not that of a regular file, or is inside the folder of a run.
+        RequestError: the path is empty, exists but is not a regular file, or is inside the folder
+            of a run.
     """
     from etude.records.registry import check_outside
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def completions(command: str, typed: str) -> list[str]:
-    """Returns the completions of the last word of a command line.
+    """Returns the completions of the last word of a command line, each as a whole word.
 
     Args:
         command: a command with an argument RUN, such as `runs` or `generate`.

@@ -91,10 +91,10 @@ def _write_adapter(args: Namespace, destination: Path) -> None:
 
 
 def _source(args: Namespace) -> ExportSource:
-    """Returns the model that the argument SOURCE of `etude convert` selects.
+    """Returns the model that the argument SOURCE of `etude convert` selects, with its tokenizer.
 
-    If SOURCE is a path of weights, they are loaded. Otherwise, SOURCE selects a run or, if no run
-    matches, a repository on the Hugging Face Hub.
+    If SOURCE is the path of released weights (a file or folder), they are loaded. Otherwise, SOURCE
+    selects a run or, if no run matches, a repository on the Hugging Face Hub.
     """
     from etude.interop.export import source_from_released, source_from_run
     from etude.interop.released_model import load_released

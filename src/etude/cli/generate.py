@@ -105,7 +105,8 @@ def _config(args: argparse.Namespace) -> GenerationConfig:
 def _check_prompts(args: argparse.Namespace) -> list[str]:
     """Checks all options of `etude generate`, and returns the prompts.
 
-    Called before the model is loaded.
+    The prompts are the values of `--prompt` or the lines of `--prompt-file`; without these options,
+    there is one empty prompt. Called before the model is loaded.
 
     Raises:
         RequestError: options are invalid; the exception contains all problems.

@@ -87,7 +87,8 @@ def plan(arguments: list[str]) -> int:
 def _progress(multirun: bool) -> Iterator[PlanProgress | None]:
     """Context manager that shows a progress bar on a terminal while a sweep is planned.
 
-    Yields the function that updates the bar, or None if there is no bar.
+    Yields the function that updates the bar, or None if there is no bar. The function gets the
+    number of planned jobs and the number of all jobs.
     """
     if not (multirun and sys.stderr.isatty()):
         yield None
@@ -160,7 +161,8 @@ def _totals(jobs: Sequence[PlannedJob]) -> Iterator[str]:
 def _notes(jobs: Sequence[PlannedJob]) -> Iterator[str]:
     """Yields the lines that `etude plan` prints below its table of jobs.
 
-    The lines contain the origins of the speeds, notes on jobs, and the meaning of `~`.
+    The lines state how the training speeds were measured or estimated, contain notes on jobs, and
+    explain `~`, which marks estimated numbers in the table.
     """
     sizes = [job.size for job in jobs if job.size is not None]
     sources = dict.fromkeys(size.speed.source for size in sizes if size.speed is not None)
@@ -177,7 +179,8 @@ def _notes(jobs: Sequence[PlannedJob]) -> Iterator[str]:
 def _notes_of_jobs(jobs: Sequence[PlannedJob]) -> Iterator[str]:
     """Yields one line for each different note on the sizes of jobs, which many jobs may share.
 
-    A line begins with the numbers of the jobs that have the note, unless all jobs have it.
+    A note states, for example, why a size is unknown. A line begins with the numbers of the jobs
+    that have the note, unless all jobs have it.
     """
     numbers: dict[str, list[str]] = {}
     sized = 0

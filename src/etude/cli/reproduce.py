@@ -9,7 +9,11 @@ from etude.errors import Problem, RequestError
 
 
 def reproduce(arguments: list[str]) -> int:
-    """Runs `etude reproduce` with its command-line arguments and returns the exit code."""
+    """Runs `etude reproduce` with its command-line arguments and returns the exit code.
+
+    The command trains the runs of papers and compares their results with the papers' claims.
+    Without a paper, it lists the available papers.
+    """
     parser = make_parser(
         "reproduce",
         "Reproduce the claims of papers; without PAPER, list the available papers. Finished runs "

@@ -89,6 +89,9 @@ def group(args: Namespace) -> int:
 def _print_comparison(groups: Any, frame: Any, args: Namespace) -> None:
     """Prints statistical tests that compare each group of runs with the reference group.
 
+    The option `--against` selects the reference group: that with the best mean, or that of the
+    first run.
+
     Args:
         groups: the groups of runs (`etude.analysis.run_groups.Groups`).
         frame: data frame of the tests, from `Groups.comparison`; nothing is printed if it is empty.
@@ -153,7 +156,10 @@ def add_significance_arguments(parser: ArgumentParser) -> None:
 
 
 def significance(args: Namespace) -> int:
-    """Runs `etude runs significance` with its parsed arguments and returns the exit code."""
+    """Runs `etude runs significance` with its parsed arguments and returns the exit code.
+
+    The command prints tests of whether each run differs from the first run, as a table or as JSON.
+    """
     from etude.api import Run, Runs
     from etude.records.registry import find_finished, find_record
     from etude.records.text_tables import print_columns

@@ -53,7 +53,10 @@ def _overview() -> ArgumentParser:
 
 
 def _joined(words: list[str]) -> list[str]:
-    """Joins `--sort -val/loss` into one word: argparse would parse `-val/loss` as an option."""
+    """Returns the words of a command line, with `--sort -val/loss` as `--sort=-val/loss`.
+
+    If they were two words, argparse would parse `-val/loss` as an option.
+    """
     joined: list[str] = []
     for word in words:
         if joined and joined[-1] == "--sort":

@@ -193,7 +193,11 @@ def _quote(path: Path) -> str:
 
 
 def _summary(record: Any) -> str:
-    """Returns lines with a run's steps and duration, its best validation, and its final metrics."""
+    """Returns lines with a run's steps and duration, its best validation, and its final metrics.
+
+    Args:
+        record: the folder of the finished run, as a `Record`.
+    """
     from etude.records.record_fields import monitored_metric, order_metrics, positive_class_note
     from etude.records.text_tables import format_best, format_metric, metric_grid
     from etude.records.times import format_duration

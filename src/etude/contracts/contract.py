@@ -83,7 +83,8 @@ class Contract:
         """Returns whether a class lacks the required base class of Étude.
 
         The class then lacks the members and arguments of this base class, too, so that no further
-        problem needs to be reported. Bases of torch provide few of the required members.
+        problem needs to be reported. The result is false if no base class is required, if it is a
+        class of torch (which has few of the required members), or if `constructor` is a function.
         """
         return (
             self.base is not None
@@ -238,7 +239,8 @@ def _format_parameters(method: FunctionType) -> str:
 def _defines(kind: type, name: str) -> bool:
     """Returns whether a class or one of its base classes defines the member `name`.
 
-    A definition in a module of `_STUB_MODULES` does not count, because it is only a stub.
+    A definition in a module of `_STUB_MODULES` (base classes of torch, Lightning and Hydra) does
+    not count, because it is only a stub.
     """
     owner = next((base for base in kind.__mro__ if name in vars(base)), None)
     return owner is not None and not _is_stub(owner)

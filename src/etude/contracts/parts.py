@@ -23,7 +23,7 @@ class Attention(Protocol):
         heads: H, the number of heads.
         bias: whether projections have a bias.
         dropout: dropout probability.
-        head_dim: K, the head dimension, if `model.head_dim` is set.
+        head_dim: K, the head dimension; passed only if `model.head_dim` is set.
         base_head_dim: K of muP's base model, whose width is `model.mup_base_dim`; passed only if
             this width is set and differs from D.
         layer, layers: index of the block, from 0, and number of blocks.
@@ -84,7 +84,7 @@ class Position(Protocol):
         dim: D, the width of the vectors.
         heads: H, the number of heads.
         max_length: length of the longest training sequence.
-        head_dim: K, the head dimension, if `model.head_dim` is set.
+        head_dim: K, the head dimension; passed only if `model.head_dim` is set.
     """
 
     def __init__(
@@ -196,7 +196,11 @@ class Mask(Protocol):
         """Returns a mask of shape (T, S), true where a query can see a key.
 
         The S keys are at positions 0 to S - 1, the T queries at the last T of these positions. None
-        means that the attribute `causal` alone describes the mask.
+        means that this object's attribute `causal` alone describes the mask: if it is true, the
+        keys after a query are hidden, otherwise no key.
+
+        Args:
+            device: device of the mask; None for torch's default device.
         """
         ...
 

@@ -33,6 +33,8 @@ class Model(Protocol):
         A language model maps token ids, of shape (B, T), to logits of shape (B, T, V).
 
         Args:
+            inputs: tensors from the batch, such as token ids, of shape (B, T). An encoder-decoder
+                gets the ids of the source and those of the target.
             more: further arguments from the batch, such as `documents` for packed texts; see the
                 method `forward` of `Decoder`, `Encoder` and `EncoderDecoder`.
         """
@@ -45,7 +47,8 @@ class Head(Protocol):
     Args:
         dim: D, the width of the vectors.
         embedding: token embedding, whose weights a head may share.
-        norm: function that returns a norm; called with `dim` and `bias`.
+        norm: function that returns a norm (a `torch.nn.Module`); the head calls it with the
+            arguments `dim` and `bias` of `etude.contracts.parts.Norm`.
         dropout: dropout probability.
         labels: number of labels: that of the data, unless the config sets it.
     """
@@ -66,7 +69,7 @@ class Head(Protocol):
         with one result per sequence (the attribute `gives` is `classes`) have the shape (B, ...).
 
         Args:
-            keep: mask of shape (B, T), false where a token is padding.
+            keep: mask of shape (B, T), false where a token is padding; None means no padding.
         """
         ...
 
@@ -173,11 +176,18 @@ class Data(Protocol):
         ...
 
     def origin(self) -> Mapping[str, object]:
-        """Returns a description of where the data comes from, which is saved in the run folder."""
+        """Returns a description of where the data comes from, which is saved in the run folder.
+
+        The keys are chosen by the class, such as `repository` and `commit`; the values can be
+        written as JSON. The dict is empty if the config already contains the path of the data.
+        """
         ...
 
     def prepare(self, cache_dir: Path, /) -> Any:
-        """Writes the prepared data to the folder `cache_dir`, or reads it if it exists there."""
+        """Writes the prepared data to the folder `cache_dir`, or reads it if it exists there.
+
+        A run does not use the result.
+        """
         ...
 
     def attach(
@@ -244,8 +254,9 @@ class Task(Protocol):
     """Task: a model with its loss and metrics; a subclass of `etude.tasks.base.Task`.
 
     Args:
-        setup: object with the model, the optimizer recipe, the schedule and so on. A subclass
-            passes this object to the constructor of `etude.tasks.base.Task`.
+        setup: an `etude.tasks.base.Setup`: object with all arguments that the run passes, such as
+            the model, the optimizer recipe and the schedule. A subclass passes this object to the
+            constructor of `etude.tasks.base.Task`.
     """
 
     monitor: str
@@ -362,7 +373,7 @@ class Launcher(Protocol):
 
         Args:
             hydra_context: Hydra's context; its `config_loader` composes configs.
-            task_function: function to call with a job's config.
+            task_function: function that runs a job; called with the job's config.
             config: config of the sweep.
         """
         ...
@@ -374,6 +385,7 @@ class Launcher(Protocol):
 
         Args:
             job_overrides: for each job, its Hydra overrides.
-            initial_job_idx: index in the sweep of the first of these jobs.
+            initial_job_idx: index in the sweep of the first of these jobs; the sweep's first job
+                has the index 0.
         """
         ...

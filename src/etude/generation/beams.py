@@ -28,7 +28,8 @@ class BeamSearchResult:
 
     Attributes:
         tokens: ids of B prompts of T tokens, each followed by up to n new tokens; shape
-            (B, beams, T + n). Shorter texts are padded at the end with `StopConditions.fill`.
+            (B, beams, T + n). Shorter texts are padded at the end with the first stop token, or
+            with 0 if there is none (`StopConditions.fill`).
         scores: scores of the hypotheses (see `beam_search`), of shape (B, beams); NaN if the logits
             of a prompt were NaN.
     """
@@ -47,7 +48,8 @@ def beam_search(
 ) -> BeamSearchResult:
     """Returns the best continuations of B prompts that a beam search finds.
 
-    A hypothesis is a finished continuation. Its score is log p(new tokens) / n^length_penalty,
+    A hypothesis is a finished continuation: it meets a stop condition or has `max_new_tokens` new
+    tokens. Its score is log p(new tokens) / n^length_penalty,
     where n is the number of its new tokens, including the stop token (Wu et al. 2016,
     arXiv:1609.08144, section 7, whose penalty is another power law).
 
@@ -166,10 +168,11 @@ class _Hypotheses:
     """The best hypotheses (finished texts) of B prompts: up to `beams` per prompt.
 
     Attributes:
-        tokens: token ids, of shape (B, beams, end); `end` is the maximum length of a text.
+        tokens: token ids, of shape (B, beams, end); `end` is the maximum length of a text in
+            tokens, including its prompt.
         scores: scores of shape (B, beams), the best first.
         complete: mask of shape (B, beams), false where a prompt has fewer hypotheses.
-        lengths: length of each text in tokens, of shape (B, beams).
+        lengths: length of each text in tokens, including its prompt; shape (B, beams).
     """
 
     tokens: Tensor
@@ -202,7 +205,7 @@ class _Hypotheses:
             candidates: the tokens of the candidates, of shape (B, N, end).
             value: the scores of the candidates, of shape (B, N); very low for unfinished ones.
             ended: mask of shape (B, N), true for finished candidates, which become hypotheses.
-            length: the number of tokens of each candidate.
+            length: the number of tokens of each candidate, including the prompt.
         """
         scores, order = torch.cat((self.scores, value), dim=1).topk(self.scores.shape[1], dim=-1)
         lengths = torch.full_like(ended, length, dtype=torch.long)

@@ -49,16 +49,18 @@ def generate(
     is longer than `model.window`, the next token depends on its last `window` tokens; see `Reader`.
 
     Args:
-        config: the options of generation. The samples of a prompt are adjacent rows; with a cache
-            the prompt is read once for all of them.
+        config: the options of generation; None for the defaults. The samples of a prompt are
+            adjacent rows; with a cache the prompt is read once for all of them.
         keep: mask (B, T), false for padding, which must precede the tokens of its row. The
             continuation of a row does not depend on its padding. None means no padding.
-        generator: the source of randomness: one generator per row, or one for all rows.
+        generator: the source of randomness: one generator per row of the result (B * samples), or
+            one for all rows; None for torch's default generator.
         processors: additional processors of the logits.
         stop_token: the id of the stop token, or the ids of several. After its end, a row is filled
-            with the first of these ids; generation ends when all rows have ended.
+            with the first of these ids, or with 0 if there are none; generation ends when all rows
+            have ended.
         stop: a function that maps the new tokens of R rows, of shape (R, n), to booleans of shape
-            (R,), true for rows that end.
+            (R,), true for rows that end. It is called after each new token.
         use_cache: whether to cache keys and values. Without a cache, each new token requires a pass
             over the whole text.
         on_token: a function that is called at each step with the new token id of each row, a
@@ -140,7 +142,10 @@ def _generate_tokens(
     generator: Generators,
     on_token: Callable[[Tensor], None] | None,
 ) -> tuple[Tensor, bool]:
-    """Returns the prompts with their new tokens, and whether NaN logits ended the generation."""
+    """Returns the prompts with their n new tokens, and whether the last logits contained NaN.
+
+    The tokens have the shape (B * samples, T + n).
+    """
     choose = sampler(
         config.temperature, config.top_k, config.top_p, config.min_p, config.greedy, generator
     )

@@ -82,7 +82,7 @@ class ForbiddenTokens:
     """Processor that forbids sequences of tokens.
 
     The last token of a sequence is forbidden if the text ends with all other tokens of the
-    sequence.
+    sequence. The token of a sequence of one token is always forbidden.
 
     Args:
         sequences: the sequences, each of at least one token id.

@@ -80,12 +80,14 @@ def choose(
 
     Args:
         temperature: the divisor of the logits; 0 selects the most probable token.
-        top_k: the number of most probable tokens to sample from.
-        top_p: the total probability of the nucleus to sample from; see `keep_top_p`.
-        min_p: the minimum probability of a token, relative to that of the most probable token.
+        top_k: the number of most probable tokens to sample from; None for no limit.
+        top_p: the total probability of the nucleus to sample from; see `keep_top_p`. None for no
+            limit.
+        min_p: the minimum probability of a token, relative to that of the most probable token; None
+            for no limit.
         greedy: whether to select the most probable token, regardless of the other arguments.
         generator: the source of randomness, on the logits' device; one generator per row of logits
-            (B, V) makes the rows independent of each other.
+            (B, V) makes the rows independent of each other. None is torch's default generator.
 
     Raises:
         InvalidArguments: a negative temperature, top_k below 1, top_p outside (0, 1], min_p

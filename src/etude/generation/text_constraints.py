@@ -53,7 +53,8 @@ class TokenTexts:
     Some tokenizers decode the first token of a text differently.
 
     Args:
-        tokenizer: the tokenizer. All of its tokens are decoded once, on first use of `tokens`.
+        tokenizer: the tokenizer. All of its tokens are decoded once, on first use of the attribute
+            `tokens`, the list of their texts.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:

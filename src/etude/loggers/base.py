@@ -18,7 +18,7 @@ class RunInfo:
 
     Attributes:
         path: Run folder. A logger writes its files in a subfolder, so that they move with the run.
-        name: Name of the run (its experiment).
+        name: Name of the run: the config value `name`, which the experiment file sets.
         signature: Name of the run folder; ends in `~2` for a second run of the same config.
         group: Identifier shared by runs that differ only in their seed.
         label: Overrides that distinguish the run from its experiment file.

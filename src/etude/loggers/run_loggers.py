@@ -61,11 +61,13 @@ class RunLoggers:
                 thread.call("metrics", recorded)
 
     def results(self, record: Path, step: int) -> None:
-        """Passes the samples and figures in a run folder to the loggers.
+        """Passes all samples and figures in a run folder to the loggers.
+
+        Called once, after training.
 
         Args:
             record: The run folder.
-            step: Optimizer step.
+            step: The last optimizer step.
         """
         if not self._started:
             return
