@@ -50,8 +50,8 @@ class Setup:
         seed: the run's seed, from which the seed of every micro-batch is derived.
         gradient_clip_val: largest global gradient norm; None disables clipping.
         ema_decay: decay of the exponential moving average of the weights; None disables it.
-        labels: names of the data's labels or tags, by index.
-        tokenizer: the data's tokenizer.
+        labels: names of the data's labels or tags, by index; empty if the data has none.
+        tokenizer: the data's tokenizer; None if the task needs none.
     """
 
     model: nn.Module
@@ -235,11 +235,13 @@ class Task(pl.LightningModule):
         return self.measured(evaluated).evaluation(evaluated)
 
     def scores(self, evaluated: Evaluated) -> list[float]:
-        """Returns a score for each example, in order, for comparing runs: by default, the `score`
-        of each row of an evaluation with default options.
+        """Returns a score for each row or window, in order, for comparing runs: by default, the
+        `score` of each row of an evaluation with default options.
+
+        Higher scores are better, unless the attribute `scores_are` says otherwise.
 
         Raises:
-            RequestError: the task does not give each example a score.
+            RequestError: the task does not give each row a score.
         """
         rows = self.evaluate(evaluated, self.evaluation_options(evaluated.data)).predictions
         if not rows:
@@ -260,7 +262,11 @@ class Task(pl.LightningModule):
     def predict(self, evaluated: Evaluated, options: EvaluationOptions) -> Iterator[dict[str, Any]]:
         """Yields a prediction for each row, in order. Rows need no labels or targets.
 
-        A task that does not override this method makes no predictions.
+        A prediction is a dict of JSON values. Its keys depend on the task: for classification, for
+        example, the row's `text` and the predicted label are entries.
+
+        Raises:
+            NotImplementedError: the task makes no predictions; `predicts` is false.
         """
         raise NotImplementedError
 
@@ -342,8 +348,8 @@ class Task(pl.LightningModule):
 
     @property
     def section_names(self) -> Sequence[str]:
-        """Names of the sources of the data, if the data is a mixture of several sources. Each
-        source is also validated separately.
+        """Names of the sources of the data; empty if the data is not a mixture of several sources.
+        Each source is also validated separately.
         """
         names: Sequence[str] = self._data.section_names
         return names
@@ -405,7 +411,9 @@ class Task(pl.LightningModule):
         return self.trainer.datamodule  # type: ignore[attr-defined]
 
     def for_use(self) -> AbstractContextManager[None]:
-        """Context manager that gives the model its final weights: the average, if there is one."""
+        """Context manager that gives the model its final weights: the average, if there is one.
+        On exit, the model has its training weights again.
+        """
         return nullcontext() if self.average is None else self.average.in_place()
 
     @property
