@@ -251,8 +251,8 @@ def _is_declared(config: AdapterConfig, name: str) -> bool:
     """Returns whether an adapter with this config may contain the full tensor `name`.
 
     A full tensor replaces a released tensor instead of updating it. A bias is allowed unless the
-    field `bias` is `none`. The tensors of the modules in `modules_to_save` are allowed, too, and the
-    frozen matrices that `peft` saves next to a low-rank update.
+    field `bias` is `none`. The tensors of the modules in `modules_to_save` are allowed, too, as are
+    the frozen matrices that `peft` saves next to a low-rank update.
 
     Args:
         config: the adapter's config.

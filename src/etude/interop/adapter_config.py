@@ -206,8 +206,8 @@ class AdapterConfig:
         """Returns the factor by which the product of the two matrices of a module's update is
         multiplied.
 
-        The factor is alpha / rank or, if `use_rslora` is true, alpha / sqrt(rank). Here alpha is the
-        value in `alpha_pattern` whose key matches the module, or else the field `lora_alpha`.
+        The factor is alpha / rank or, if `use_rslora` is true, alpha / sqrt(rank). Here alpha is
+        the value in `alpha_pattern` whose key matches the module, or else the field `lora_alpha`.
         `module` is the module's name in `transformers`.
         """
         alpha, rank = (

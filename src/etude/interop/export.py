@@ -219,8 +219,8 @@ def export(
 
     Returns:
         The differences from the Étude module's logits. Each key names the model that was loaded and
-        the library that loaded it: `source by transformers`, and the destination's name with
-        `by transformers` or `by Étude`. A mean head has a key of its own.
+        the library that loaded it: `source by transformers`, and the destination's name followed
+        by `by transformers` or `by Étude`. The logits of a mean head have a further key.
 
     Raises:
         RequestError: see `check_destination`; the source and the destination are the same folder.

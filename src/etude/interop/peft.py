@@ -119,6 +119,7 @@ def save_adapter(
 def _concatenate_changes(layer: LoRALinear, rows: Tensor) -> tuple[Tensor, Tensor] | None:
     """Returns the matrices A and B of one low-rank update that combines all updates of some rows.
 
+    A layer has several updates if they change different rows, such as the queries and the values.
     A has the shape (r, in), and B has the shape (N, r): N is the number of rows, and r is the sum
     of the ranks of the combined updates. Returns None if the rows have no update.
 

@@ -122,8 +122,9 @@ def load_boundaries(
     """Reads a released model's stop tokens, and the token that is added before every prompt.
 
     The stop tokens are the `eos_token_id` of `generation_config.json`, or else of `config.json`; if
-    neither file has this field, there are none. The token before every prompt is the special token that the tokenizer itself adds before a text, or else
-    the `bos_token` of `tokenizer_config.json` if `add_bos_token` is true there.
+    neither file has this field, there are none. The token before every prompt is the special token
+    that the tokenizer itself adds before a text, or else the `bos_token` of `tokenizer_config.json`
+    if `add_bos_token` is true there.
 
     Args:
         folder: the folder of the released model.
@@ -268,10 +269,10 @@ def write_tokenizer(
     Args:
         tokenizer: the tokenizer, saved as `tokenizer.json` unless `source` has that file.
         source: the folder of a released model, whose tokenizer files are copied unchanged; None
-            copies no files. If it has a `tokenizer_config.json`, the arguments below have no effect.
+            copies no files. If it has a `tokenizer_config.json`, all arguments below are ignored.
         begin: the id of the `bos_token`; None for no such token.
-        ends: ids of the stop tokens; the first is the `eos_token`. If empty, the tokenizer's
-            end-of-text token is.
+        ends: ids of the stop tokens; the first is the `eos_token`. If empty, the `eos_token` is the
+            tokenizer's end-of-text token.
         max_length: the maximum number of tokens per text; None states no maximum.
         chat: the chat template (Jinja); None for no template.
         types: whether the model distinguishes the two texts of a pair by token types.

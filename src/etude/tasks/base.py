@@ -45,7 +45,8 @@ class Setup:
     Attributes:
         model: the module to train; checkpoints contain its weights.
         optimizer: function that builds the optimizer; called once, with the model.
-        schedule: function that returns the learning-rate factor of a step.
+        schedule: function that returns the learning-rate factor of a step, given the step's index
+            from 0 and `total_steps`.
         total_steps: number of optimizer steps of the whole run.
         seed: the run's seed, from which the seed of every micro-batch is derived.
         gradient_clip_val: largest global gradient norm; None disables clipping.
@@ -262,8 +263,8 @@ class Task(pl.LightningModule):
     def predict(self, evaluated: Evaluated, options: EvaluationOptions) -> Iterator[dict[str, Any]]:
         """Yields a prediction for each row, in order. Rows need no labels or targets.
 
-        A prediction is a dict of JSON values. Its keys depend on the task: for classification, for
-        example, the row's `text` and the predicted label are entries.
+        A prediction is a dict of JSON values. Its keys depend on the task: for classification, they
+        include `text` (the row's text) and `label` (the predicted label).
 
         Raises:
             NotImplementedError: the task makes no predictions; `predicts` is false.
@@ -295,7 +296,8 @@ class Task(pl.LightningModule):
     def answered(self, data: Any, options: Any, *, whole: bool = False) -> list[str]:
         """Returns the model's answers to validation examples, for a task whose `labels` are tokens.
 
-        For the form of the texts, see `etude.tasks.samples.answers`.
+        The list is empty if the model cannot generate text. For the form of the texts, see
+        `etude.tasks.samples.answers`.
 
         Args:
             data, options: see `samples`.
@@ -381,7 +383,8 @@ class Task(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Sets `validation_metrics` to all metrics of each validated split, over all ranks.
 
-        If the data is a mixture of several sources, the loss of each source is included.
+        If the data is a mixture of several sources, the loss of each source is included, such as
+        `val/SOURCE/loss`.
         """
         ranks = gather_ranks(self._validated, self.trainer.world_size)
         keys = sorted({key for rank in ranks for key in rank}, key=_validation_first)

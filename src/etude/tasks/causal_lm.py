@@ -114,7 +114,9 @@ class CausalLM(Task):
         return self.metrics_class(evaluated.text_bytes)
 
     def samples(self, data: Any, options: Any) -> list[str]:
-        """Returns continuations of the prompt, determined by the weights and the run's seed."""
+        """Returns continuations of the prompt, determined by the weights and the run's seed; empty
+        if the model cannot generate text.
+        """
         model = writer(self.model, self.tokenizer)
         if model is None:
             return []
@@ -182,7 +184,7 @@ def sliding_score(
     Window w begins at token `w * stride`. All targets of the first window count. Of each later
     window, only the last `stride` targets count; each of them has at least `length - stride` tokens
     of context. The last window ends with the text; it can be shorter, and fewer of its targets
-    count. So each target counts once.
+    count. So no target counts twice.
 
     Args:
         model: maps tokens (B, T) to logits (B, T, V).

@@ -131,8 +131,8 @@ class TagMetrics(RowMetrics):
 
     def rows(self) -> dict[int, tuple[Tags, Tags]]:
         """Returns a dict from each row's index to its actual and its predicted tags, as indices in
-        the order of the words. If words at the end of a row were cut off, they have no predicted
-        tag: the second array is shorter.
+        the order of the words. If `labels_of` is set and words at the end of a row were cut off,
+        these have no predicted tag: the second array is shorter.
         """
         return self._rows
 
