@@ -52,7 +52,8 @@ class Setup:
         gradient_clip_val: largest global gradient norm; None disables clipping.
         ema_decay: decay of the exponential moving average of the weights; None disables it.
         labels: names of the data's labels or tags, by index; empty if the data has none.
-        tokenizer: the data's tokenizer; None if the task needs none.
+        tokenizer: the data's tokenizer; None if the task makes no texts, for example if it is built
+            only to measure the time of a step.
     """
 
     model: nn.Module
