@@ -58,7 +58,10 @@ class LowRankChange:
         return "embedding_a" in self.parts
 
     def product(self) -> Tensor:
-        """Returns the update as a matrix of shape (out, in), not yet multiplied by the scale."""
+        """Returns the update as a matrix, not yet multiplied by the scale.
+
+        The shape is (out, in) for a linear layer, and (vocabulary, width) for an embedding.
+        """
         if self.embedding:
             return (self.parts["embedding_b"] @ self.parts["embedding_a"]).mT
         return self.parts["b"] @ self.parts["a"]
@@ -85,9 +88,14 @@ def merge_adapter(loaded: LoadedModel, folder: Path) -> None:
     In float32, the logits of the merged model equal those of the model with the adapter in `peft`,
     up to a relative error of about 1e-6.
 
+    If a decoder's output projection is its embedding, and the adapter changes one of the two, the
+    decoder gets a separate output projection.
+
     Raises:
         RequestError: a config field or a tensor is unsupported, or a tensor is missing or has the
-            wrong shape. The model is unchanged in these cases.
+            wrong shape, or the adapter changes an embedding that several modules of an
+            encoder-decoder, or of an encoder with a head over the vocabulary, share. The model is
+            unchanged in these cases.
     """
     config = AdapterConfig.of(folder)
     file = folder / WEIGHTS
@@ -191,7 +199,9 @@ def _read_changes(
 
     Returns:
         A dict of the low-rank updates by module name, a dict of the full tensors (which replace
-        released tensors) by tensor name, and a list of problems.
+        released tensors) by tensor name, and a list of problems: one for each tensor of the adapter
+        that is not floating-point, that the config does not allow, or that belongs to no module to
+        which Étude can apply LoRA.
     """
     changes: dict[str, LowRankChange] = {}
     whole: dict[str, Tensor] = {}
@@ -240,7 +250,13 @@ def _current_name(family: Family, name: str, *, is_module: bool) -> str:
 def _is_declared(config: AdapterConfig, name: str) -> bool:
     """Returns whether an adapter with this config may contain the full tensor `name`.
 
-    A full tensor replaces a released tensor instead of updating it.
+    A full tensor replaces a released tensor instead of updating it. A bias is allowed unless the
+    field `bias` is `none`. The tensors of the modules in `modules_to_save` are allowed, too, as are
+    the frozen matrices that `peft` saves next to a low-rank update.
+
+    Args:
+        config: the adapter's config.
+        name: the tensor's name in the adapter, without the prefix of `peft`.
     """
     if "bias" in name and config.values.get("bias", "none") != "none":
         return True

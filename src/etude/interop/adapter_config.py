@@ -156,7 +156,7 @@ class AdapterConfig:
 
     Attributes:
         where: the path of the file.
-        values: the checked fields.
+        values: dict from the name of each field in the file to its value. All values are valid.
     """
 
     where: str
@@ -167,8 +167,8 @@ class AdapterConfig:
         """Reads the `adapter_config.json` in a folder.
 
         Raises:
-            RequestError: the file is missing, or has unsupported fields; the message names all of
-                them.
+            RequestError: the file is missing, lacks a required field, or has fields that are
+                unsupported or have an invalid value; the message names all of them.
         """
         where = str(folder / NAME)
         values = read_object(folder / NAME)
@@ -197,6 +197,7 @@ class AdapterConfig:
     def rank(self, module: str) -> int:
         """Returns the rank of a module's low-rank update.
 
+        This is the value in `rank_pattern` whose key matches the module, or else the field `r`.
         `module` is the module's name in `transformers`.
         """
         return int(self._pattern_value(module, "rank_pattern", self.values["r"]))
@@ -205,6 +206,8 @@ class AdapterConfig:
         """Returns the factor by which the product of the two matrices of a module's update is
         multiplied.
 
+        The factor is alpha / rank or, if `use_rslora` is true, alpha / sqrt(rank). Here alpha is
+        the value in `alpha_pattern` whose key matches the module, or else the field `lora_alpha`.
         `module` is the module's name in `transformers`.
         """
         alpha, rank = (
@@ -227,8 +230,13 @@ class AdapterConfig:
     def targets(self, module: str, *, is_linear: bool) -> bool:
         """Returns whether a module has a low-rank update in an adapter with this config.
 
-        `module` is the module's name in `transformers`; `is_linear` says whether it is a linear
-        layer.
+        This is the case if `target_modules` names the module, and neither `exclude_modules` nor
+        `modules_to_save` does. `layers_to_transform` can restrict the update to some layers.
+
+        Args:
+            module: the module's name in `transformers`.
+            is_linear: whether the module is a linear layer; if `target_modules` is `all-linear`, it
+                names all of these.
         """
         wanted, excluded = self.values["target_modules"], self.values.get("exclude_modules")
         if (excluded and _is_selected(module, excluded)) or self.replaces(module):
@@ -256,8 +264,8 @@ class AdapterConfig:
 def is_simple(pattern: str) -> bool:
     """Returns whether a regular expression is simple enough to match any text quickly.
 
-    The expressions come from untrusted files. A simple expression is short and has at most three
-    quantifiers, none of which is nested.
+    The expressions come from untrusted files. A simple expression is valid, has at most 500
+    characters and three quantifiers, and repeats no group or quantifier.
     """
     quantifiers = re.findall(r"[*+?{]", pattern.replace("(?:", "("))
     nested = re.search(r"[)}*+?][*+{]", pattern)

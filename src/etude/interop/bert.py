@@ -21,8 +21,8 @@ Heads = dict[str, tuple[type | None, dict[str, Rule]]]
 
 
 def body(prefix: str) -> dict[str, Rule]:
-    """Returns the conversion rules of a BERT or RoBERTa model without a head, as a dict from the
-    names of Étude's modules.
+    """Returns the conversion rules (`etude.interop.rules`) of a BERT or RoBERTa model without a
+    head, as a dict from the names of Étude's modules; see `Family.names`.
 
     Args:
         prefix: the prefix of the tensor names in the checkpoint, such as `bert.`.
@@ -95,7 +95,11 @@ class BertFamily(Family):
     def head(self, architecture: str) -> tuple[type | None, dict[str, Rule]]:
         """Returns Étude's head class and the head's conversion rules for a `transformers` class.
 
-        The head class is None for a class without a head.
+        The rules are a dict from the names of Étude's modules, such as `head.dense`. For a class
+        without a head, the head class is None, and the dict is empty.
+
+        Args:
+            architecture: one of the supported classes, `architectures`.
         """
         return self.heads[architecture.replace("ForPreTraining", "ForMaskedLM")]
 

@@ -57,14 +57,15 @@ class ExportSource:
             for a trained run.
         files: the path of the released model, which `transformers` can load; None for a trained
             run.
-        folder: the folder whose tokenizer files are copied.
+        folder: the folder whose tokenizer files are copied; None to write them from `tokenizer`.
         rest: tensors that the module does not use; see `etude.interop.pretrained.LoadedModel`.
         begin, ends, chat: the id of the token before a text, the stop tokens, and the chat
             template; see `etude.interop.tokenizers.write_tokenizer`.
         fields: additional fields of `config.json`, such as the names of the labels.
         mean: the head that classifies the mean of the module's output vectors, exported as modules
             of `sentence-transformers`; None for all other models.
-        reads: the maximum number of tokens per text in training; if None, the model's maximum.
+        reads: the maximum number of tokens per text in training, saved with the head `mean`; if
+            None, the model's maximum is saved. Without such a head, it is not used.
     """
 
     named: str
@@ -91,7 +92,10 @@ class ExportSource:
 
 
 def source_from_released(named: str, released: ReleasedModel) -> ExportSource:
-    """Returns the `ExportSource` of a released model; `named` is the model's name in messages."""
+    """Returns the `ExportSource` of a released model; `named` is the model's name in messages.
+
+    If the model's tokenizer could not be read, logs a warning: no tokenizer is exported.
+    """
     loaded = released.loaded
     if released.tokenizer_error is not None:
         log.warning("no tokenizer is exported: %s", released.tokenizer_error)
@@ -128,11 +132,13 @@ def source_from_run(
 
     Args:
         named: the name of the model in messages.
-        labels: the names of the head's labels.
+        tokenizer: the tokenizer of the run.
+        labels: the names of the head's labels; empty for a model without labels.
         ending: the end of the name of the class to export as, such as `ForQuestionAnswering`. It is
-            needed if several classes of the family have the model's head.
+            needed if several classes of the family have the model's head; without it, the first of
+            these classes is used.
         fields: additional fields of `config.json`, set by the task.
-        reads: the maximum number of tokens per text in training.
+        reads: see `ExportSource`.
 
     Raises:
         RequestError: no family has all components of the model; the message names the components
@@ -195,8 +201,10 @@ def export(
 ) -> dict[str, LogitDifference]:
     """Writes a model's `config.json`, weights and tokenizer to a folder, and compares the logits.
 
-    The source and the export are loaded with `transformers`, and the logits of both are compared
-    with those of the Étude module. If `transformers` is not installed, Étude loads the export.
+    The source (if it is a released model) and the export are loaded with `transformers`, and the
+    logits of both are compared with those of the Étude module. If `transformers` is not installed,
+    Étude loads the export. The source is not compared if `transformers` is not installed or cannot
+    load it.
 
     The folder is created only after all comparisons have passed, so it is never incomplete.
 
@@ -205,13 +213,14 @@ def export(
         destination: the folder to write.
         dtype: the dtype of the exported weights; if None, the source's. The export's logits are
             compared with those of the source's weights rounded to this dtype.
-        tolerance: the largest accepted difference of a logit.
+        tolerance: the largest accepted absolute difference of a logit, above 0.
         force: whether to replace an existing model folder.
         tell: a function that is called with each message about the progress and the differences.
 
     Returns:
         The differences from the Étude module's logits. Each key names the model that was loaded and
-        the library that loaded it, such as `source by transformers`.
+        the library that loaded it: `source by transformers`, and the destination's name followed
+        by `by transformers` or `by Étude`. The logits of a mean head have a further key.
 
     Raises:
         RequestError: see `check_destination`; the source and the destination are the same folder.

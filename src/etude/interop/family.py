@@ -33,8 +33,8 @@ class Family:
             names no class.
         bodies: the classes of `transformers` without a head, whose tensor names have no prefix.
         prefix: the prefix of the body's tensor names in a class with a head.
-        names: dict from the name of each Étude module to the rule that converts its parameters. In
-            a name, `{i}` is the index of the block.
+        names: dict from the name of each Étude module to the rule that converts its parameters (see
+            `etude.interop.rules`). In a name, `{i}` is the index of the block.
         renamed: patterns of older tensor names, each with the current name.
         unused: patterns of the names of checkpoint tensors that are ignored, because they have no
             learned values.
@@ -44,9 +44,10 @@ class Family:
             but keeps, so that an exported checkpoint contains them again.
         ignored_fields: fields of `config.json` that affect only training, or unsupported heads.
         synonyms: other names of config fields in `transformers`, each with the name that is read.
-        embedding: the name of the token embedding in a checkpoint.
-        output: the name of the output projection in a checkpoint, which may be a copy of the
-            embedding.
+        embedding: the full name of the token embedding's tensor in a checkpoint, such as
+            `bert.embeddings.word_embeddings.weight`.
+        output: the full name of the output projection's tensor in a checkpoint, which may be a copy
+            of the embedding.
     """
 
     model_type: ClassVar[str]
@@ -88,14 +89,15 @@ class Family:
         """Returns the class of `transformers` to export an Étude module as.
 
         Args:
-            ending: the end of the class name, needed if several classes have the module's head.
+            ending: the end of the class name, needed if several classes have the module's head. If
+                it is empty, or no class ends with it, returns the class in `config(module)`.
         """
         default: str = self.config(module)["architectures"][0]
         matching = (each for each in self.architectures if ending and each.endswith(ending))
         return next(matching, default)
 
     def rules(self, module: Any, architecture: str) -> Mapping[str, Rule]:
-        """Returns a dict of the conversion rules for the parameters of a module.
+        """Returns a dict of the rules (`etude.interop.rules`) that convert a module's parameters.
 
         The keys have the same form as those of the attribute `names`. `architecture` is the class
         of `transformers`.
@@ -114,8 +116,9 @@ class Family:
     def architecture(self, config: HFConfig, requested: str | None) -> str:
         """Returns the name of the class of `transformers` to read the weights as.
 
-        The class is `requested` or, if that is None, the class in the config. An unsupported class
-        adds a problem to the config.
+        The class is `requested` or, if that is None, the first class in the config, or else the
+        first of `architectures`. An unsupported class adds a problem to the config; then returns
+        the first of `architectures`, too.
         """
         stated = config.get("architectures") or [self.architectures[0]]
         name = requested or (stated[0] if isinstance(stated, list) else stated)

@@ -158,9 +158,11 @@ class Gemma3Family(Family):
 
 
 def layer_types(config: HFConfig, layers: int) -> list[str]:
-    """Returns the attention type of each layer, as in the field `layer_types`.
+    """Returns the attention type of each layer, as in the field `layer_types`:
+    `sliding_attention` or `full_attention`.
 
-    In older configs, the field `sliding_window_pattern` determines the types.
+    In older configs, the field `sliding_window_pattern` is the interval between layers with full
+    attention (6 if it is missing). An invalid `layer_types` adds a problem to the config.
 
     Args:
         layers: the number of layers.
@@ -220,6 +222,6 @@ def _base(position: Any) -> dict[str, Any]:
     """Returns the field of `config.json` with the rotary base of sliding-window layers, as a dict.
 
     Étude writes the older format of configs, in which these layers have no scaling. `position` is
-    the position module of these layers.
+    the rotary position module of these layers.
     """
     return {BASES[SLIDING][0]: position.base}

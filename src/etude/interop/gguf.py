@@ -103,7 +103,10 @@ class GGUF:
         self._check_quantisations()
 
     def get(self, key: str, default: Any = None) -> Any:
-        """Returns the value of a metadata key of the file; `default` if the key is missing."""
+        """Returns the value of a metadata key of the file; `default` if the key is missing.
+
+        `key` is the full key, such as `llama.block_count`.
+        """
         field = self._reader.get_field(key)
         return default if field is None else field.contents()
 

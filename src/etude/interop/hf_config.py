@@ -154,7 +154,8 @@ class HFConfig:
     def size(self, field: str, default: Any = REQUIRED) -> Any:
         """Returns the positive integer in a field, or `default` if the field is missing or null.
 
-        Adds a problem if the value is invalid, or if the field is missing and has no default.
+        Adds a problem, and returns 1, if the value is invalid, or if the field is missing and has
+        no default.
         """
         value = self.get(field, default)
         if value is default and default is not REQUIRED:
@@ -168,7 +169,7 @@ class HFConfig:
     def number(self, field: str, default: float) -> float:
         """Returns the non-negative number in a field, or `default` if the field is missing or null.
 
-        Adds a problem if the value is invalid.
+        Adds a problem, and returns `default`, if the value is invalid.
         """
         value = self.get(field, default)
         if not is_number(value) or value < 0:
@@ -179,7 +180,7 @@ class HFConfig:
     def token(self, field: str, default: int) -> int:
         """Returns the token id in a field, or `default` if the field is missing or null.
 
-        Adds a problem if the value is invalid.
+        Adds a problem, and returns `default`, if the value is not a whole number of at least 0.
         """
         value = self.get(field, default)
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
@@ -190,7 +191,7 @@ class HFConfig:
     def flag(self, field: str, default: bool) -> bool:
         """Returns the boolean in a field, or `default` if the field is missing or null.
 
-        Adds a problem if the value is invalid.
+        Adds a problem, and returns `default`, if the value is invalid.
         """
         value = self.get(field, default)
         if not isinstance(value, bool):
@@ -224,6 +225,8 @@ class HFConfig:
     ) -> Callable[..., nn.Module]:
         """Returns a factory of the feed-forward module whose activation the field `field` names.
 
+        An unsupported activation adds a problem; the factory is then that of `default`.
+
         Args:
             default: the name of the activation if the field is missing or null.
             choices: dict from the name of each supported activation to its feed-forward class.
@@ -243,7 +246,7 @@ class HFConfig:
         Args:
             field: the name of the field.
             expected: description of a valid value.
-            value: the value in the config.
+            value: the value in the config, for the message; omitted if the field is missing.
             hint: what the user can do; None for no hint.
         """
         self.problems.append(Problem(f"{self.where}, {field}", expected, value, hint))

@@ -18,8 +18,8 @@ def read_object(file: Path) -> dict[str, Any]:
     """Reads the JSON object in a file.
 
     Raises:
-        RequestError: the file is missing, too large, not a regular file, not a JSON object, or
-            has a duplicate key.
+        RequestError: the file is missing, larger than 16 MiB, not a regular file, not a JSON
+            object, or has a duplicate key.
     """
     try:
         content = read_bytes(file, RELEASED, links=True).decode()

@@ -77,8 +77,9 @@ def token_ids(vocabulary: int, longest: int, pad: int | None = None) -> Tensor:
 def logits_of(module: Any, architecture: str, pad: int | None = None) -> Tensor:
     """Computes the logits of an Étude module for the fixed `token_ids`, in float64 on the CPU.
 
-    If `architecture` has no head, returns the output vectors of the last norm instead. The module
-    is not changed.
+    The shape is that of the module's output for two texts, such as (2, T, V). If `architecture` has
+    no head, returns the output vectors of the last norm instead. The decoder of an encoder-decoder
+    gets `_target_ids`. The module is not changed.
 
     Args:
         architecture: the class of `transformers`.

@@ -20,7 +20,8 @@ from etude.nn.position import Sinusoidal
 
 
 def _attention(ours: str, theirs: str) -> dict[str, Rule]:
-    """Returns the conversion rules of an attention module and the norm after it.
+    """Returns the conversion rules (`etude.interop.rules`) of an attention module and the norm
+    after it, as a dict from the names of Étude's modules.
 
     Args:
         ours: the module's name in Étude.
@@ -34,7 +35,8 @@ def _attention(ours: str, theirs: str) -> dict[str, Rule]:
 
 
 def _stack(stack: str) -> dict[str, Rule]:
-    """Returns the conversion rules of the encoder's or decoder's blocks, without cross-attention.
+    """Returns the conversion rules (`etude.interop.rules`) of the encoder's or decoder's blocks,
+    without cross-attention, as a dict from the names of Étude's modules.
 
     Args:
         stack: `encoder` or `decoder`.

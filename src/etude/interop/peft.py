@@ -51,12 +51,15 @@ def save_adapter(
 
     Args:
         module: the trained model.
-        folder: the folder to write.
+        folder: the folder to write, created if missing.
         options: the low-rank options that the model was trained with.
-        base: the folder or the Hugging Face Hub id of the base model's weights.
-        family: the family to save as; if None, the family that has all components of the module.
-        ending: the end of the class name, needed if several classes have the module's head.
-        reads: the maximum number of tokens per text in training; if None, the model's maximum.
+        base: the folder or the Hugging Face Hub id of the base model's weights, written to
+            `base_model_name_or_path`.
+        family: the family to save as; if None, the first family that has all components of the
+            module.
+        ending: see `Family.architecture_for`.
+        reads: the maximum number of tokens per text in training, saved with a mean head; if None,
+            the model's maximum.
 
     Raises:
         RequestError: the model has no low-rank updates.
@@ -116,6 +119,7 @@ def save_adapter(
 def _concatenate_changes(layer: LoRALinear, rows: Tensor) -> tuple[Tensor, Tensor] | None:
     """Returns the matrices A and B of one low-rank update that combines all updates of some rows.
 
+    A layer has several updates if they change different rows, such as the queries and the values.
     A has the shape (r, in), and B has the shape (N, r): N is the number of rows, and r is the sum
     of the ranks of the combined updates. Returns None if the rows have no update.
 

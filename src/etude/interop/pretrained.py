@@ -132,6 +132,9 @@ def _check_depth(config: HFConfig, tensors: Tensors) -> None:
     """Checks that the config has no more layers than the file has tensors.
 
     This check comes before the layers are built, since a wrong number could need too much memory.
+
+    Raises:
+        RequestError: the config has more layers.
     """
     most = len(tensors.names())
     problems = [
@@ -384,9 +387,9 @@ def save_weights(
         folder: the folder, created if missing; existing files of these names are replaced.
         family: the family to save as; if None, the family that has all components of the module.
         config: the fields of the `config.json` that the module was loaded with. They are preserved
-            where they describe the module.
-        architecture: the class of `transformers`; if None, the class with the module's head.
-        rest: the tensors of `LoadedModel.rest`, by name.
+            where they describe the module. If None, the family sets all fields.
+        architecture: the class of `transformers`; if None, the first class with the module's head.
+        rest: the tensors of `LoadedModel.rest`, by name; None for no such tensors.
         dtype: the dtype of the saved weights; if None, that of the parameters.
 
     Raises:
@@ -460,7 +463,9 @@ def _released_tensors(
 def _write_shards(tensors: Iterator[tuple[str, Tensor]], folder: Path) -> None:
     """Writes the tensors to one file, or to several files (shards) with an index.
 
-    Only one shard is in memory at a time.
+    There are several files if the tensors have more than `SHARD` bytes (5 GB) together; each file
+    then has at most that size, unless it contains a single larger tensor. Only one shard is in
+    memory at a time.
     """
     shards: list[Path] = []
     shard_of: dict[str, int] = {}

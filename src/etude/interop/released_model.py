@@ -147,7 +147,8 @@ def _without_unknown_ids(released: ReleasedModel) -> ReleasedModel:
     """Returns a released model without those begin and stop tokens that have no row in the
     embedding.
 
-    A tokenizer with more tokens than the embedding has rows is removed, too.
+    If the tokenizer has more tokens than the embedding has rows, the result has no tokenizer, and
+    its `tokenizer_error` gives this reason.
     """
     tokenizer, module = released.tokenizer, released.loaded.module
     known, ends = range(module.embedding.num_embeddings), released.ends

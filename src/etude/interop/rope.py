@@ -33,6 +33,8 @@ def rotary(
 ) -> Callable[..., Position]:
     """Returns the rotary position class that a config describes, with its arguments.
 
+    Unsupported or invalid settings add problems to the config.
+
     Args:
         base: the name of the field with the rotary base, in the older format.
         fraction: the name of the field with the fraction of the head dimension that is rotated;

@@ -33,7 +33,8 @@ FEEDFORWARDS: dict[str, type[nn.Module]] = {
 
 
 def _stack(stack: str, feedforward: int) -> dict[str, Rule]:
-    """Returns the rules that convert tensors of a T5 checkpoint to parameters of Étude, and back.
+    """Returns the rules (`etude.interop.rules`) that convert tensors of a T5 checkpoint to
+    parameters of Étude, and back, as a dict from the names of Étude's modules.
 
     The rules cover the encoder or the decoder, but not cross-attention.
 
@@ -56,7 +57,9 @@ def _stack(stack: str, feedforward: int) -> dict[str, Rule]:
 
 
 def _middle(gated: bool) -> dict[str, Rule]:
-    """Returns the conversion rules of the first linear layers of the feed-forward branches.
+    """Returns the conversion rules (`etude.interop.rules`) of the first linear layers of the
+    feed-forward branches, in the encoder and the decoder, as a dict from the names of Étude's
+    modules.
 
     Args:
         gated: whether the branches have a gate, whose projection is a separate tensor.

@@ -116,6 +116,10 @@ class _FileTensors:
 class SafeTensors(_FileTensors):
     """Tensors of one or several safetensors files.
 
+    Args:
+        where: the file, or the index of shards, for messages.
+        files: the files that contain the tensors.
+
     Raises:
         RequestError: a file is not a safetensors file, or is incomplete.
     """
@@ -147,6 +151,10 @@ class PickledTensors(_FileTensors):
     """Tensors of one or several `torch.save` files, read with `weights_only=True`.
 
     No code from the files is imported or called.
+
+    Args:
+        where: the file, or the index of shards, for messages.
+        files: the files that contain the tensors.
 
     Raises:
         RequestError: a file is not a `torch.save` file, is incomplete, or contains objects other
@@ -212,7 +220,7 @@ def open_tensors(source: Path) -> Tensors:
 
 
 def files_named(index: Path) -> list[str]:
-    """Returns the names of the files in the index of sharded weights.
+    """Returns the names of the files in the index of sharded weights, each once, sorted.
 
     Raises:
         RequestError: the file is not an index of sharded weights.

@@ -83,10 +83,12 @@ def load_folder_tokenizer(folder: Path, config: Mapping[str, Any]) -> ReleasedTo
     """Reads the tokenizer in a folder: `tokenizer.json`, or GPT-2's or BERT's vocabulary files.
 
     Args:
-        config: the fields of `config.json`.
+        config: the fields of `config.json`. Without a `tokenizer.json`, `model_type` determines
+            the special tokens that enclose a text.
 
     Raises:
-        RequestError: the folder has no tokenizer, or an invalid one.
+        RequestError: the folder has no tokenizer, an invalid one, or one that contradicts
+            `tokenizer_config.json`.
     """
     if not any((folder / name).is_file() for name in FILES):
         raise RequestError(_no_tokenizer_problem(folder, config))
@@ -119,9 +121,10 @@ def load_boundaries(
 ) -> TextBoundaries:
     """Reads a released model's stop tokens, and the token that is added before every prompt.
 
-    The stop tokens are those of `generation_config.json`, or else of `config.json`. The token
-    before every prompt is the special token that the tokenizer itself adds before a text, or else
-    the `bos_token` of `tokenizer_config.json` if `add_bos_token` is true there.
+    The stop tokens are the `eos_token_id` of `generation_config.json`, or else of `config.json`; if
+    neither file has this field, there are none. The token before every prompt is the special token
+    that the tokenizer itself adds before a text, or else the `bos_token` of `tokenizer_config.json`
+    if `add_bos_token` is true there.
 
     Args:
         folder: the folder of the released model.
@@ -149,7 +152,8 @@ def load_boundaries(
 def load_gguf_tokenizer(file: GGUF) -> tuple[ReleasedTokenizer, TextBoundaries]:
     """Builds the byte-level tokenizer that the metadata of a GGUF file describes.
 
-    If there is a `tokenizer.json` next to the file, that tokenizer is read instead.
+    If there is a `tokenizer.json` next to the file, that tokenizer is read instead. The tokens
+    before and after a text still come from the GGUF file.
 
     Returns:
         The tokenizer, and the tokens before and after a generated text.
@@ -264,11 +268,13 @@ def write_tokenizer(
 
     Args:
         tokenizer: the tokenizer, saved as `tokenizer.json` unless `source` has that file.
-        source: the folder of a released model, whose tokenizer files are copied unchanged.
-        begin: the id of the `bos_token`.
-        ends: the stop tokens; the first is the `eos_token`.
-        max_length: the maximum number of tokens per text.
-        chat: the chat template (Jinja).
+        source: the folder of a released model, whose tokenizer files are copied unchanged; None
+            copies no files. If it has a `tokenizer_config.json`, all arguments below are ignored.
+        begin: the id of the `bos_token`; None for no such token.
+        ends: ids of the stop tokens; the first is the `eos_token`. If empty, the `eos_token` is the
+            tokenizer's end-of-text token.
+        max_length: the maximum number of tokens per text; None states no maximum.
+        chat: the chat template (Jinja); None for no template.
         types: whether the model distinguishes the two texts of a pair by token types.
     """
     if source is not None:

@@ -142,8 +142,8 @@ class Body(nn.Module):
         return position
 
     def _base_width_arguments(self) -> dict[str, int]:
-        """Returns a dict of the additional constructor arguments of the attention in muP; empty at
-        the base width.
+        """Returns a dict of the additional constructor arguments of the attention in muP; empty
+        without muP, and at the base width.
         """
         if self.mup is None or self.mup.ratio == 1:
             return {}
@@ -326,6 +326,11 @@ class Body(nn.Module):
         """Returns a dict from layer kinds to the keyword arguments of their attention. A key is the
         name of a layer kind that has its own mask or position module. The key None stands for all
         other layers.
+
+        Args:
+            x: input of the first block, (B, T, D).
+            start: number of tokens in the cache, which precede those of `x`.
+            keep, positions, documents: see `hidden`.
         """
         # Compiled blocks would be recompiled for each new list of lengths.
         is_compiled = self.blocks[0]._compiled_call_impl is not None
@@ -353,6 +358,10 @@ class Body(nn.Module):
         packed: Tensor | None,
     ) -> tuple[bool, Tensor | None]:
         """Returns the arguments `causal` and `bias` of an attention module.
+
+        `causal` says whether the attention module itself must hide later keys. `bias` is added to
+        the scores (B, H, T, S), to which its shape can be broadcast; it is minus infinity where a
+        key is hidden. It is None if nothing is added.
 
         Args:
             mask, position: mask and position module of the layer.

@@ -195,7 +195,7 @@ class ConditionedDecoder:
     Args:
         module: the model.
         memory: (B, M, D), the encoder's output.
-        keep: (B, M), false where the source is padding.
+        keep: (B, M), false where the source is padding; None without padding.
     """
 
     def __init__(self, module: EncoderDecoder, memory: Tensor, keep: Tensor | None) -> None:

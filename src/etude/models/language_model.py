@@ -27,7 +27,8 @@ class LanguageModel(TextGenerator):
     Args:
         module: the decoder.
         tokenizer: the tokenizer that the decoder was trained with.
-        begin_token: id of a token before every prompt, such as Llama 2's `<s>`.
+        begin_token: id of a token before every prompt, such as Llama 2's `<s>`. If None, only an
+            empty prompt is preceded by a token, the end-of-text token.
         stop_tokens: ids that end a text, in addition to the tokenizer's end-of-text token.
     """
 

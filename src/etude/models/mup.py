@@ -75,6 +75,10 @@ class MuP:
 def check_initialise(mup: MuP | None, initialise: Initialise | None) -> None:
     """Checks that an initialisation supports muP.
 
+    Args:
+        mup: the model's muP; if None, every initialisation is valid.
+        initialise: the initialisation; None stands for the model's default, which supports muP.
+
     Raises:
         InvalidArguments: the initialisation does not support muP.
     """

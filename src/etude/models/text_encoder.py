@@ -58,7 +58,10 @@ class TextEncoder:
         return next(self.module.parameters()).device
 
     def __call__(self, ids: Tensor | Sequence[int] | Sequence[Sequence[int]]) -> Tensor:
-        """Maps token ids (B, T) to the module's output, or ids (T,) to the output for one text."""
+        """Maps token ids (B, T) to the module's output, or ids (T,) to the output for one text.
+
+        All texts have the same number of tokens; nothing is treated as padding.
+        """
         tokens = torch.as_tensor(ids, dtype=torch.long, device=self.device)
         output: Tensor = self.module(tokens[None] if tokens.ndim == 1 else tokens)
         return output[0] if tokens.ndim == 1 else output
@@ -66,7 +69,7 @@ class TextEncoder:
     @torch.inference_mode()
     def read(self, texts: str | Sequence[str]) -> EncoderOutput:
         """Returns the module's output for one batch of all `texts`, to which special tokens are
-        added.
+        added. A single text is a batch with B = 1.
 
         If a text is too long for the model, its last tokens are cut off; the final special token
         remains.
@@ -83,8 +86,8 @@ class TextEncoder:
 
     def mean(self, texts: str | Sequence[str]) -> Tensor:
         """Returns the mean of the vectors of each text's tokens, with shape (B, D) for B texts, as
-        in sentence encoders (Reimers & Gurevych 2019, arXiv:1908.10084, section 3). The module must
-        have no head.
+        in sentence encoders (Reimers & Gurevych 2019, arXiv:1908.10084, section 3). Special tokens
+        are included, padding is not. The module must have no head.
         """
         output, keep = self.read(texts)
         weights = keep[..., None].to(output.dtype)

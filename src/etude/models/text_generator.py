@@ -52,7 +52,8 @@ class TextGenerator(ABC):
 
     Attributes:
         continues: whether the generated text begins with its prompt.
-        writes: whether the model generates text.
+        writes: whether the model generates text: true here, false in the wrappers `TextEncoder` and
+            `NumberModel`.
     """
 
     continues: ClassVar[bool] = True

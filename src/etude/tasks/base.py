@@ -45,13 +45,15 @@ class Setup:
     Attributes:
         model: the module to train; checkpoints contain its weights.
         optimizer: function that builds the optimizer; called once, with the model.
-        schedule: function that returns the learning-rate factor of a step.
+        schedule: function that returns the learning-rate factor of a step, given the step's index
+            from 0 and `total_steps`.
         total_steps: number of optimizer steps of the whole run.
         seed: the run's seed, from which the seed of every micro-batch is derived.
         gradient_clip_val: largest global gradient norm; None disables clipping.
         ema_decay: decay of the exponential moving average of the weights; None disables it.
-        labels: names of the data's labels or tags, by index.
-        tokenizer: the data's tokenizer.
+        labels: names of the data's labels or tags, by index; empty if the data has none.
+        tokenizer: the data's tokenizer; None if the task makes no texts, for example if it is built
+            only to measure the time of a step.
     """
 
     model: nn.Module
@@ -235,11 +237,13 @@ class Task(pl.LightningModule):
         return self.measured(evaluated).evaluation(evaluated)
 
     def scores(self, evaluated: Evaluated) -> list[float]:
-        """Returns a score for each example, in order, for comparing runs: by default, the `score`
-        of each row of an evaluation with default options.
+        """Returns a score for each row or window, in order, for comparing runs: by default, the
+        `score` of each row of an evaluation with default options.
+
+        Higher scores are better, unless the attribute `scores_are` says otherwise.
 
         Raises:
-            RequestError: the task does not give each example a score.
+            RequestError: the task does not give each row a score.
         """
         rows = self.evaluate(evaluated, self.evaluation_options(evaluated.data)).predictions
         if not rows:
@@ -260,7 +264,11 @@ class Task(pl.LightningModule):
     def predict(self, evaluated: Evaluated, options: EvaluationOptions) -> Iterator[dict[str, Any]]:
         """Yields a prediction for each row, in order. Rows need no labels or targets.
 
-        A task that does not override this method makes no predictions.
+        A prediction is a dict of JSON values. Its keys depend on the task: for classification, they
+        include `text` (the row's text) and `label` (the predicted label).
+
+        Raises:
+            NotImplementedError: the task makes no predictions; `predicts` is false.
         """
         raise NotImplementedError
 
@@ -289,7 +297,8 @@ class Task(pl.LightningModule):
     def answered(self, data: Any, options: Any, *, whole: bool = False) -> list[str]:
         """Returns the model's answers to validation examples, for a task whose `labels` are tokens.
 
-        For the form of the texts, see `etude.tasks.samples.answers`.
+        The list is empty if the model cannot generate text. For the form of the texts, see
+        `etude.tasks.samples.answers`.
 
         Args:
             data, options: see `samples`.
@@ -342,8 +351,8 @@ class Task(pl.LightningModule):
 
     @property
     def section_names(self) -> Sequence[str]:
-        """Names of the sources of the data, if the data is a mixture of several sources. Each
-        source is also validated separately.
+        """Names of the sources of the data; empty if the data is not a mixture of several sources.
+        Each source is also validated separately.
         """
         names: Sequence[str] = self._data.section_names
         return names
@@ -375,7 +384,8 @@ class Task(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Sets `validation_metrics` to all metrics of each validated split, over all ranks.
 
-        If the data is a mixture of several sources, the loss of each source is included.
+        If the data is a mixture of several sources, the loss of each source is included, such as
+        `val/SOURCE/loss`.
         """
         ranks = gather_ranks(self._validated, self.trainer.world_size)
         keys = sorted({key for rank in ranks for key in rank}, key=_validation_first)
@@ -405,7 +415,9 @@ class Task(pl.LightningModule):
         return self.trainer.datamodule  # type: ignore[attr-defined]
 
     def for_use(self) -> AbstractContextManager[None]:
-        """Context manager that gives the model its final weights: the average, if there is one."""
+        """Context manager that gives the model its final weights: the average, if there is one.
+        On exit, the model has its training weights again.
+        """
         return nullcontext() if self.average is None else self.average.in_place()
 
     @property

@@ -46,8 +46,8 @@ def summed_nats(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def window_nats(logits: Tensor, targets: Tensor) -> Tensor:
-    """Returns the negative log-likelihood of each target, in nats, given logits (B, T, V) and
-    targets (B, T).
+    """Returns the negative log-likelihood of each target, (B, T), in nats, given logits (B, T, V)
+    and targets (B, T).
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).transpose(1, 2)
     return F.cross_entropy(logits, targets, reduction="none")
@@ -114,7 +114,9 @@ class CausalLM(Task):
         return self.metrics_class(evaluated.text_bytes)
 
     def samples(self, data: Any, options: Any) -> list[str]:
-        """Returns continuations of the prompt, determined by the weights and the run's seed."""
+        """Returns continuations of the prompt, determined by the weights and the run's seed; empty
+        if the model cannot generate text.
+        """
         model = writer(self.model, self.tokenizer)
         if model is None:
             return []
@@ -181,7 +183,8 @@ def sliding_score(
 
     Window w begins at token `w * stride`. All targets of the first window count. Of each later
     window, only the last `stride` targets count; each of them has at least `length - stride` tokens
-    of context.
+    of context. The last window ends with the text; it can be shorter, and fewer of its targets
+    count. So no target counts twice.
 
     Args:
         model: maps tokens (B, T) to logits (B, T, V).

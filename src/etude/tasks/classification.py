@@ -29,8 +29,9 @@ class LabelObjective(ExampleObjective):
 
     Args:
         balanced: whether all classes have the same total weight, whatever their frequency.
-        positive: name of the positive class.
-        weights: weight of each class; set once the data is known.
+        positive: name of the positive class; None without a positive class.
+        weights: weight of each class; set once the data is known. None gives all examples the
+            weight 1, for example if `balanced` is false.
     """
 
     balanced: bool = False
@@ -102,11 +103,11 @@ BINS = 10
 class LabelMetrics(RowMetrics):
     """Metrics of text classification, computed over the rows of the data.
 
-    If a row was split into several pieces, its class probabilities are the means over its pieces.
+    If a row was split into several examples, its class probabilities are the means over these.
 
     Args:
         labels: names of the classes.
-        positive: index of the positive class.
+        positive: index of the positive class; None without a positive class.
         row_of: for each example, the index of the row that contains its text.
     """
 

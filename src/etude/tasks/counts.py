@@ -74,7 +74,8 @@ def calibration_error(
     the accuracy and the number of rows in each bin of confidence.
 
     See Guo et al. 2017, arXiv:1706.04599, equation 3; the bins divide the confidences from 0 to 1
-    into ranges of equal width.
+    into ranges of equal width, in ascending order. For a bin without rows, mean confidence and
+    accuracy are NaN. Without any rows, the error is 0.
 
     Args:
         confidences: for each row, the probability of the predicted class.
@@ -100,8 +101,9 @@ Span = tuple[str, int, int]
 
 
 def are_spans(names: Sequence[str]) -> bool:
-    """Returns whether tags have span prefixes: `B-` and `I-` (as in `B-LOC`), in the formats IOBES
-    and BILOU also `E-`, `S-`, `L-` and `U-`. The tag `O` marks words outside of spans.
+    """Returns whether all tags except `O` have a span prefix: `B-` or `I-` (as in `B-LOC`), in the
+    formats IOBES and BILOU also `E-`, `S-`, `L-` or `U-`. The tag `O` marks words outside of spans.
+    Returns false if there is no tag with a prefix.
     """
     marks = {name[:2] for name in names}
     return marks <= {"B-", "I-", "E-", "S-", "L-", "U-", "O"} and any("-" in name for name in names)
@@ -129,7 +131,8 @@ def spans(tags: Sequence[str]) -> set[Span]:
 
 
 def span_metrics(right: int, predicted: int, actual: int) -> dict[str, float]:
-    """Returns `precision`, `recall` and `f1` of spans, over the spans of all labels together.
+    """Returns `precision`, `recall` and `f1` of spans, over all spans that are counted. A metric
+    whose denominator is 0 is 0.
 
     Args:
         right, predicted, actual: numbers of correctly predicted, predicted and actual spans.
@@ -145,6 +148,7 @@ def span_scores(pairs: Iterable[tuple[Sequence[str], Sequence[str]]]) -> list[di
     """Returns the scores of each label of spans, such as LOC: a list with a dict for each label.
 
     A dict contains `label`, `precision`, `recall`, `f1` and `support`, the number of actual spans.
+    The list contains the labels of all actual and predicted spans, in alphabetical order.
 
     Args:
         pairs: the actual and the predicted tags of each sentence.

@@ -124,7 +124,7 @@ class RowMetrics(Metrics):
     several examples.
 
     A subclass may cache its rows in a cached property `_rows`. Then its methods `update` and
-    `merge` must call `changed`.
+    `merge` must call `changed`, which deletes the cached rows.
     """
 
     def changed(self) -> None:

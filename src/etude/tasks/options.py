@@ -70,8 +70,10 @@ class Beams(EvaluationOptions):
 
     Attributes:
         beams: number of continuations in the search; 1 decodes greedily.
-        length_penalty: exponent of the length; above 0 it favours long targets.
-        max_new_tokens: largest number of tokens of a target.
+        length_penalty: exponent of the length by which the log-probability of a target is divided;
+            above 0 it favours long targets.
+        max_new_tokens: largest number of tokens of a target; None uses the sequence length of
+            training.
     """
 
     beams: int = 4

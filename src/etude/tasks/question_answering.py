@@ -49,7 +49,8 @@ class Candidate(NamedTuple):
 
     Attributes:
         score: sum of the logits of its first and its last token.
-        begin, end: positions in the context, in characters; if both are 0, there is no answer.
+        begin, end: the span is `context[begin:end]`, in characters of the context; if both are 0,
+            there is no answer.
     """
 
     score: float
@@ -97,12 +98,12 @@ class SpanMetrics(RowMetrics):
     def _best(
         self, logits: NDArray[np.float64], begins: NDArray[Any], ends: NDArray[Any]
     ) -> list[Candidate]:
-        """Returns the best spans of a window, the most probable first.
+        """Returns the best spans of a window, at most `candidates`, the most probable first.
 
         Args:
             logits: logits (T, 2) of the answer's first and last token.
-            begins, ends: first and last character of each token in the context; `begins` is -1 for
-                a token outside of the context.
+            begins, ends: (T,), position of each token in the context: it covers the characters
+                `context[begin:end]`. For a token outside of the context, `begin` is -1.
         """
         starts, stops = (np.argsort(-side, kind="stable")[: self.candidates] for side in logits.T)
         spans = [
@@ -138,8 +139,9 @@ class SpanMetrics(RowMetrics):
         """Returns a dict from each row's index to the pair of its predicted answer and the answer's
         probability.
 
-        The probabilities of all candidates for an answer sum to 1. An empty answer means that the
-        model predicts that the question has no answer.
+        The probabilities are a softmax of the scores of the best candidates in all windows: at most
+        `candidates` spans, and no answer if that is possible. An empty answer means that the model
+        predicts that the question has no answer.
         """
         return self._rows
 

@@ -13,8 +13,8 @@ from etude.models.wrappers import Writer
 def answers(
     model: Writer, examples: Iterable[dict[str, Any]], count: int, longest: int, *, whole: bool
 ) -> list[str]:
-    """Returns a text for each of the first `count` examples: the example's source and target, and
-    the model's answer.
+    """Returns a text for each of the first `count` examples: `source: ...`, `target: ...` and
+    `model: ...` on separate lines, with the example's source and target, and the model's answer.
 
     Args:
         model: model that generates the answer greedily.

@@ -130,8 +130,9 @@ class TagMetrics(RowMetrics):
         return metrics
 
     def rows(self) -> dict[int, tuple[Tags, Tags]]:
-        """Returns a dict from each row's index to its actual and its predicted tags. Words that
-        were cut off have no predicted tag.
+        """Returns a dict from each row's index to its actual and its predicted tags, as indices in
+        the order of the words. If `labels_of` is set and words at the end of a row were cut off,
+        these have no predicted tag: the second array is shorter.
         """
         return self._rows
 
@@ -185,7 +186,8 @@ class TagMetrics(RowMetrics):
 
         Args:
             pairs: actual and predicted tags of each row, as indices.
-            cut: whether to omit the actual tags of words without a prediction.
+            cut: whether to omit the actual tags of words without a prediction; otherwise, the first
+                list can be longer than the second.
         """
         for actual, predicted in pairs:
             shown = actual[: len(predicted)] if cut else actual

@@ -61,7 +61,8 @@ def translations(model: Any, sources: Sequence[str], beams: Beams, length: int) 
         model: a `Seq2Seq`.
         sources: source texts.
         beams: options of the beam search.
-        length: largest number of tokens of a source, and by default of a target.
+        length: largest number of tokens of a source, including the end-of-text token, and by
+            default of a target. The end of a longer source is cut off, with a warning.
     """
     longest = beams.max_new_tokens or length
     order = sorted(range(len(sources)), key=lambda index: -len(sources[index]))

@@ -75,7 +75,8 @@ class WordValueMetrics(RowMetrics):
         return number_metrics(actual, predicted, ["value"])
 
     def rows(self) -> dict[int, Pair]:
-        """Returns a dict from each row's index to the actual and predicted numbers of its words.
+        """Returns a dict from each row's index to two arrays: the actual and the predicted numbers
+        of its words, in the order of the words.
 
         Words that have no actual number are omitted.
         """

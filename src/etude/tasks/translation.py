@@ -64,8 +64,9 @@ def target_logits(model: nn.Module, micro: MicroBatch) -> Tensor:
 
     Args:
         model: an encoder-decoder.
-        micro: micro-batch with the token ids `source` and `labels`; it may also contain padding
-            masks, or the documents of packed sequences.
+        micro: micro-batch with the token ids `source` and `labels`; it may also contain the padding
+            mask `source_keep`, or the documents of packed sequences, `source_documents` and
+            `target_documents`.
     """
     labels = micro["labels"]
     inputs = labels.new_full(labels.shape, model.start_token)
