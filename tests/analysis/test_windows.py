@@ -82,7 +82,8 @@ def test_logits_that_fit_into_no_memory(run: Any, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(options, "memory_for", lambda device: there)
     assert run.evaluate("val", sequence_length=100)["loss"] > 0
     with pytest.raises(
-        RequestError, match="sequence_length = 1000000000: expected at most 100 targets, whose"
+        RequestError,
+        match="sequence_length = 1000000000: expected a window of at most 100 target tokens, whose",
     ):
         run.evaluate("val", sequence_length=10**9)
 

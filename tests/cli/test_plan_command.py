@@ -69,7 +69,7 @@ def test_a_sweep_is_a_table_with_totals(etude: Any, words: list[str], tmp_path: 
     assert states[2].startswith("refused: model.heads = 3: expected a divisor of dim = 8")
     assert "4 jobs: 1 new, 1 refused, 2 duplicate" in lines
     assert any(line.startswith("remaining: ") and " FLOPs, about 1 s" in line for line in lines)
-    assert any(line.startswith("speed: assumed: 40% of the ") for line in lines)
+    assert any(line.startswith("speed: assumed: 40% of this machine's ") for line in lines)
 
 
 def test_json_holds_all_of_it(etude: Any, words: list[str], tmp_path: Path) -> None:

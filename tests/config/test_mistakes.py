@@ -106,13 +106,13 @@ _FILLED_IN = "no value (the key is set automatically)"
             "init_from.checkpoint=9",
             "init_from.checkpoint",
             "no value, as init_from.source is not set "
-            "(to load initial weights, set init_from=SOURCE)",
+            "(to load initial weights, set init_from.source=SOURCE)",
         ),
         (
             "init_from.head=new",
             "init_from.head",
             "no value, as init_from.source is not set "
-            "(to load initial weights, set init_from=SOURCE)",
+            "(to load initial weights, set init_from.source=SOURCE)",
         ),
         ("init_from.lora=8", "init_from.lora", "a mapping of settings"),
         ("run=3", "run", "a mapping of settings"),

@@ -219,7 +219,9 @@ class TestEndToEnd:
             (remote.folder / "org/speech").rmdir()
         assert code == 2
         assert "data=text_files" in err
-        assert "pairs or tagged with data.path=org/speech" in err
+        assert (
+            "set data.path=org/speech and data=text_files, labelled_files, pairs or tagged" in err
+        )
 
 
 class TestWithoutANetwork:

@@ -117,7 +117,7 @@ def test_a_tokenizer_without_an_end_is_refused_by_name(tmp_path: Path) -> None:
 
 def test_a_source_of_a_mixture_leaves_it_to_the_mixture() -> None:
     source = "data.sources.early.separate_documents=true"
-    with pytest.raises(RequestError, match=r"use data\.separate_documents"):
+    with pytest.raises(RequestError, match=r"to change it, set data\.separate_documents"):
         check(compose(["experiment=debug", "data=mixture", source]))
     plain, separate = (
         build_parts(check(compose(["experiment=debug", "data=mixture", *more]))).data

@@ -267,7 +267,7 @@ def test_an_earlier_run_says_how_fast_it_goes(words: list[str]) -> None:
     other = one([*words, "model.dim=16"]).size  # the record of another model is not used
     assert other is not None
     assert other.speed is not None
-    assert other.speed.source.startswith("assumed: 40% of the ")
+    assert other.speed.source.startswith("assumed: 40% of this machine's ")
 
 
 SLEEPER = """

@@ -82,7 +82,7 @@ def test_fewer_than_asked_for(kept: Record, small: Small, tmp_path: Path) -> Non
     assert f"run.keep_last={there + 1}" in (problem.hint or "")
     assert "30, 35, 40" in (problem.hint or "")
     for bad in ("average:0", "average:", "average:-1", "average:2.5", "mean"):
-        with pytest.raises(RequestError, match="best, last, the step of a checkpoint, average, or"):
+        with pytest.raises(RequestError, match="best, last, the step of a checkpoint, average "):
             Run(kept).model(bad)
     with pytest.raises(RequestError, match=r"run\.keep_last = 0"):
         train(small(tmp_path, "run.keep_last=0"))

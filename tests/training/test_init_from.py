@@ -417,7 +417,7 @@ class TestRefusals:
         told = self.told([*toy("classification", tmp_path), "init_from.grow_positions=true"])
         assert (
             "init_from.grow_positions = True: expected no value, as init_from.source is not set "
-            "(to load initial weights, set init_from=SOURCE)" in told
+            "(to load initial weights, set init_from.source=SOURCE)" in told
         )
 
     def test_a_vocabulary_larger_than_the_models(

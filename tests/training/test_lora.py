@@ -168,7 +168,9 @@ class TestRefusals:
 
     def test_without_a_source(self, toy: Callable, tmp_path: Path) -> None:
         told = [*toy("instruction", tmp_path / "runs"), "init_from.lora.rank=2"]
-        with pytest.raises(RequestError, match=r"init_from\.source = None: expected a source"):
+        with pytest.raises(
+            RequestError, match=r"init_from\.source = None: expected a run or pretrained model"
+        ):
             train(compose(told))
         assert not (tmp_path / "runs").exists()
 

@@ -113,7 +113,8 @@ def check(config: DictConfig, *, trust: Sequence[str] | None = None) -> CheckedC
     if start["source"] is not None and not start["found"]:
         if trust is not None:
             expected = "the description of the initial weights, which training saves in config.yaml"
-            raise RequestError(Problem("init_from.found", expected, {}))
+            hint = "restore the file config.yaml of this run from a backup"
+            raise RequestError(Problem("init_from.found", expected, {}, hint))
         if _any_below((problem.where for problem in of_values), "init_from"):
             raise RequestError(of_values)
         # A higher layer, which this module cannot import at its top.
@@ -375,7 +376,7 @@ def _check_root(values: Mapping[str, Any]) -> Iterator[Problem]:
     start, defaults = values["init_from"], InitFrom()
     for key in ("checkpoint", "head", "revision", "grow_positions"):
         if start["source"] is None and start[key] != getattr(defaults, key):
-            hint = "to load initial weights, set init_from=SOURCE"
+            hint = "to load initial weights, set init_from.source=SOURCE"
             yield Problem(
                 f"init_from.{key}", "no value, as init_from.source is not set", start[key], hint
             )

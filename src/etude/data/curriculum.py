@@ -59,8 +59,8 @@ class Curriculum:
         for name in ("sequence_length", "batch", "weights"):
             for step in getattr(self, name) or {}:
                 fits = _whole(step) and step >= 0
-                expected = "step numbers as keys (non-negative whole numbers)"
-                checks.that(fits, f"curriculum.{name}", step, expected)
+                expected = "a step number as key: a non-negative whole number"
+                checks.that(fits, f"curriculum.{name}, key", step, expected)
         for step, value in (self.sequence_length or {}).items():
             if not checks.that(_whole(value), f"curriculum.sequence_length.{step}", value, WHOLE):
                 continue

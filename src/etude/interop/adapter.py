@@ -318,11 +318,14 @@ def _check_changes(
         wanted = is_matrix and config.targets(module, is_linear=tensor.is_linear)
         if change is None:
             if wanted and not all_linear:
-                expected = f"an update, since target_modules in {NAME} names this module"
+                expected = (
+                    f"the LoRA tensors (A and B) of this module, since target_modules in {NAME} "
+                )
+                expected += "names it"
                 problems.append(Problem(f"{where}, {module}", expected))
             continue
         if not wanted:
-            expected = f"no update, since target_modules in {NAME} does not name this module"
+            expected = f"no LoRA tensors, since target_modules in {NAME} does not name this module"
             problems.append(Problem(f"{where}, {module}", expected))
             continue
         if change.embedding and config.dora:
@@ -333,7 +336,7 @@ def _check_changes(
             part, shape = change.parts.get(key), shapes.get(key)
             if part is None or part.shape != shape:
                 end = next(end for end, each in PART_SUFFIXES.items() if each == key)
-                expected = "no such tensor for this module"
+                expected = f"no such tensor, given the settings of this module in {NAME}"
                 if shape is not None:
                     expected = f"a tensor of shape {_shape_text(shape)}"
                 actual = None if part is None else _shape_text(part.shape)

@@ -85,7 +85,7 @@ def check_initialise(mup: MuP | None, initialise: Initialise | None) -> None:
     checks = Checks()
     is_supported = mup is None or initialise is None or isinstance(initialise, WidthAware)
     name = getattr(initialise, "__name__", type(initialise).__name__)
-    expected = "a subclass of etude.nn.init.WidthAware, since mup_base_dim is set"
+    expected = "an object of a subclass of etude.nn.init.WidthAware, since mup_base_dim is set"
     checks.that(is_supported, "initialise", name, expected)
     checks.done()
 

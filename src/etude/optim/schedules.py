@@ -59,8 +59,11 @@ class Schedule:
         """
         if self.warmup_steps < total:
             return None
-        message = f"warmup_steps={self.warmup_steps} does not fit into the run ({_steps(total)})"
-        return f"{message}; set schedule.warmup_steps={total // 10}"
+        message = (
+            f"warmup_steps={self.warmup_steps} does not fit into the run ({_steps(total)}), so "
+        )
+        message += "the learning rate never reaches its maximum; "
+        return f"{message}to change this, set schedule.warmup_steps={total // 10}"
 
 
 class Constant(Schedule):

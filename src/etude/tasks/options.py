@@ -155,5 +155,8 @@ class Windows(EvaluationOptions):
                 f"{format_bytes(per_target)}"
             )
             memory = format_bytes(available)
-            expected = f"at most {most:,} targets, whose logits fit into {memory} of memory"
+            expected = (
+                f"a window of at most {most:,} target tokens, whose logits fit into {memory} of "
+            )
+            expected += "memory"
             raise RequestError(Problem("sequence_length", expected, self.sequence_length, hint))

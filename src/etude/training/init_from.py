@@ -133,7 +133,8 @@ class InitFromSource:
         source = _locate(options, root)
         current = _identity(source)
         if dict(options.found) != current:
-            hint = "init_from.source has changed; to train a new run, set run.on_existing=again"
+            hint = "the content of init_from.source has changed since this run began; to train a "
+            hint += "new run from its present content, set run.on_existing=again"
             expected = f"the weights that the run's config identifies: {dict(options.found)}"
             raise RequestError(Problem("init_from", expected, current, hint))
         weights = _load_weights(source, options, module)

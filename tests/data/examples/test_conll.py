@@ -128,7 +128,7 @@ class TestComments:
     def test_what_can_be_both_has_to_be_stated(self, tmp_path: Path) -> None:
         content = "# a comment\ncat N\n\n# N\nruns V\n"
         told = refused(tmp_path / "a.conll", content)
-        assert told.startswith(", line 4: expected an explicit data.comments")
+        assert told.startswith(", line 4: expected a value for data.comments")
         assert "like line 1" in told
         words = [w for w, _ in sentences(tmp_path / "a.conll", content, comments=True)]
         assert words == [["cat"], ["runs"]]

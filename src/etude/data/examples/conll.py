@@ -155,7 +155,10 @@ def check_same_layout(layouts: Sequence[tuple[Path, Layout]], stated: LayoutOpti
         if (layout.kind, layout.separator) != (reference.kind, reference.separator):
             expected = f"{reference.kind}, {reference.separator}-separated, as in {first}"
             value = f"{layout.kind}, {layout.separator}-separated"
-            hint = "set data.separator"
+            hint = (
+                "the files of one run need the same separator; convert one of these files, or set "
+            )
+            hint += "data.separator if the separator was detected wrongly"
             if layout.kind != reference.kind:
                 hint = "use files of only one of these formats"
             problems.append(Problem(str(file), expected, value, hint))
@@ -382,11 +385,11 @@ class _LayoutDetector:
         ]
         if not candidates or len(candidates) == len(marked):
             return not candidates
-        expected = "an explicit data.comments, because this line may contain a word, but another "
-        expected += "line that starts with # is a comment"
+        expected = "a value for data.comments, because some lines that start with # look like "
+        expected += "words, as here, and others like comments"
         other = next(number for number, _ in marked if number not in set(candidates))
-        hint = "with data.comments=true, lines before a sentence that start with #, like line "
-        hint += f"{other}, are comments; with data.comments=false, they are words"
+        hint = "data.comments=true: all lines before the first word of a sentence that start with #"
+        hint += f", such as line {other}, are comments; data.comments=false: they all are words"
         raise RequestError(Problem(f"{self.file}, line {candidates[0]}", expected, hint=hint))
 
     def _check_meaning(

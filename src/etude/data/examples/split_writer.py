@@ -323,8 +323,10 @@ class _SplitWriter:
         if problem := lost_text_problem(self.lost, self.characters, self.split):
             raise RequestError(problem)
         if self.leaked_at and self.source.duplicates == "refuse":
-            hint = f"{self.counts['leaked']} rows are in two splits; "
-            hint += "to drop one of the copies, set data.duplicates=drop"
+            hint = (
+                f"{self.counts['leaked']} rows are in two splits; to remove them from training, or "
+            )
+            hint += "from validation if they are also in test, set data.duplicates=drop"
             expected = "a row in only one split"
             raise RequestError([Problem(where, expected, hint=hint) for where in self.leaked_at])
         for where in self.leaked_at:
