@@ -305,7 +305,7 @@ Q = "base_model.model.model.layers.0.self_attn.q_proj."
         (lambda w: w.pop(Q + "lora_B.weight"), "q_proj.lora_B.weight = None: expected a tensor of"),
         (
             lambda w: [w.pop(Q + f"lora_{each}.weight") for each in "AB"],
-            "layers.0.self_attn.q_proj: expected the LoRA tensors (A and B) of this module, since target_modules",
+            "layers.0.self_attn.q_proj: expected the LoRA tensors (A and B) of this module, since",
         ),
         (
             lambda w: w.update({Q + "lora_A.weight": torch.zeros(5, 24)}),
@@ -313,7 +313,7 @@ Q = "base_model.model.model.layers.0.self_attn.q_proj."
         ),
         (
             lambda w: w.update({Q.replace("q_", "v_") + "lora_A.weight": torch.zeros(4, 24)}),
-            "v_proj: expected no LoRA tensors, since target_modules in adapter_config.json does not name",
+            "v_proj: expected no LoRA tensors, since target_modules in adapter_config.json does",
         ),
         (
             lambda w: w.update({Q.replace("0", "7") + "lora_A.weight": torch.zeros(4, 24)}),

@@ -103,7 +103,8 @@ def test_a_short_run_is_warned_of_and_found_again_without_its_device(
 ) -> None:
     train(small(tmp_path, "trainer.max_steps=1"))
     told = "schedule: warmup_steps=2 does not fit into the run (1 step)"
-    assert f"{told}; set schedule.warmup_steps=0" in caplog.messages
+    told += ", so the whole run is warm-up; to change this, set schedule.warmup_steps=0"
+    assert told in caplog.messages
     outcome = train(small(tmp_path, "trainer.max_steps=1", "trainer.accelerator=cuda"))
     assert outcome.reused
 

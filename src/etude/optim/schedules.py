@@ -62,8 +62,8 @@ class Schedule:
         message = (
             f"warmup_steps={self.warmup_steps} does not fit into the run ({_steps(total)}), so "
         )
-        message += "the learning rate never reaches its maximum; "
-        return f"{message}to change this, set schedule.warmup_steps={total // 10}"
+        message += "the whole run is warm-up; to change this, "
+        return f"{message}set schedule.warmup_steps={total // 10}"
 
 
 class Constant(Schedule):

@@ -129,7 +129,7 @@ class TestComments:
         content = "# a comment\ncat N\n\n# N\nruns V\n"
         told = refused(tmp_path / "a.conll", content)
         assert told.startswith(", line 4: expected a value for data.comments")
-        assert "like line 1" in told
+        assert "such as line 1" in told
         words = [w for w, _ in sentences(tmp_path / "a.conll", content, comments=True)]
         assert words == [["cat"], ["runs"]]
         assert ", line 1 = '# a comment'" in refused(tmp_path / "a.conll", content, comments=False)
