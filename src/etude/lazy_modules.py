@@ -2,9 +2,10 @@
 
 Lightning imports `torch._dynamo` for one `isinstance` check. Each optimizer of torch imports it,
 too. This import takes as long as that of the rest of torch. Lightning imports `torchmetrics` for
-two classes, and with it `transformers`, `scipy` and `matplotlib`. After `install`, an import of one
-of these modules returns a `LazyModule`. The module's code is executed on the first access to an
-attribute for which `SUBSTITUTES` contains no substitute.
+two classes, and with it `transformers`, `scipy` and `matplotlib`. After `install`, an import of a
+module in `SUBSTITUTES`, such as `torch._dynamo` or `torchmetrics`, returns a `LazyModule`. The
+module's code is executed on the first access to an attribute for which `SUBSTITUTES` contains no
+substitute.
 """
 
 from __future__ import annotations

@@ -16,7 +16,6 @@ MIN_RANGE = 0.05
 A loss between 2.000 and 2.001 is drawn as a flat line on an axis of height 0.1, because a reader
 takes a difference over the whole height for a large one.
 """
-_FAR = 3.0
 _RATIO = 10.0
 _MARGIN = 0.05
 
@@ -40,10 +39,9 @@ def set_value_range(
     """Sets the range of the y axis so that it contains all finite values.
 
     The height is at least `MIN_RANGE` times the largest absolute value. The axis becomes
-    logarithmic if one curve would flatten the others on a linear axis. Three conditions must hold
-    for this; m is the median of the curves' largest values. All values are positive. The largest
-    value is more than ten times m. The distance from m to the largest value is more than three
-    times the distance from the smallest value to m. If no value is finite, nothing is changed.
+    logarithmic if one curve would flatten the others on a linear axis: all values are positive, and
+    the largest value is more than ten times the median of the curves' largest values. If no value
+    is finite, nothing is changed.
 
     Args:
         axes: axes with a linear y axis.
@@ -60,7 +58,7 @@ def set_value_range(
     low, high = float(everything.min()), float(everything.max())
     tops = sorted(float(values.max(initial=low, where=np.isfinite(values))) for values in curves)
     usual = tops[(len(tops) - 1) // 2]
-    if low > 0 and high > usual + _FAR * (usual - low) and high > _RATIO * usual:
+    if low > 0 and high > _RATIO * usual:
         axes.set_yscale("log")
         return True
     low, high = value_range(low, high)

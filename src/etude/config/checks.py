@@ -191,8 +191,10 @@ def _identity(values: Mapping[str, Any], nodes: _Nodes, callbacks: _Nodes) -> di
     The data has a canonical form: configs with the same meaning give equal data.
 
     Args:
-        values: the resolved config as plain data.
-        nodes: the nodes of the root keys, such as `model`; none of them may be None.
+        values: the resolved config as plain data; `name`, `seed`, `extensions` and `init_from` are
+            read from it.
+        nodes: the node (constructor and arguments) of each root key that builds an object, such as
+            `model`; none of them may be None.
         callbacks: the nodes of the callbacks, by name; none of them may be None.
     """
     identity: dict[str, Any] = {

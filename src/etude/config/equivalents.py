@@ -119,7 +119,7 @@ def suggest_sweep(key: str, value: object) -> str | None:
 
 
 def plugin_of(group: str, name: str) -> str | None:
-    """Returns a hint that shows how to install a launcher or sweeper of Hydra.
+    """Returns a hint that shows how to get a launcher or sweeper of Hydra that is not installed.
 
     Returns None if its package is unknown. `group` is the config group, such as `hydra/launcher`,
     and `name` is the chosen file.

@@ -38,10 +38,11 @@ def without_record_options(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def flatten_config(checked: CheckedConfig) -> dict[str, Any]:
-    """Returns a dictionary from a config's key paths to values, without secrets.
+    """Returns a dictionary from the key paths of a config to values, without `run` and `logger`.
 
-    A value that is hashed into the signature has the form in which it is hashed. Values that are
-    equal to the default of a constructor are not hashed, but they are included here.
+    Secrets are masked. A value that is hashed into the signature has the form in which it is
+    hashed. Values that the config sets to the default of a constructor are not hashed, but they are
+    included here.
     """
     hashed = dict(flatten(checked.identity))
     shown = flatten(without_record_options(checked.shown))

@@ -98,7 +98,8 @@ def generate(before: Mapping[str, Any]) -> dict[str, Any]:
     """Generates the content of `targets.json` from the shipped configs.
 
     Args:
-        before: the current content, whose identifiers are kept.
+        before: the current content. The class names in its `slots` are kept, even if no shipped
+            config contains them any more, and its `moved` is copied.
     """
     import yaml
 

@@ -237,10 +237,11 @@ def _format_parameters(method: FunctionType) -> str:
 
 
 def _defines(kind: type, name: str) -> bool:
-    """Returns whether a class or one of its base classes defines the member `name`.
+    """Returns whether a class has a definition of the member `name`, its own or an inherited one.
 
-    A definition in a module of `_STUB_MODULES` (base classes of torch, Lightning and Hydra) does
-    not count, because it is only a stub.
+    Only the first definition in the method resolution order counts. A definition in a module of
+    `_STUB_MODULES` (base classes of torch, Lightning and Hydra) does not count, because it is only
+    a stub.
     """
     owner = next((base for base in kind.__mro__ if name in vars(base)), None)
     return owner is not None and not _is_stub(owner)

@@ -63,7 +63,8 @@ class Mixture(TextData):
         sources: factories of the sources, by name; a factory accepts tokenizer, sequence_length
             and batch.
         weights: positive weights of the sources, by name; they need not sum to one.
-        order: order of the examples within each source, `windows` or `epochs`.
+        order: order of the examples within each source: `windows` (drawn at random, with
+            replacement) or `epochs` (each example once per epoch).
 
     Attributes:
         corpora: the created sources, by name.

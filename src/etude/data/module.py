@@ -86,7 +86,8 @@ class DataModule(DataAttributes):
 
     Args:
         sequence_length: maximum number of positions of an example (T).
-        batch: size of an optimizer step.
+        batch: size of an optimizer step over all ranks, as a number of tokens or of examples; see
+            `Batch`.
         workers: number of processes that assemble batches; 0 for the training process itself. The
             batches don't depend on this number.
 

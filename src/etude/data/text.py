@@ -292,8 +292,8 @@ class TextData(Stored):
     def bytes_predicted(self, split: Split) -> int | None:
         """Returns the number of UTF-8 bytes of a split's text, except those of the first token.
 
-        The first token is not a target. Returns None if the tokens don't decode to the text, since
-        lost text would count as predicted.
+        The first token (for a mixture, that of each source) is not a target. Returns None if the
+        tokens don't decode to the text, since lost text would count as predicted.
         """
         meta = self._split(split)
         return meta.bytes - meta.first_token_bytes if meta.lossless else None

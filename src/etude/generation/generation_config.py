@@ -25,7 +25,8 @@ class GenerationConfig:
     """Options of generation: the length of the texts, and how each token is selected.
 
     Args:
-        samples: the number of continuations of each prompt; a beam search returns the best of them.
+        samples: the number of continuations of each prompt. A beam search returns its best
+            continuations, so that `samples` is at most `beams`.
         max_new_tokens: the maximum number of new tokens.
         min_new_tokens: the number of new tokens that are generated before stop tokens are allowed;
             other stop conditions are not affected.

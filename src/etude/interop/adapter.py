@@ -299,8 +299,8 @@ def _check_changes(
 ) -> list[Problem]:
     """Returns a problem for each low-rank update that is missing, unexpected, or of a wrong shape.
 
-    Each module that the config field `target_modules` names must have an update, and no other
-    module may have one. If the field is `all-linear`, updates may be missing.
+    Each module that the config targets (see `AdapterConfig.targets`) must have an update, and no
+    other module may have one. If the field is `all-linear`, updates may be missing.
 
     Args:
         config: the adapter's config.
@@ -384,8 +384,9 @@ def _check_whole_tensors(
 def _needs_untying(loaded: LoadedModel, names: Mapping[str, str], tensors: SafeTensors) -> bool:
     """Returns whether embedding and output projection need separate matrices after a merge.
 
-    Separate matrices are needed if the model shares one matrix between the two modules and the
-    adapter changes one of the modules. `names` and `tensors` are those of `_read_changes`.
+    Separate matrices are needed if the model shares one matrix between the two modules, and the
+    adapter changes at least one of the modules. A full tensor that equals the shared matrix is no
+    change. For the arguments `names` and `tensors`, see `_read_changes`.
 
     Raises:
         RequestError: the family cannot have separate matrices for these two modules.

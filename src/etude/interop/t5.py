@@ -36,7 +36,8 @@ def _stack(stack: str, feedforward: int) -> dict[str, Rule]:
     """Returns the rules (`etude.interop.rules`) that convert tensors of a T5 checkpoint to
     parameters of Étude, and back, as a dict from the names of Étude's modules.
 
-    The rules cover the encoder or the decoder, but not cross-attention.
+    The rules cover the encoder or the decoder, except for the embedding, cross-attention, and the
+    first linear layers of the feed-forward branches, whose rules `_middle` returns.
 
     Args:
         stack: `encoder` or `decoder`.

@@ -68,7 +68,7 @@ class ReleasedTokenizer(Tokenizer):
 
 @dataclass(frozen=True)
 class TextBoundaries:
-    """Tokens before and after a generated text.
+    """The token before each prompt, and the tokens that end a generated text.
 
     Attributes:
         begin: the id of the token before every prompt; None for no token.
@@ -152,14 +152,15 @@ def load_boundaries(
 def load_gguf_tokenizer(file: GGUF) -> tuple[ReleasedTokenizer, TextBoundaries]:
     """Builds the byte-level tokenizer that the metadata of a GGUF file describes.
 
-    If there is a `tokenizer.json` next to the file, that tokenizer is read instead. The tokens
-    before and after a text still come from the GGUF file.
+    If there is a `tokenizer.json` next to the file, that tokenizer is read instead. The token
+    before each prompt and the stop tokens still come from the GGUF file.
 
     Returns:
-        The tokenizer, and the tokens before and after a generated text.
+        The tokenizer, and the tokens at the boundaries of a text.
 
     Raises:
-        RequestError: the file has no tokenizer, or the tokenizer is not byte-level.
+        RequestError: the tokenizer's metadata are invalid, `tokenizer.json` is invalid, or, without
+            a `tokenizer.json`, the metadata describe no byte-level tokenizer.
     """
     if problems := invalid_tokenizer_values(file.get, str(file.where)):
         raise RequestError(problems)

@@ -278,9 +278,9 @@ class MultiHeadAttention(nn.Module):
         """Returns queries (B, H, T, K) of x (B, T, D), and the keys and values (B, G, S, K) that
         they attend to.
 
-        If a memory is given, keys and values are those of the memory. Otherwise they are those in
-        the cache, followed by those of x, and queries and keys are rotated. The arguments are those
-        of `forward`.
+        If a memory is given, or the cache contains the keys and values of a memory, keys and values
+        are those of the memory. Otherwise they are those in the cache (if there is one), followed
+        by those of x, and queries and keys are rotated. The arguments are those of `forward`.
         """
         if memory is not None or (cache is not None and cache.memory is not None):
             return self._project_cross(x, memory, cache)
@@ -330,7 +330,11 @@ class MultiHeadAttention(nn.Module):
     def _project_cross(
         self, x: Tensor, memory: Tensor | None, cache: LayerCache | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns queries (B, H, T, K) of x, and keys and values (B, G, S, K) of the memory."""
+        """Returns queries (B, H, T, K) of x, and keys and values (B, G, S, K) of the memory.
+
+        If the cache contains the keys and values of the memory, these are returned, and `memory`
+        may be None. Otherwise the cache, if there is one, stores them.
+        """
         G, K = self.kv_heads, self.head_dim
         rows = (self.heads * K, 2 * G * K)
         weights = self.qkv.weight.split_with_sizes(rows)

@@ -12,13 +12,14 @@ from etude.optim.recipe import OptimizerRecipe
 class Adafactor(OptimizerRecipe):
     """Recipe for `torch.optim.Adafactor` (Shazeer & Stern 2018, arXiv:1804.04235).
 
-    The size of an update is relative to the root mean square of the parameter: `lr` is the largest
-    relative size.
+    At step t, the gradient is divided by the square root of its second moment, and scaled down if
+    the root mean square of the result exceeds `clip`. The result is multiplied by the smaller of
+    `lr` and 1/sqrt(t), and by the root mean square of the parameter.
 
     Args:
         lr, weight_decay, layer_decay: see `OptimizerRecipe`.
         beta2_decay: c in 1 - t^c, the decay rate of the second moment at step t (section 7.2).
-        clip: d, the largest root mean square of an update (section 6).
+        clip: d, the largest root mean square before these two factors (section 6).
         eps: lower limit of the root mean square of a parameter; smaller values are replaced by it.
     """
 

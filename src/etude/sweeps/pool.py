@@ -226,6 +226,10 @@ class Pool:
         """Stores and reports a job that has ended.
 
         The later jobs that request the same run end, too, with the same result.
+
+        Args:
+            task: the job's task, as passed to `run`.
+            job: the job with its result.
         """
         self._done[task.number] = job
         self._failed = self._failed or job.status.is_failure

@@ -29,8 +29,8 @@ class AnswerObjective(ExampleObjective):
     are the answer's tokens and the tokens that end the answer.
 
     Args:
-        template: text with `{source}` and `{target}`; a special token's name in the text is encoded
-            as that token.
+        template: text with `{source}` and `{target}`. A special token's name in the template is
+            encoded as that token; in a prompt or an answer, it is ordinary text.
         before, between, after: tokens of the template's text before `{source}`, between `{source}`
             and `{target}`, and after `{target}`; set once the tokenizer is known.
         longest: largest number of tokens in an example; the end of a longer answer is cut off.
@@ -94,9 +94,10 @@ class Instruction(TokenTask):
 
     Args:
         setup: model, optimizer and other arguments from the run; see `etude.tasks.base.Setup`.
-        template: text of an example, with `{source}` and `{target}` for prompt and answer; a
-            special token's name in the text is encoded as that token. If the template ends with
-            `{target}`, the tokenizer's end-of-text token is added.
+        template: text of an example, with `{source}` and `{target}` for prompt and answer. A
+            special token's name in the template is encoded as that token; in a prompt or an answer,
+            it is ordinary text. If the template ends with `{target}`, the tokenizer's end-of-text
+            token is added.
         label_smoothing, z_loss: see `etude.tasks.losses.cross_entropy`.
     """
 

@@ -38,9 +38,10 @@ def encode(
 ) -> list[list[tokenizers.Encoding]]:
     """Encodes each text as one piece, or as several pieces if it has more than `longest` tokens.
 
-    If a pair is too long, tokens are cut off its longer text until the pair fits. The first piece
-    contains the shortened pair. Each further piece is also a pair: of parts of both texts, or of
-    a part and the whole shorter text. So tokens can occur in several pieces.
+    If a pair is too long, tokens are cut off, one by one, the text that is longer at that time,
+    until the pair fits. Each text is then divided into parts of its shortened length; a text that
+    was not shortened is one part. The first piece contains the first part of both texts, and the
+    further pieces contain all other combinations of parts. So tokens can occur in several pieces.
 
     Args:
         texts: texts, pairs of texts, or lists of words.

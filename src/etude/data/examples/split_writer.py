@@ -43,8 +43,8 @@ class ExampleSplitMeta:
             text pairs for generation (`Pairs`, `Catalogs`) are not stored and not counted.
         longest: number of tokens of the longest example, in all its text fields, counted as in
             `tokens`.
-        unknown: number of unknown tokens, plus the number of characters for which the tokenizer
-            has no token.
+        unknown: number of unknown tokens, plus the number of characters that the tokenizer drops
+            because it has neither a token for them nor an unknown token.
         empty: number of rows without text, which are skipped.
         truncated: number of truncated examples.
         truncated_tokens: number of tokens that were cut off; see `Encoded`.
