@@ -295,7 +295,8 @@ class Messages(logging.Handler):
 
     Args:
         stderr: whether to write all messages to standard error, for commands whose standard output
-            is a result. If false, only notices (`NOTICES`) are written to standard error.
+            is a result. If false, only the messages of the logger `NOTICES` are written to standard
+            error.
     """
 
     def __init__(self, *, stderr: bool) -> None:

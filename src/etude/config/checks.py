@@ -104,6 +104,9 @@ def check(config: DictConfig, *, trust: Sequence[str] | None = None) -> CheckedC
             modules in the config's own key `extensions` and the installed extensions. Use None
             only for a config that the user wrote.
 
+    Returns:
+        The checked config, from whose nodes the objects of a run are built.
+
     Raises:
         RequestError: the config has errors; the exception contains all of them.
     """

@@ -206,8 +206,8 @@ class Mask(Protocol):
 
 
 class Block(Protocol):
-    """Block of a layer: a `torch.nn.Module` with attention, a feed-forward module, their residual
-    connections and norms.
+    """Block, of which a model has a stack: a `torch.nn.Module` with attention, a feed-forward
+    module, their residual connections and norms.
 
     Args:
         attention, norm, feedforward: functions without arguments; each call returns a new module.

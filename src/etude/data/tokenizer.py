@@ -143,7 +143,9 @@ class Tokenizer:
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Returns the token ids of each text; the library encodes the texts on several threads.
+        """Returns the token ids of each text; special tokens are neither added nor recognised.
+
+        The `tokenizers` library encodes the texts on several threads.
 
         Raises:
             RequestError: if a word is not in a vocabulary without an unknown token.

@@ -69,7 +69,8 @@ def declared(module: nn.Module) -> dict[str, Matrix]:
     """Returns a dict from the names of a model's linear layers to the purposes that the methods
     `matrices()` declare.
 
-    Other layers are omitted, except those named `out`, `down`, `gate`, `up` or `qkv`.
+    In a module without this method, the layers named `out`, `down`, `gate`, `up` and `qkv` have the
+    purposes of Étude's layers with these names; its other layers are omitted.
 
     Raises:
         InvalidArguments: a method `matrices()` returns a name that is no linear layer, or row

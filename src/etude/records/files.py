@@ -71,10 +71,13 @@ def write_bytes(path: Path, content: bytes, kind: Kind | None = None) -> None:
 
 
 def write_parts(path: Path, parts: Iterable[bytes], kind: Kind | None = None) -> None:
-    """Writes the byte strings `parts` to a file atomically, one after the other.
+    """Writes byte strings, one after the other, to a file; the file is replaced atomically.
 
-    They can come from a generator, so that the content need not fit into memory. `kind` is as for
-    `write_text`.
+    Args:
+        path: the file.
+        parts: the byte strings. They can come from a generator, so that the content need not fit
+            into memory.
+        kind: see `write_text`.
     """
     temporary_name = _temporary_name(path.name)
     with naming_errors(path), open_parent(path, 0 if kind is None else kind.depth) as folder:

@@ -221,7 +221,7 @@ def _check_count(overrides: Sequence[Override]) -> None:
     """Checks that overrides expand to at most `MAX_JOBS` jobs, without creating the jobs.
 
     Raises:
-        RequestError: There are too many jobs or values.
+        RequestError: There are more than `MAX_JOBS` jobs, or values of one key.
     """
     counts: dict[str, float] = {}
     for override in overrides:

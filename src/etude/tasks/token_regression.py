@@ -42,7 +42,8 @@ class WordValueMetrics(RowMetrics):
     `etude.tasks.numbers.number_metrics`.
 
     Args:
-        row_of: for each example, the index of the row that contains its words.
+        row_of: for each example, the index of the row of the data that contains its words. A long
+            row can be split into several examples; their words are joined again.
     """
 
     def __init__(self, row_of: NDArray[np.int64]) -> None:

@@ -56,8 +56,9 @@ def build_session(
 
     Args:
         checked: Checked config of the run.
-        parts: Objects of the run, with prepared data.
-        model: Model, initialised from the run's seed.
+        parts: Data (prepared), optimizer, task and other objects of the run.
+        model: Model, initialised from the run's seed. `TrainingSession.fit` loads the weights of a
+            checkpoint.
         record: The run's folder as a `Record`, to which the loop writes.
         step: Number of optimizer steps that are already trained.
         rank: Rank of this process, below `parts.trainer.processes`.
