@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib.metadata
+import inspect
 import json
-import re
+import sys
 from pathlib import Path
 
 from sphinx.application import Sphinx
@@ -12,6 +13,8 @@ from sphinx.application import Sphinx
 import etude
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+from arguments import complete  # noqa: E402
 
 project = "Étude"
 author = "the Étude developers"
@@ -63,7 +66,16 @@ API_PAGES = {
                     "etude.models.text_encoder.TextEncoder",
                 ],
             ),
-            ("Errors", ["etude.errors.RequestError", "etude.errors.RunFailed"]),
+            (
+                "Errors",
+                [
+                    "etude.errors.RequestError",
+                    "etude.errors.Problem",
+                    "etude.errors.RunFailed",
+                    "etude.errors.RunHeld",
+                    "etude.errors.Interrupted",
+                ],
+            ),
         ),
     ),
     "models": (
@@ -79,14 +91,24 @@ API_PAGES = {
             ("Blocks", "model.block"),
             ("Heads", "model.head"),
             ("Initialisations", "model.initialise"),
+            ("Base class of masks", ["etude.nn.mask.Mask"]),
+            ("Kinds of layers", ["etude.models.kinds.LayerKind"]),
         ),
     ),
     "data": (
         "Data and tokenizers",
         "Classes for `data` and `data.tokenizer`.",
-        (("Data", "data"), ("Tokenizers", "data.tokenizer")),
+        (
+            ("Data", "data"),
+            ("Tokenizers", "data.tokenizer"),
+            ("Batch sizes", ["etude.data.module.Batch"]),
+        ),
     ),
-    "tasks": ("Tasks", "Classes for `task`.", (("Tasks", "task"),)),
+    "tasks": (
+        "Tasks",
+        "Classes for `task`.",
+        (("Tasks", "task"), ("Arguments from the run", ["etude.tasks.base.Setup"])),
+    ),
     "training": (
         "Optimizers, schedules, trainer, loggers",
         "Classes for `optimizer`, `schedule`, `trainer` and `logger`.",
@@ -100,6 +122,10 @@ API_PAGES = {
 }
 """Pages of the API reference: title, introduction, and sections. A section lists classes, or names
 a slot of the config, whose classes are read from targets.json."""
+
+
+INTERNAL = "evaluated, prepare, under"
+"""Public methods that only Étude itself calls."""
 
 
 def write_api_pages() -> None:
@@ -120,7 +146,7 @@ def write_api_pages() -> None:
                     path = table["moved"].get(each, each)
                     lines += [f".. autoclass:: {path}"]
                     if isinstance(content, list):
-                        lines += ["   :members:"]
+                        lines += ["   :members:", f"   :exclude-members: {INTERNAL}"]
                     lines += [""]
             lines += ["```", ""]
         (folder / f"{name}.md").write_text("\n".join(lines), encoding="utf-8")
@@ -132,17 +158,12 @@ def write_api_pages() -> None:
 write_api_pages()
 
 
-def join_names(
+def complete_arguments(
     app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]
 ) -> None:
-    """Joins lists of arguments that share a description and wrap, which napoleon cannot read."""
-    index = 0
-    while index < len(lines) - 1:
-        line = lines[index]
-        if re.fullmatch(r"\s+[\w, ]+,", line):
-            lines[index : index + 2] = [f"{line} {lines[index + 1].strip()}"]
-        else:
-            index += 1
+    """Replaces the docstring of a class or function by one that describes all of its arguments."""
+    if inspect.isclass(obj) or inspect.isfunction(obj):
+        lines[:] = [*complete(obj), ""]
 
 
 def mark_reports(app: Sphinx, name: str, source: list[str]) -> None:
@@ -152,6 +173,6 @@ def mark_reports(app: Sphinx, name: str, source: list[str]) -> None:
 
 
 def setup(app: Sphinx) -> None:
-    """Connects `join_names`, before napoleon, and `mark_reports`."""
-    app.connect("autodoc-process-docstring", join_names, priority=400)
+    """Connects `complete_arguments`, before napoleon, and `mark_reports`."""
+    app.connect("autodoc-process-docstring", complete_arguments, priority=400)
     app.connect("source-read", mark_reports)

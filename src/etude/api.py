@@ -76,8 +76,14 @@ def train(config: DictConfig) -> Run:
     The returned run can import the modules in the config's `extensions` and build the classes in
     these modules.
 
+    Args:
+        config: result of `compose`.
+
     Raises:
-        RequestError, RunHeld, RunFailed, Interrupted: see `etude.training.run.train`.
+        RequestError: the config or the data is invalid.
+        RunHeld: another process trains the run.
+        RunFailed: training failed or diverged.
+        Interrupted: a signal stopped the run; the same call continues it.
     """
     show_messages()
     return Run(train_record(config).record, trust=list(config.extensions))
@@ -192,9 +198,20 @@ def coordinate_check(
         cfg = etude.compose("experiment=nano", "model.mup_base_dim=64")
         etude.coordinate_check(cfg, [64, 128, 256, 512], figure="check.png")
 
-    See `etude.analysis.coordinates.coordinate_check` for arguments, result and errors. From the
-    result, `etude.analysis.coordinates.slopes` computes the exponents with which the sizes of
-    activations scale with the width.
+    Args:
+        config, widths, steps, seeds, beside_standard, figure: see
+            `etude.analysis.coordinates.coordinate_check`.
+
+    Returns:
+        A data frame with a row for each `parametrisation`, `width`, `seed`, `step` (0 is before
+        training) and `quantity` (an activation, such as `logits`). The columns `value` and `change`
+        contain the quantity's mean absolute value, and its mean absolute change since step 0.
+        `etude.analysis.coordinates.slopes` computes from it the exponents with which the sizes of
+        activations scale with the width.
+
+    Raises:
+        RequestError: fewer than two widths, no step, no seed, `beside_standard` without
+            `model.mup_base_dim`, or a config that cannot run at a width.
     """
     from etude.analysis import coordinates
 
@@ -293,10 +310,14 @@ def runs(root: str | Path = "experiments") -> Runs:
 
 
 class Run:
-    """A saved run: its config, metrics, checkpoints and data.
+    """A saved run: its config, metrics, checkpoints and data. `load_run` and `train` return it.
+
+    Args:
+        record: reader of the files in the run's folder.
+        trust: modules outside Étude whose classes the run's config may name.
 
     Attributes:
-        record: reader of the files in the run's folder.
+        record: the argument `record`.
     """
 
     def __init__(self, record: Record, *, trust: Sequence[str] = ()) -> None:
@@ -668,10 +689,14 @@ class Run:
 
 
 class Runs(Sequence[Run]):
-    """Sequence of runs, with tables and comparisons of them."""
+    """Sequence of runs, with tables and comparisons of them. `runs` returns it.
 
-    def __init__(self, found: Sequence[Run]) -> None:
-        self._runs = list(found)
+    Args:
+        runs: the runs, in the order of the sequence.
+    """
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        self._runs = list(runs)
 
     def __getitem__(self, index: Any) -> Any:
         return Runs(self._runs[index]) if isinstance(index, slice) else self._runs[index]
@@ -683,9 +708,11 @@ class Runs(Sequence[Run]):
         return iter(self._runs)
 
     def filter(self, *conditions: str) -> Runs:
-        """Returns the runs that match all filters; the syntax is that of `etude runs list`.
+        """Returns the runs that match all filters.
 
-        The result is empty if no run matches.
+        A filter is a key of the config or the record, an operator and a value, as for `etude runs
+        list`. The operators are `=`, `!=`, `<`, `<=`, `>`, `>=`, `~` (contains) and `!~` (does not
+        contain). The result is empty if no run matches.
 
         Example:
             runs("experiments/nano").filter("optimizer.lr>1e-3", "model.position=rotary")

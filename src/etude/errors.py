@@ -78,13 +78,18 @@ class InvalidArguments(_Problems, ValueError):
 
 
 class RequestError(_Problems):
-    """Raised for an invalid request (config, data, path), before a run starts or writes files."""
+    """Raised for an invalid request (config, data, path), before a run starts or writes files.
+
+    Args:
+        problems: the errors in the request. The attribute `problems` is the list of them.
+    """
 
 
 class RunFailed(EtudeError):
     """Raised when a run fails. The status is also saved in the run's folder.
 
     Args:
+        message: why the run failed.
         status: `failed`, `oom` or `diverged`.
         path: folder of the run.
     """

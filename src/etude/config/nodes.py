@@ -323,8 +323,8 @@ def _check_value(
         return _check_arguments(path, "", record, False, value, extensions, within)
     if record is not None and not (value is None and is_union(hint)):
         keys = ", ".join(record.parameters)
-        hint_ = "set " + " or ".join(f"{path}.{key}=..." for key in list(record.parameters)[:3])
-        return None, [Problem(path, f"a mapping with the keys {keys}", value, hint_)]
+        settings = " or ".join(f"{path}.{key}=..." for key in list(record.parameters)[:3])
+        return None, [Problem(path, f"a mapping with the keys {keys}", value, f"set {settings}")]
     each = _value_type_in(hint)
     nested = isinstance(value, Mapping) and any(isinstance(v, Mapping) for v in value.values())
     if isinstance(value, Mapping) and (nested or record_in(each) is not None):

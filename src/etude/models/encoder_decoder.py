@@ -25,11 +25,12 @@ class EncoderDecoder(nn.Module):
 
     With sinusoidal positions, layer norm, ReLU, post-norm blocks and scaled embeddings this is the
     original Transformer (Vaswani et al. 2017); with relative biases, RMS norm and no scale of the
-    scores, T5 (Raffel et al. 2019, arXiv:1910.10683). Source and target share one embedding.
+    scores, T5 (Raffel et al. 2019, arXiv:1910.10683). Source and target share one embedding;
+    otherwise encoder and decoder have modules of their own.
 
     Args:
         vocab_size, heads, dim, max_length, attention, position, norm, feedforward, block, dropout,
-            bias: see `Decoder`; encoder and decoder each build their own modules.
+            bias: see `Decoder`.
         layers: number of blocks of the encoder.
         mask: mask of the decoder.
         decoder_layers: number of blocks of the decoder; None uses `layers`.

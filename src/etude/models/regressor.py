@@ -28,8 +28,9 @@ class Regressor(Body):
         layers, heads, dim, max_length, attention, position, norm, feedforward, mask, block,
             dropout, initialise, pattern, kinds: see `Decoder`.
         bias: whether projections, norms, and the input and output layer have a bias.
-        head_dim, recompute, mup_base_dim: see `Body`. In muP the input layer is treated like an
-            embedding, and the output layer like an output projection to logits.
+        head_dim, recompute: see `Body`.
+        mup_base_dim: see `Body`. In muP the input layer is treated like an embedding, and the
+            output layer like an output projection to logits.
 
     Raises:
         InvalidArguments: the sizes are inconsistent, or a module rejects its arguments.

@@ -69,7 +69,8 @@ class TextEncoder:
     @torch.inference_mode()
     def read(self, texts: str | Sequence[str]) -> EncoderOutput:
         """Returns the module's output for one batch of all `texts`, to which special tokens are
-        added. A single text is a batch with B = 1.
+        added, and the mask `keep` of the tokens that are no padding. A single text is a batch with
+        B = 1.
 
         If a text is too long for the model, its last tokens are cut off; the final special token
         remains.

@@ -159,6 +159,9 @@ class NoFeedForward(nn.Module):
 
     It is used in attention-only models (Elhage et al. 2021, "A Mathematical Framework for
     Transformer Circuits").
+
+    Args:
+        dim, bias, dropout: not used.
     """
 
     def __init__(self, *, dim: int, bias: bool, dropout: float) -> None:

@@ -79,6 +79,9 @@ class Normal(WidthAware):
 
     BERT's original code (`initializer_range`) truncates at two standard deviations; this class
     doesn't, and neither does `transformers`.
+
+    Args:
+        std: standard deviation of the weights.
     """
 
     def __init__(self, *, std: float = 0.02) -> None:
@@ -169,6 +172,9 @@ class ZeroOutput(WidthAware):
 
     All other weights are normal, with standard deviation `embedding_std` for embeddings and
     1 / sqrt(fan_in) for matrices.
+
+    Args:
+        embedding_std: standard deviation of the embeddings.
     """
 
     def __init__(self, *, embedding_std: float = 1.0) -> None:

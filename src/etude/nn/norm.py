@@ -61,7 +61,11 @@ class OffsetRMSNorm(nn.RMSNorm):
 
 
 class NoNorm(nn.Module):
-    """Norm that returns its input unchanged, for models without normalisation."""
+    """Norm that returns its input unchanged, for models without normalisation.
+
+    Args:
+        dim, bias: not used.
+    """
 
     def __init__(self, *, dim: int, bias: bool) -> None:
         super().__init__()

@@ -25,7 +25,8 @@ class ScheduleFree(AdamW):
     decay. With `bf16-true` precision, the later, small updates of the average are lost.
 
     Args:
-        lr, weight_decay, layer_decay, eps: as for `AdamW`; weight decay acts on y.
+        lr, layer_decay, eps: see `AdamW`.
+        weight_decay: see `AdamW`; it acts on y.
         betas: b1, the weight of x in y, and the decay rate of the second moment.
     """
 

@@ -108,7 +108,7 @@ def open_file(path: Path | str, kind: Kind | None, *, links: bool = False) -> Bu
     except OSError as error:
         reason = error.strerror
         if isinstance(error, NotADirectoryError):
-            reason = f"{path.parent} is not a folder"
+            reason = f"{Path(path).parent} is not a folder"
         raise RequestError(Problem(str(path), "a readable file", hint=reason)) from error
     size = os.fstat(descriptor).st_size
     if kind is not None and size > kind.largest:

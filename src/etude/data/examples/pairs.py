@@ -71,9 +71,9 @@ class Pairs(PairData, TableData):
 
     Args:
         path, validation, test: see `TableData`.
-        tokenizer, sequence_length, batch, too_long, duplicates, fraction, bucket_steps, workers,
-            pack: see `ExampleData`. Each text has at most `sequence_length` tokens, including the
-            end token.
+        sequence_length: largest number of tokens of each of the two texts, including the end token.
+        tokenizer, batch, too_long, duplicates, fraction, bucket_steps, workers, pack: see
+            `ExampleData`.
         source: column of the first text.
         target: column of the second text.
         quoting: how quotation marks in TSV and CSV are read; see
