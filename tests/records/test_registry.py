@@ -212,7 +212,7 @@ def test_a_checkpoint_that_is_not_there(tmp_path: Path, which: str) -> None:
 
 
 def test_no_checkpoint_at_all(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="available steps: none"):
+    with pytest.raises(RequestError, match="expected a run with at least one checkpoint"):
         checkpointed(tmp_path).checkpoint("last")
 
 

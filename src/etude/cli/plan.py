@@ -212,7 +212,7 @@ def _fields(job: PlannedJob) -> Iterator[tuple[str, str]]:
     else:
         yield "state", state.description
     if job.signature:
-        yield "signature", f"{job.signature}, group {job.group}"
+        yield "signature", f"{job.signature} (without the seed: {job.group})"
     if state.path is not None:
         yield "run folder", str(state.path)
     if size is None:

@@ -200,7 +200,7 @@ def significance(args: Namespace) -> int:
     more = ["p (McNemar)"] if "mcnemar" in frame.columns else []
     print_columns([*head, "p (Holm)", *more], rows)
     kind = first.checked.nodes["task"].constructor.scores_are
-    print(f"\nvalues: {kind}; the tests are paired by example")
+    print(f"\nvalues: {kind}; the tests compare the two runs example by example")
     print(_SCOPE)
     return DONE
 

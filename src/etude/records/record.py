@@ -339,7 +339,10 @@ class Record:
         elif str(which).isdecimal():
             step = int(which)
         if step not in available:
-            steps = ", ".join(str(s) for s in available) or "none"
+            if not available:
+                expected = "a run with at least one checkpoint"
+                raise RequestError(Problem(self._checkpoint_argument, expected, which))
+            steps = ", ".join(map(str, available))
             expected = "best, last, the step of a checkpoint, average (the mean weights of all "
             expected += "checkpoints), or average:K (of the last K checkpoints)"
             raise RequestError(

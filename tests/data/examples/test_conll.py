@@ -282,7 +282,7 @@ class TestSchemes:
         )
 
     def test_marks_that_no_scheme_has_together_have_to_be_stated(self) -> None:
-        with pytest.raises(RequestError, match="no scheme uses all prefixes B, E, U"):
+        with pytest.raises(RequestError, match="no scheme has all of the prefixes B, E, U"):
             decided("B-A E-A U-A")
         assert "1 sentences violate this scheme" in decided("B-A E-A U-A", stated="iobes")
 

@@ -227,8 +227,10 @@ def parse_answers(row: Row, column: str, context: str) -> list[Answer]:
             raise RequestError(Problem(where, expected, {"text": text, "answer_start": start}))
         if context[start : start + len(text)] != text:
             actual = context[start : start + len(text)]
-            expected = f"the answer {text!r} at character {start} of the context"
-            raise RequestError(Problem(where, expected, actual))
+            expected = "the start of the answer in the context as answer_start"
+            hint = f"the context has {actual!r} at character {start}"
+            value = {"text": text, "answer_start": start}
+            raise RequestError(Problem(where, expected, value, hint))
         answers.append(Answer(text, start))
     return answers
 

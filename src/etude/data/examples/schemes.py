@@ -128,8 +128,9 @@ class TagInspection(Inspection):
         matching = [scheme for scheme, known in MARKS.items() if marks <= set(known)]
         if not matching:
             prefixes = ", ".join(sorted(marks))
-            expected = f"an explicit data.scheme, because no scheme uses all prefixes {prefixes}"
-            hint = f"choose from: {', '.join(MARKS)}"
+            expected = f"tags of one scheme, but no scheme has all of the prefixes {prefixes}"
+            hint = "to ignore the difference, set data.scheme to the scheme by which the tags are "
+            hint += f"read: {', '.join(MARKS)}"
             raise RequestError(Problem("data.tags", expected, hint=hint))
         valid = {
             file: [scheme for scheme in MARKS if scheme not in found]
