@@ -345,7 +345,9 @@ class Run:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """The content of the run's `run.json`."""
+        """The content of `run.json` in the run's folder, such as the status, the duration, and the
+        best and final metrics; `docs/records.md` lists the keys.
+        """
         return self.record.info
 
     @cached_property
@@ -598,9 +600,9 @@ class Run:
         """Returns a table of the documents or data rows in the examples of an optimizer step.
 
         The table has one row for each document or data row in each example. Columns: `example`
-        (number in the step, from 1), `document` (index of the document or data row, from 0),
-        `source` (text that states where it comes from) and, for continuous text, `first` and `end`:
-        the example contains the document's tokens `first` to `end` - 1.
+        (number in the step, from 1), `document` (index of the document or data row in the training
+        split, from 0), `source` (text that states where it comes from) and, for continuous text,
+        `first` and `end`: the example contains the document's tokens `first` to `end` - 1.
 
         Args:
             step: optimizer step, as in the metrics; the first is 1.
@@ -617,7 +619,8 @@ class Run:
     def readings(self, text: str) -> pd.DataFrame:
         """Returns a table of the optimizer steps in which the run used a text.
 
-        The table has one row for each example of a step that contains the text or a part of it.
+        The table has one row for each example of a step that contains the text or, if an example
+        begins or ends within the text, a part of it.
         Columns: `step` (optimizer step), all columns of `places`, and `whole`, which states whether
         the example contains the complete text.
 
@@ -741,6 +744,8 @@ class Runs(Sequence[Run]):
     def compare(self, *metrics: str, x: str = "step", log: str = "") -> Comparison:
         """Returns a comparison of the configs, results and curves of the runs.
 
+        In a notebook, it is shown as tables and a figure.
+
         Args:
             metrics: metrics to plot, one panel each; by default the metric that selects the best
                 checkpoint.
@@ -748,7 +753,7 @@ class Runs(Sequence[Run]):
             log: axes with a logarithmic scale: `x`, `y` or `xy`.
 
         Raises:
-            RequestError: there are no runs, or no run has one of the metrics.
+            RequestError: there are no runs, or one of the metrics was logged by none of the runs.
         """
         from etude.analysis.comparison import Comparison
 
@@ -777,15 +782,18 @@ class Runs(Sequence[Run]):
     def significance(self, split: str = "val") -> pd.DataFrame:
         """Tests whether the other runs differ from the first run, by the score of each example.
 
-        The first run is the first item of this sequence. `runs` sorts its result by folder.
+        The first run is the first item of this sequence. `runs` sorts its result by folder. Each
+        run's best checkpoint is compared.
+
+        Args:
+            split: `val`, `test` or `train`.
 
         Returns:
-            A table with one row for each run but the first: the label `run`, the folder `path`,
-            the number of `examples`, `mean` (its mean loss or score), `difference` (`mean` minus
-            that of the first run), the 95 % confidence interval `low` to `high`, the
-            p-values `permutation` and `bootstrap`, `holm` (`permutation` corrected for the
-            number of runs by Holm's method), and `mcnemar` if each example is either correct or
-            incorrect.
+            A table with one row for each run but the first: the label `run`, the folder `path`, the
+            number of `examples`, `mean` (its mean loss or score), `difference` (`mean` minus that
+            of the first run), the 95 % confidence interval of the difference (`low` to `high`), the
+            p-values `permutation` and `bootstrap`, `holm` (`permutation` corrected for the number
+            of runs by Holm's method), and `mcnemar` if each example is either correct or incorrect.
 
         Raises:
             RequestError: there are fewer than two runs, the runs have different data or windows, or

@@ -43,8 +43,8 @@ class HubText(TextData):
             with text.
         streaming: see `Repository`. If true, the data is read over the network once for training
             the tokenizer and once for each split.
-        documents: number of rows to read from the beginning of `split`; None reads all rows.
-            `validation_split` is always read completely.
+        documents: number of rows to read from the beginning of `split`, including rows without
+            text; None reads all rows. `validation_split` is always read completely.
     """
 
     # Not a dataclass, since the argument `documents` has the name of a method.

@@ -27,11 +27,12 @@ from etude.errors import Checks, Problem, RequestError
 class Batch:
     """Size of an optimizer step over all ranks, as a number of either tokens or examples.
 
-    The data module checks the arguments. Continuous text needs exactly one of them.
+    Exactly one of the arguments is set.
 
     Args:
-        tokens: number of positions that enter the loss. For continuous text, it is a multiple of
-            `sequence_length`.
+        tokens: number of positions. For continuous text, each step has exactly this number, which
+            is a multiple of `sequence_length`; for other data, it is the largest number, including
+            padding unless examples are packed.
         examples: number of examples; an example of continuous text is a window of
             `sequence_length` positions.
     """

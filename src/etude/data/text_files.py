@@ -75,8 +75,8 @@ class TextFiles(TextData):
             only column with text.
         lines: whether each line of plain text is a document, and is held out like a row; blank
             lines are skipped.
-        quoting: how quotation marks in CSV and TSV are read; see
-            `etude.data.delimited.uses_csv_quoting`.
+        quoting: `csv` if quotation marks can enclose a cell, `none` if they are ordinary characters;
+            None detects this in TSV files, and means `csv` for CSV files.
     """
 
     path: str | list[str]

@@ -121,7 +121,7 @@ class MaskedLanguageHead(Head):
     """Head for masked language modelling: logits over the vocabulary at each position, (B, T, V).
 
     The layers are a dense layer, GELU, a norm, and the embedding's transpose with a bias, as in the
-    original code of BERT (Devlin et al. 2018, arXiv:1810.04805).
+    original code of BERT (Devlin et al. 2018, arXiv:1810.04805). There is no dropout.
     """
 
     gives = "vocabulary"
@@ -220,7 +220,7 @@ class MeanClassificationHead(LinearHead):
 
 class TaggingHead(LinearHead):
     """Head for tagging: logits over tags at each position, (B, T, labels) (Devlin et al. 2018,
-    section 5.3).
+    section 5.3). The layers are dropout and a linear layer.
 
     Args:
         labels: number of tags; null in a config uses the number of tags in the data.

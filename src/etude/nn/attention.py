@@ -382,7 +382,10 @@ class MultiHeadAttention(nn.Module):
 
 
 class ReferenceAttention(MultiHeadAttention):
-    """`MultiHeadAttention` without fused kernels: slow, but readable."""
+    """`MultiHeadAttention` without fused kernels: slow, but readable.
+
+    The arguments have the same effect; what they say about fused kernels does not apply.
+    """
 
     fused = False
 

@@ -26,14 +26,16 @@ class Muon(OptimizerRecipe):
     a whole.
 
     Args:
-        lr, weight_decay: learning rate and weight decay of the matrices.
+        lr: learning rate of the matrices. The schedule applies to `lr` and `adamw_lr`.
+        weight_decay: weight decay of the matrices.
         momentum: decay rate of the momentum of the matrices' gradients.
         nesterov: whether to use Nesterov momentum.
         steps: number of Newton-Schulz iterations, at most 99.
         scale: scale of the update of a matrix with a rows and b columns: `original` is
             sqrt(max(1, a / b)), `match_rms_adamw` is 0.2 sqrt(max(a, b)) (Liu et al. 2025,
             arXiv:2502.16982, section 2.2).
-        adamw_lr, betas, eps, adamw_weight_decay: arguments of AdamW.
+        adamw_lr, betas, eps, adamw_weight_decay: learning rate and other arguments of AdamW for the
+            other parameters.
     """
 
     rule = BY_ENTRY  # of AdamW

@@ -216,9 +216,10 @@ POSITIVE_METRICS = ("val/precision", "val/recall", "val/f1")
 class Classification(Task):
     """Task of text classification. The loss is the mean cross-entropy over the examples of a step.
 
-    With `class_weights=balanced`, each example has the weight n / (k n_c), where n is the number of
-    training examples, n_c the number of those with the example's label, and k the number of labels
-    that occur.
+    With `class_weights=balanced`, the cross-entropy of each training example is multiplied by
+    n / (k n_c), where n is the number of training examples, n_c the number of those with the
+    example's label, and k the number of labels that occur. Weights and label smoothing do not
+    apply in validation.
 
     Args:
         class_weights: `none` or `balanced`.

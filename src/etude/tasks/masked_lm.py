@@ -115,14 +115,16 @@ class MaskedLM(TokenTask):
 
     Each token of a window, except special tokens, is selected with probability `rate`; of the
     selected tokens a fraction `mask` is replaced by the mask token, a fraction `random` by any
-    ordinary token, and the rest is unchanged (Devlin et al. 2018, arXiv:1810.04805, section 3.1:
-    15 %, 80 %, 10 %, 10 %). The selection depends only on the seed and the step; in validation, it
-    depends only on the batch.
+    ordinary token, and the rest is unchanged (Devlin et al. 2018, arXiv:1810.04805, section 3.1: 15
+    %, 80 %, 10 %, 10 %). In training, the selection depends only on the run's seed and the step; in
+    validation, it depends only on the number of the batch, so that all runs are equal.
 
     Args:
         setup: model, optimizer and other arguments from the run; see `etude.tasks.base.Setup`.
-        rate, mask, random: see above. A rate of 40 % may be better than 15 % (Wettig et al. 2022,
-            arXiv:2202.08005).
+        rate: fraction of the tokens that are selected. 40 % may be better than 15 % (Wettig et al.
+            2022, arXiv:2202.08005).
+        mask, random: fractions of the selected tokens that are replaced by the mask token, and by
+            random tokens.
         whole_word: whether to select whole words, each with probability `rate`.
     """
 

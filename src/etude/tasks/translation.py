@@ -104,7 +104,8 @@ class TargetTask(TokenTask):
 
 
 class Translation(TargetTask):
-    """Translation of a source text; see `TargetTask`.
+    """Translation of a source text by an encoder-decoder. The loss is the mean cross-entropy of the
+    target's tokens and the end-of-text token (see `TargetTask`).
 
     Args:
         setup: model, optimizer and other arguments from the run; see `etude.tasks.base.Setup`.

@@ -34,10 +34,10 @@ class LabelledFiles(TableData):
         labels: names of all labels, in order. If None: the class names of the data set on the
             Hugging Face Hub, or else the labels of the training split, sorted: first numbers by
             value, then other names alphabetically. If `labels` is set, a whole number in the data
-            that is not one of the names is an index into `labels`, from 0. For different spellings
-            of one class see `etude.data.examples.classes`.
-        quoting: how quotation marks in TSV and CSV are read; see
-            `etude.data.delimited.uses_csv_quoting`.
+            that is not one of the names is an index into `labels`, from 0. Numbers of the same
+            value (`0`, `0.0`) are one label; names that differ in case are different labels.
+        quoting: `csv` if quotation marks can enclose a cell, `none` if they are ordinary characters;
+            None detects this in TSV files, and means `csv` for CSV files.
     """
 
     text: str = "text"

@@ -72,12 +72,12 @@ class Pairs(PairData, TableData):
     Args:
         path, validation, test: see `TableData`.
         sequence_length: largest number of tokens of each of the two texts, including the end token.
-        tokenizer, batch, too_long, duplicates, fraction, bucket_steps, workers, pack: see
-            `ExampleData`.
+        tokenizer, batch, duplicates, fraction, bucket_steps, workers, pack: see `ExampleData`.
+        too_long: `truncate` cuts off the end of a text that is too long; `refuse` raises an error.
         source: column of the first text.
         target: column of the second text.
-        quoting: how quotation marks in TSV and CSV are read; see
-            `etude.data.delimited.uses_csv_quoting`.
+        quoting: `csv` if quotation marks can enclose a cell, `none` if they are ordinary characters;
+            None detects this in TSV files, and means `csv` for CSV files.
     """
 
     source: str = "source"

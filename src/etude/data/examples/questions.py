@@ -43,8 +43,10 @@ class Questions(TableData):
 
     Args:
         path, validation, test: see `TableData`. Files are JSON or Parquet.
-        tokenizer, sequence_length, batch, duplicates, fraction, bucket_steps, workers: see
-            `ExampleData`.
+        tokenizer, sequence_length, batch, fraction, bucket_steps, workers: see `ExampleData`.
+        duplicates: `warn`, `drop` or `refuse` a row whose question and context are in two splits;
+            see `ExampleData` for the meaning.
+        too_long: `chunk` splits a context that is too long; `refuse` raises an error.
         question, context: columns of the texts.
         answers: column of the answers: an object with two lists, `text` and `answer_start`
             (character indices), as in SQuAD on the Hugging Face Hub; or a list of objects with

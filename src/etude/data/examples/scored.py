@@ -33,8 +33,8 @@ class ScoredFiles(TableData):
         text: column of the text.
         pair: column of a second text, which the model reads after the first; None if there is none.
         score: column of the number, or several columns. Every value must be a finite number.
-        quoting: how quotation marks in TSV and CSV are read; see
-            `etude.data.delimited.uses_csv_quoting`.
+        quoting: `csv` if quotation marks can enclose a cell, `none` if they are ordinary characters;
+            None detects this in TSV files, and means `csv` for CSV files.
     """
 
     text: str = "text"

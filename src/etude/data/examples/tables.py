@@ -54,8 +54,8 @@ class TableData(ExampleData):
     Args:
         path: training rows: a file, a folder, a glob, a list of these, or a data set on the Hugging
             Face Hub.
-        validation: fraction of the rows in `path` for validation, or separate files; if `path` is
-            on the Hugging Face Hub, the name of another split.
+        validation: fraction of the rows in `path` for validation, or separate rows: files or, if
+            `path` is on the Hugging Face Hub, the name of another split.
         test: rows for testing, set in the same way as `validation`; None means no test split.
 
     v and t are the fractions for validation and testing. Row i (from 0) is for testing if

@@ -85,14 +85,17 @@ class SyntheticData(DataModule):
 
     Args:
         sequence_length: number of positions of an example (T), fixed by the rule.
-        batch: number of examples per step; null means all training examples.
-        training: number of training examples, or a fraction of `size`. If null, all examples that
-            are not in validation; for a rule without `size`, new examples without limit.
-        validation: number of validation examples, or a fraction of `size`.
+        batch: number of examples per step; null means all training examples, if their number is
+            limited.
+        training: number of training examples. If the rule has a finite number of distinct examples,
+            a fraction of this number is possible, too, and null means all examples that are not in
+            validation. For other rules, null means new examples without limit.
+        validation: number of validation examples, or a fraction as for `training`.
         validate_training: whether to evaluate training examples, too, with metrics such as
             `seen/loss`; at most as many examples as in validation. If the training split is
             unlimited, the first training examples of the run are evaluated.
-        data_seed: seed of the division into splits, and of examples that are drawn once.
+        data_seed: seed of the division into splits. For rules with random examples, it is the seed
+            of the validation examples and, if `training` is a number, of the training examples.
 
     Raises:
         InvalidArguments: lists every error in the arguments.
