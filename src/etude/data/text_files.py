@@ -75,7 +75,7 @@ class TextFiles(TextData):
             only column with text.
         lines: whether each line of plain text is a document, and is held out like a row; blank
             lines are skipped.
-        quoting: `csv` if quotation marks can enclose a cell, `none` if they are ordinary characters;
+        quoting: `csv` if quotation marks can enclose a cell, `none` if they are regular characters;
             None detects this in TSV files, and means `csv` for CSV files.
     """
 

@@ -115,9 +115,9 @@ class MaskedLM(TokenTask):
 
     Each token of a window, except special tokens, is selected with probability `rate`; of the
     selected tokens a fraction `mask` is replaced by the mask token, a fraction `random` by any
-    ordinary token, and the rest is unchanged (Devlin et al. 2018, arXiv:1810.04805, section 3.1: 15
-    %, 80 %, 10 %, 10 %). In training, the selection depends only on the run's seed and the step; in
-    validation, it depends only on the number of the batch, so that all runs are equal.
+    ordinary token, and the rest is unchanged (Devlin et al. 2018, arXiv:1810.04805, section 3.1:
+    15 %, 80 %, 10 %, 10 %). In training, the selection depends only on the run's seed and the
+    step; in validation, it depends only on the number of the batch.
 
     Args:
         setup: model, optimizer and other arguments from the run; see `etude.tasks.base.Setup`.

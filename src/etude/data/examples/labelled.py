@@ -36,7 +36,7 @@ class LabelledFiles(TableData):
             value, then other names alphabetically. If `labels` is set, a whole number in the data
             that is not one of the names is an index into `labels`, from 0. Numbers of the same
             value (`0`, `0.0`) are one label; names that differ in case are different labels.
-        quoting: `csv` if quotation marks can enclose a cell, `none` if they are ordinary characters;
+        quoting: `csv` if quotation marks can enclose a cell, `none` if they are regular characters;
             None detects this in TSV files, and means `csv` for CSV files.
     """
 

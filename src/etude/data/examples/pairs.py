@@ -76,7 +76,7 @@ class Pairs(PairData, TableData):
         too_long: `truncate` cuts off the end of a text that is too long; `refuse` raises an error.
         source: column of the first text.
         target: column of the second text.
-        quoting: `csv` if quotation marks can enclose a cell, `none` if they are ordinary characters;
+        quoting: `csv` if quotation marks can enclose a cell, `none` if they are regular characters;
             None detects this in TSV files, and means `csv` for CSV files.
     """
 

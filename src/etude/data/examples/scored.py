@@ -33,7 +33,7 @@ class ScoredFiles(TableData):
         text: column of the text.
         pair: column of a second text, which the model reads after the first; None if there is none.
         score: column of the number, or several columns. Every value must be a finite number.
-        quoting: `csv` if quotation marks can enclose a cell, `none` if they are ordinary characters;
+        quoting: `csv` if quotation marks can enclose a cell, `none` if they are regular characters;
             None detects this in TSV files, and means `csv` for CSV files.
     """
 
