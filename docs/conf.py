@@ -59,6 +59,14 @@ API_PAGES = {
             ("Functions", "functions"),
             ("Runs", ["etude.api.Run", "etude.api.Runs"]),
             (
+                "Results of functions and methods",
+                [
+                    "etude.analysis.comparison.Comparison",
+                    "etude.analysis.run_groups.Groups",
+                    "etude.sweeps.planning.PlannedJob",
+                ],
+            ),
+            (
                 "Models with tokenizers",
                 [
                     "etude.models.language_model.LanguageModel",
@@ -101,7 +109,10 @@ API_PAGES = {
         (
             ("Data", "data"),
             ("Tokenizers", "data.tokenizer"),
-            ("Batch sizes", ["etude.data.module.Batch"]),
+            (
+                "Batch sizes and curricula",
+                ["etude.data.module.Batch", "etude.data.curriculum.Curriculum"],
+            ),
         ),
     ),
     "tasks": (

@@ -641,7 +641,8 @@ class Run:
     def data(self) -> Any:
         """Returns a new data module of the run, an `etude.data.module.DataModule`.
 
-        The data is not prepared; its files may be missing.
+        The data is not prepared; its files may be missing. `data.prepare(folder)` prepares it in a
+        folder for prepared data.
         """
         from etude.training.model import configured_vocabulary
 
@@ -766,7 +767,8 @@ class Runs(Sequence[Run]):
         its method `frame` returns a table with one row per group, `plot` plots the mean curves.
 
         Args:
-            metric: the metric; None is the best value of the metric that selects the best
+            metric: the metric: its final value (such as `val/loss`) or its best value (such as
+                `best/val/loss`). None is the best value of the metric that selects the best
                 checkpoint.
             by: config keys; runs with the same values of these keys are a group. If empty, the
                 whole config without the seed defines the group.

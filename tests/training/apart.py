@@ -53,6 +53,8 @@ def _run(words: list[str], output: Path, plant: str, call: int, cache: str) -> N
     # A process of this context starts its own processes (of data loaders) in the same way; from a
     # server that outlives a killed process. A user's command forks them.
     multiprocessing.set_start_method("fork", force=True)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # `nohup` and shells pass on ignored signals
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(1)
     globals()[plant](call)
     with output.open("a") as file:

@@ -7,6 +7,7 @@ POINT is `module:name` or `module:Class.name`. `stuck` on standard output says t
 from __future__ import annotations
 
 import hashlib
+import signal
 import sys
 import threading
 from importlib import import_module
@@ -42,6 +43,10 @@ if __name__ == "__main__":
     from etude.cli import main
     from etude.stopping import watch_signals
 
+    # `nohup` and shells pass on ignored signals, which the command leaves ignored.
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     watch_signals()  # as `main` does first
     plant(sys.argv[1], int(sys.argv[2]))
     main(sys.argv[3:])

@@ -120,7 +120,7 @@ class Groups:
         metric: metric of the values.
         groups: groups in ascending order of their mean.
         first: group of the first run.
-        without: list of the `Record`s of the runs that have no finite value of the metric.
+        without: list of the records of the runs that have no finite value of the metric.
     """
 
     def __init__(

@@ -66,6 +66,7 @@ class Streamed(TextData):
         learn_from: the tokenizer is trained on this number of documents, from the beginning of the
             corpus; unused for a pretrained tokenizer.
         workers: 0, or 1 to read ahead in a separate process.
+        order: only `windows`; `shuffle` sets the order of a stream.
     """
 
     source: Callable[..., TextData]

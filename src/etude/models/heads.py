@@ -197,8 +197,8 @@ class LinearHead(Head):
 
 
 class MeanClassificationHead(LinearHead):
-    """Head for classification: logits over classes from the mean of the vectors of all positions,
-    (B, labels).
+    """Head for classification: logits over classes from the mean of the vectors of all positions
+    except padding, (B, labels).
 
     The layers are mean pooling as in sentence encoders (Reimers & Gurevych 2019, arXiv:1908.10084,
     section 3), dropout and a linear layer.

@@ -150,7 +150,8 @@ class T5(WidthAware):
 
     All weights are normal. The standard deviation is 1 for embeddings; 1 / sqrt(D K) for queries,
     where D is the model width and K the head dimension; and 1 / sqrt(fan_in) for all others. The
-    factor 1 / sqrt(K) of the queries replaces the scale of the attention scores.
+    factor 1 / sqrt(K) of the queries replaces the scale of the attention scores, so the model needs
+    an attention without scale (`model/attention=unscaled`).
     """
 
     def __call__(self, module: nn.Module, layers: int) -> None:

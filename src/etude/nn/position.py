@@ -208,7 +208,8 @@ class Rotary(Position):
         base: base of the angles. With a larger base, planes rotate more slowly, as is needed for
             longer contexts.
         fraction: fraction of a head's coordinates that are rotated, beginning with the first; a
-            quarter in GPT-NeoX (Black et al. 2022, arXiv:2204.06745, section 2.1).
+            quarter in GPT-NeoX (Black et al. 2022, arXiv:2204.06745, section 2.1). K in the
+            formulas is then the number of rotated coordinates.
 
     Raises:
         InvalidArguments: the number of rotated coordinates is odd, or an argument is out of range.

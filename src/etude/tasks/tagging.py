@@ -198,7 +198,9 @@ class Tagging(Task):
     """Prediction of one tag per word, at the word's first token; the loss is the mean cross-entropy
     over words.
 
-    If the tags have span prefixes (`B-LOC`, `I-LOC`, `O`), there are also metrics of whole spans.
+    The validation metrics are `val/loss`, `val/accuracy` and `val/f1_macro` of words, and
+    `val/sentence_accuracy`. If the tags have span prefixes (`B-LOC`, `I-LOC`, `O`), there are also
+    `val/f1`, `val/precision` and `val/recall` of whole spans.
 
     Args:
         label_smoothing: see `etude.tasks.losses.cross_entropy`.

@@ -30,6 +30,8 @@ class LabelledFiles(TableData):
             pack: see `ExampleData`.
         text: column of the text.
         pair: column of a second text, which the model reads after the first; None if there is none.
+            Both texts are compared for duplicates. If a pair is too long, the longer text is cut
+            off first.
         label: column of the label.
         labels: names of all labels, in order. If None: the class names of the data set on the
             Hugging Face Hub, or else the labels of the training split, sorted: first numbers by

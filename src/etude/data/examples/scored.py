@@ -32,6 +32,8 @@ class ScoredFiles(TableData):
             see `ExampleData`.
         text: column of the text.
         pair: column of a second text, which the model reads after the first; None if there is none.
+            Both texts are compared for duplicates. If a pair is too long, the longer text is cut
+            off first.
         score: column of the number, or several columns. Every value must be a finite number.
         quoting: `csv` if quotation marks can enclose a cell, `none` if they are regular characters;
             None detects this in TSV files, and means `csv` for CSV files.

@@ -52,8 +52,8 @@ class TableData(ExampleData):
     """Base class of data with rows from JSON, CSV, TSV or Parquet files, compressed or not.
 
     Args:
-        path: training rows: a file, a folder, a glob, a list of these, or a data set on the Hugging
-            Face Hub.
+        path: training rows: a file (JSON, CSV, TSV or Parquet), a folder, a glob, a list of these,
+            or a data set on the Hugging Face Hub (`path.name=owner/name path.split=train`).
         validation: fraction of the rows in `path` for validation, or separate rows: files or, if
             `path` is on the Hugging Face Hub, the name of another split.
         test: rows for testing, set in the same way as `validation`; None means no test split.

@@ -85,8 +85,8 @@ class SyntheticData(DataModule):
 
     Args:
         sequence_length: number of positions of an example (T), fixed by the rule.
-        batch: number of examples per step; null means all training examples, if their number is
-            limited.
+        batch: size of an optimizer step, as a number of examples (`batch.examples`). If it is null,
+            each step uses all training examples, whose number must be limited.
         training: number of training examples. If the rule has a finite number of distinct examples,
             a fraction of this number is possible, too, and null means all examples that are not in
             validation. For other rules, null means new examples without limit.
