@@ -57,7 +57,8 @@ def compose(*overrides: str | Sequence[str], config_dir: str | Path | None = Non
             Étude's own only.
 
     Raises:
-        RequestError: the overrides or config files have errors; the message lists all of them.
+        RequestError: the overrides or config files cannot be composed; the message lists all
+            errors. `train` and `plan` also check each key and value.
     """
     return compose_config(_flatten(overrides), config_dir=config_dir)
 
@@ -683,8 +684,11 @@ class Run:
         fingerprint, recorded = data.fingerprint(), self.summary["data"]["fingerprint"]
         if fingerprint != recorded:
             expected = f"the fingerprint of the training data, {recorded}"
-            hint = "the data has changed since the run was trained"
-            raise RequestError(Problem("data", expected, fingerprint, hint))
+            hint = (
+                "the data has changed since the run was trained; restore it, or pass other data to "
+            )
+            hint += "evaluate"
+            raise RequestError(Problem("the run's data", expected, fingerprint, hint))
         with hide_messages():
             data.prepare(cache_folder(self.checked))
 

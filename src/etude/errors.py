@@ -226,11 +226,14 @@ def nearest(name: str, choices: Iterable[str]) -> str | None:
 def nearest_of(name: str, choices: Iterable[str]) -> str | None:
     """Returns the hint `did you mean CHOICE?`, with the choice most similar to `name`.
 
-    A key path that ends with `name`, such as `optimizer.lr` for `lr`, is the most similar choice.
+    The most similar choice is a key path that ends with `name`, such as `optimizer.lr` for `lr`, or
+    else the only choice that begins with `name`, such as `val/accuracy` for `val/acc`.
     Returns None if no choice is similar. Used for messages that already list all choices.
     """
     options = [str(choice) for choice in choices]
     close = sorted((each for each in options if each.endswith(f".{name}")), key=len)
+    begun = [each for each in options if len(name) > 2 and each.startswith(name)]
+    close = close or (begun if len(begun) == 1 else [])
     close = close or difflib.get_close_matches(name, options, n=1, cutoff=0.5)
     return f"did you mean {close[0]}?" if close else None
 

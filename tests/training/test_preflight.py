@@ -123,11 +123,16 @@ def test_a_refused_run_leaves_its_neighbours(
     assert list(neighbour.path.parent.iterdir()) == [neighbour.path]
 
 
+@pytest.mark.parametrize("tasks", [{"NTASKS": 1, "NTASKS_PER_NODE": 1}, {"NTASKS": 4}])
 def test_the_working_folder_is_nothing_to_go_on_from(
-    small: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    small: Callable[..., DictConfig],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    tasks: dict[str, int],
 ) -> None:
-    # Under SLURM, Lightning goes on from such a file, and saves one whenever SIGUSR1 comes.
-    slurm = {"NTASKS": 1, "NTASKS_PER_NODE": 1, "JOB_NAME": "job", "JOB_ID": 1}
+    # Under SLURM, Lightning goes on from such a file, and saves one whenever SIGUSR1 comes. It
+    # fails if NTASKS is above 1 without NTASKS_PER_NODE.
+    slurm = {**tasks, "JOB_NAME": "job", "JOB_ID": 1}
     for name, value in {**slurm, "PROCID": 0, "LOCALID": 0, "NODEID": 0, "NNODES": 1}.items():
         monkeypatch.setenv(f"SLURM_{name}", str(value))
     (tmp_path / "hpc_ckpt_1.ckpt").write_text("no checkpoint")

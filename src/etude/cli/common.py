@@ -27,6 +27,20 @@ class HelpShown(Exception):
     """Raised after `--help` was printed; the command ends with exit code 0."""
 
 
+_OTHER_NAMES = {
+    "--input": ("--file", "--prompt", "--data"),
+    "--inputs": ("--file",),
+    "--ckpt": ("--checkpoint",),
+    "--step": ("--checkpoint",),
+    "--texts": ("--text",),
+    "--prompts": ("--prompt",),
+    "--test": ("--split",),
+    "--metrics": ("--metric",),
+    "--out": ("--output",),
+}
+"""Names that users type for options."""
+
+
 class Parser(argparse.ArgumentParser):
     """Argument parser that raises exceptions instead of ending the process.
 
@@ -34,10 +48,25 @@ class Parser(argparse.ArgumentParser):
     """
 
     def error(self, message: str) -> NoReturn:
-        unknown = re.match(r"unrecognized arguments: (--[\w-]+)", message)
-        near = nearest(unknown[1], list(self._option_string_actions)) if unknown else None
+        unknown = re.match(r"unrecognized arguments: (--[\w-]+|.*)", message)
+        near = self._nearest_option(unknown[1]) if unknown else None
         hint = f"{message}; {near or f'see `{self.prog} --help`'}"
         raise RequestError(Problem(self.prog, "valid arguments", hint=hint))
+
+    def _nearest_option(self, typed: str) -> str | None:
+        """Returns a hint at the option that the user may have meant instead of an unknown argument,
+        or at the command that has it.
+        """
+        options = self._option_string_actions
+        if not typed.startswith("--"):
+            option = next((each for each in ("--text", "--prompt") if each in options), None)
+            return option and f"to pass a text, use {option}"
+        meant = next((o for o in _OTHER_NAMES.get(typed, ()) if o in options), None)
+        if meant is not None:
+            return f"use {meant}"
+        if typed in ("--text", "--file") and "--text" not in options:
+            return f"to predict from texts, use `etude predict RUN {typed} ...`"
+        return nearest(typed, list(options))
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         raise HelpShown

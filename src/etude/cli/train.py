@@ -53,6 +53,8 @@ def train(arguments: list[str]) -> int:
         return answer(request)
     if request.multirun:
         return _train_sweep(request.overrides, request.config_dir)
+    from omegaconf import OmegaConf
+
     from etude.api import train_record
     from etude.config.compose import compose
     from etude.records.storage import check_new
@@ -62,7 +64,8 @@ def train(arguments: list[str]) -> int:
     if preset not in (None, "none"):
         hint = "a sweep file defines several runs; to train them, add -m"
         raise RequestError(Problem("sweep", "the option -m", preset, hint))
-    check_new(Path(config.run.root), config.name, unsafe=config.run.unsafe_storage)
+    if not OmegaConf.is_missing(config, "name"):  # otherwise an error below, with all others
+        check_new(Path(config.run.root), config.name, unsafe=config.run.unsafe_storage)
     outcome = train_record(config)
     _log_outcome(outcome.record, reused=outcome.reused)
     return DONE

@@ -49,6 +49,30 @@ HYDRA_ERRORS = (*NOT_PARSED, AssertionError, TypeError, AttributeError, KeyError
 """Exceptions that Hydra raises while it composes a config; built-in ones are raised if the value of
 a group is not a name."""
 
+
+def _unclosed(value: str) -> str | None:
+    """Returns a hint at the bracket or quotation mark that a value does not close, if there is one.
+
+    Brackets in quotation marks are ignored.
+    """
+    opened: list[str] = []
+    quote = ""
+    for sign in value:
+        if quote:
+            quote = "" if sign == quote else quote
+        elif sign in "'\"":
+            quote = sign
+        elif sign in _BRACKETS:
+            opened.append(sign)
+        elif opened and sign == _BRACKETS[opened[-1]]:
+            opened.pop()
+    if quote:
+        return f"the quotation mark {quote} is not closed"
+    return f"the bracket {opened[-1]} is not closed" if opened else None
+
+
+_BRACKETS = {"(": ")", "[": "]", "{": "}"}
+
 ConfigStore.instance().store(name="schema", node=Config)
 
 _hydra_in_use = threading.RLock()
@@ -319,13 +343,17 @@ def _explain(item: str, error: Exception) -> Problem:
     try:
         override: Override = OverridesParser.create().parse_override(add_plus_signs(item))
     except NOT_PARSED as parse_error:
-        reason = _QUOTE if isinstance(parse_error, HydraException) else str(parse_error)
         key, _, value = item.partition("=")
+        reason = str(parse_error)
+        if isinstance(parse_error, HydraException):
+            reason = _unclosed(value) or _QUOTE
         if not key.isascii():
             return Problem(key, "a key of the config", value)
         return Problem(key, "a value in Hydra's override syntax", value, reason)
     if override.is_sweep_override():
-        return Problem(item, "one value", hint=f"to sweep over several values, add -m; {_QUOTE}")
+        name, _, values = item.partition("=")
+        choices = f"to sweep over several values, add -m; for a list, type '{name}=[{values}]'; "
+        return Problem(item, "one value", hint=choices + _QUOTE)
     key, value = override.key_or_group, item.partition("=")[2]
     top, *rest = re.split(r"([./])", key, maxsplit=1)
     groups = _groups()

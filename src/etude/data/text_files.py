@@ -393,9 +393,10 @@ def find_largest_held_out(keys: Sequence[int], fraction: float) -> int:
     if len(ordered) < 2 or ordered[count - 1] == ordered[-1]:
         expected = f"a fraction that leaves some of the {len(ordered):,} documents for training"
         has_duplicates = len(np.unique(ordered)) < len(ordered)
-        hint = "documents with equal text are in the same split; set a smaller fraction or add "
-        hint += "documents with other texts"
-        hint = hint if has_duplicates else None
+        hint = None
+        if has_duplicates:
+            hint = "documents with equal text are in the same split; set a smaller fraction or add "
+            hint += "documents with other texts"
         raise RequestError(Problem("data.validation", expected, fraction, hint))
     return int(ordered[count - 1])
 

@@ -156,7 +156,8 @@ def _the_monitor_has_a_direction(built: BuiltParts) -> Iterator[Problem]:
         name = monitor.rpartition("/")[2]
         expected = "a metric with a known direction (higher or lower is better)"
         choice = f'more_is_better = ("{name}",) or less_is_better = ("{name}",)'
-        hint = f"set {choice} in the class {task.__name__}"
+        known = nearest(monitor, task.metric_names)
+        hint = known or f"set {choice} in the class {task.__name__}"
         yield Problem("task.monitor", expected, monitor, hint)
 
 

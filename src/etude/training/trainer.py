@@ -217,15 +217,14 @@ class Trainer:
         Args:
             total_steps: Optimizer step at which Lightning stops.
             callbacks: Lightning callbacks.
-            folder: The run's folder. Lightning's default is the working folder, in which it would,
-                under SLURM, load any `hpc_ckpt_*` as a checkpoint of this run.
+            folder: The run's folder.
             rank: Rank of this process, below `processes`.
 
         Raises:
             RequestError: Lightning rejects the accelerator, the devices or the precision.
         """
         import pytorch_lightning as pl
-        from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+        from lightning_fabric.plugins.environments.lightning import LightningEnvironment
         from lightning_fabric.utilities.exceptions import MisconfigurationException
 
         from etude.training.checkpoints import FolderCheckpointIO
@@ -233,7 +232,12 @@ class Trainer:
 
         _silence()
         arguments = dict(self.lightning)
-        if self.processes > 1:
+        # Under SLURM or torchrun, Lightning would read the number of processes from variables,
+        # load any `hpc_ckpt_*` as a checkpoint of this run, and save one in the middle of a step.
+        plugins: list[Any] = [FolderCheckpointIO()]
+        if self.processes == 1:
+            plugins.append(LightningEnvironment())
+        else:
             arguments["strategy"] = SharedSteps(rank, self.processes)
             if not isinstance(arguments["devices"], list):
                 arguments["devices"] = self.processes
@@ -250,7 +254,7 @@ class Trainer:
                 default_root_dir=folder,
                 profiler=_profiler(self.profiler, folder) if rank == 0 else None,
                 callbacks=callbacks,
-                plugins=[FolderCheckpointIO()],
+                plugins=plugins,
                 enable_checkpointing=False,
                 enable_progress_bar=False,
                 enable_model_summary=False,
@@ -262,9 +266,6 @@ class Trainer:
             raise RequestError(
                 Problem("trainer", "arguments that Lightning accepts", stated, str(error))
             ) from error
-        cluster = trainer._accelerator_connector.cluster_environment
-        if isinstance(cluster, SLURMEnvironment):
-            cluster.auto_requeue = False  # it would save in the middle of a step
         if self.processes > 1:
             disable_sigterm_handling(trainer)
         return trainer
