@@ -352,8 +352,8 @@ def _explain(item: str, error: Exception) -> Problem:
         return Problem(key, "a value in Hydra's override syntax", value, reason)
     if override.is_sweep_override():
         name, _, values = item.partition("=")
-        choices = f"to sweep over several values, add -m; for a list, type '{name}=[{values}]'; "
-        return Problem(item, "one value", hint=choices + _QUOTE)
+        sweep = f"to sweep over several values, add -m; for a list, type '{name}=[{values}]'; "
+        return Problem(item, "one value", hint=sweep + _QUOTE)
     key, value = override.key_or_group, item.partition("=")[2]
     top, *rest = re.split(r"([./])", key, maxsplit=1)
     groups = _groups()
