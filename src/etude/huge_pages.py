@@ -1,10 +1,10 @@
-"""Huge pages for large CPU tensors, where Linux offers them.
+"""Makes torch allocate large CPU tensors in huge pages (2 MB), where Linux offers them.
 
 The system fills the pages of each new large tensor with zeros. For a model with GPT-2's vocabulary
 and 256 dimensions, filling pages of 4 KB took a third of a training step; filling pages of 2 MB
-takes hardly measurable time. Torch also aligns such tensors to 2 MB, so that freed memory blocks
-can be used again: with glibc 2.36 and torch's usual alignment, the memory of a process could grow
-with every step.
+takes hardly measurable time. With this setting, torch also aligns such tensors to 2 MB, so that
+freed memory blocks can be used again. Without it, with glibc 2.36, the memory of a process could
+grow with every step.
 """
 
 from __future__ import annotations

@@ -141,7 +141,7 @@ def set_overrides_and_choices(
     Args:
         config: the config to change.
         choices: dictionary from each config group to the name of the file that Hydra chose.
-        typed: the overrides; those that set Hydra's own keys are left out.
+        typed: all overrides; the function leaves out those that set Hydra's own keys.
 
     Raises:
         RequestError: the config already sets one of these keys, or `init_from.found`.

@@ -144,7 +144,14 @@ def _generate_tokens(
 ) -> tuple[Tensor, bool]:
     """Returns the prompts with their n new tokens, and whether the last logits contained NaN.
 
-    The tokens have the shape (B * samples, T + n).
+    Args:
+        reader: computes the logits.
+        tokens: the prompts, of shape (B, T).
+        config, ends, processors, generator: see `generate`.
+        on_token: function that is called with each new column of tokens, of shape (B * samples,).
+
+    Returns:
+        The tokens, of shape (B * samples, T + n), and whether the last logits contained NaN.
     """
     choose = sampler(
         config.temperature, config.top_k, config.top_p, config.min_p, config.greedy, generator

@@ -99,8 +99,9 @@ def logits_of(module: Any, architecture: str, pad: int | None = None) -> Tensor:
 def logits_of_transformers(
     source: Path, architecture: str, like: Any, pad: int | None = None
 ) -> Tensor:
-    """Computes the logits of the model in a folder or a GGUF file for `token_ids`, with
-    `transformers`.
+    """Computes the logits of the model in a folder or a GGUF file with `transformers`.
+
+    The input are the token ids that the function `token_ids` returns for `like` and `pad`.
 
     Args:
         source: the folder, a weights file in it, or a GGUF file.

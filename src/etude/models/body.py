@@ -295,8 +295,9 @@ class Body(nn.Module):
         """Returns the keyword arguments of the cross-attention; empty if there is no memory (the
         vectors that the cross-attention attends to).
 
-        `keep` is `memory_keep` of `hidden`. A cache that contains the memory also contains its
-        padding mask.
+        `keep` is the padding mask of the memory, and `documents` and `memory_documents` are the
+        boundaries of documents in the text and in the memory (see `hidden`). A cache that contains
+        the memory also contains its padding mask.
         """
         is_cached = cache is not None and cache.across[0].memory is not None
         if memory is None and not is_cached:

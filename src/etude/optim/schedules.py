@@ -77,15 +77,17 @@ class Constant(Schedule):
 
 
 class Linear(Schedule):
-    """Schedule with a warm-up, then linear decay to `final_scale`."""
+    """Schedule with a warm-up, then linear decay to the fraction `final_scale` of the base learning
+    rate at the last step.
+    """
 
     def decay(self, progress: float) -> float:
         return 1.0 + progress * (self.final_scale - 1.0)
 
 
 class Cosine(Schedule):
-    """Schedule with a warm-up, then cosine decay to `final_scale` (Loshchilov and Hutter 2016,
-    arXiv:1608.03983).
+    """Schedule with a warm-up, then cosine decay to the fraction `final_scale` of the base learning
+    rate at the last step (Loshchilov and Hutter 2016, arXiv:1608.03983).
     """
 
     def decay(self, progress: float) -> float:

@@ -84,8 +84,8 @@ def write_source_patches(record: Path, modules: Sequence[str], mask: Mask) -> li
         mask: object that masks secrets in the patches.
 
     Returns:
-        A dictionary for each patch, as returned by `write_patches`, for the field `starts` of
-        `run.json`.
+        A dictionary for each patch, as returned by `write_patches`. The record saves the list in
+        the entry of the current start, in the field `starts` of `run.json`.
     """
     sources = [("etude", PACKAGE_FOLDER)]
     for name in modules:

@@ -122,7 +122,7 @@ def _redirect_output(file: Path) -> None:
 
 
 def _set_up_logging(sender: _EventSender) -> None:
-    """Sends this process's log messages to the sweep's process, and writes them to the log file.
+    """Sends this process's log messages to the sweep's process, and writes them to the job's log.
 
     Args:
         sender: object that sends the messages.

@@ -358,7 +358,9 @@ class Task(pl.LightningModule):
         return names
 
     def on_fit_start(self) -> None:
-        """Creates the weight average, if there is one, and restores its state from a checkpoint."""
+        """Creates the weight average, if the config asks for one. If the run continues, restores the
+        average from the checkpoint.
+        """
         if getattr(self._optimizer_recipe, "averages", False):
             self.average = OptimizersAverage(self.model, self.trainer.optimizers[0])
         elif self._ema_decay is not None:

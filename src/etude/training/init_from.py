@@ -289,10 +289,15 @@ def _check_overrides(config: DictConfig) -> None:
 
 
 def _load_weights(source: WeightSource, options: Any, module: nn.Module) -> dict[str, Tensor]:
-    """Loads the weights at `source`; returns a dict from Étude's parameter names to tensors.
+    """Returns the weights at `source`, as a dict from Étude's parameter names to tensors.
 
     If the head of the loaded model and the head of `module` have different classes, the weights of
-    the loaded head are omitted.
+    the loaded head are omitted. `module` is not changed.
+
+    Args:
+        source: Where the weights are.
+        options: The config's `init_from`.
+        module: Model of the run.
     """
     head = head_class_name(module)
     if source.record is not None:

@@ -138,12 +138,12 @@ def check_no_links(folder: Path) -> None:
 
 
 def _delete_if_empty(folder: Path, new: list[Path]) -> None:
-    """Deletes the run's folder if it contains no `run.json`, and then the parent folders that were
-    created for it.
+    """Deletes the run's folder, with all files in it, if it contains no `run.json`; then deletes
+    the parent folders that were created for it and are empty.
 
     Args:
         folder: The run's folder.
-        new: The run's folder and its parents, as far as they did not exist before.
+        new: The folders that did not exist before: the run's folder, and then its parents.
     """
     if not path_exists(folder / "run.json"):
         shutil.rmtree(folder, ignore_errors=True)
