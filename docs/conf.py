@@ -63,6 +63,7 @@ API_PAGES = {
                 [
                     "etude.analysis.comparison.Comparison",
                     "etude.analysis.run_groups.Groups",
+                    "etude.analysis.run_groups.Group",
                     "etude.sweeps.planning.PlannedJob",
                 ],
             ),

@@ -26,7 +26,8 @@ class Encoder(Body):
         token_types, head_dim, scale_embeddings, embedding_norm, recompute, mup_base_dim: see
             `Body`.
         pattern, kinds: see `Decoder`.
-        initialise: as for `Decoder`. If None, `Normal()` is used.
+        initialise: function of the model and the number of layers that fills the weights
+            (`etude.nn.init`). If None, `Normal()` is used.
 
     Raises:
         InvalidArguments: the sizes are inconsistent, or a module rejects its arguments.

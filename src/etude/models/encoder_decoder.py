@@ -40,7 +40,8 @@ class EncoderDecoder(nn.Module):
         logit_bias: whether the logits have a bias, as in Marian.
         start_token: id of the token before a target's first token.
         head_dim, scale_embeddings, embedding_norm, recompute, mup_base_dim: see `Body`.
-        initialise: as for `Decoder`. If None, `Xavier()` is used.
+        initialise: function of the model and the number of layers that fills the weights
+            (`etude.nn.init`). If None, `Xavier()` is used.
 
     Raises:
         InvalidArguments: the sizes are inconsistent, or a module rejects its arguments.

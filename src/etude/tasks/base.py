@@ -358,7 +358,7 @@ class Task(pl.LightningModule):
         return names
 
     def on_fit_start(self) -> None:
-        """Creates the weight average, if the config asks for one. If the run continues, restores the
+        """Creates the weight average, if the config sets one. If the run continues, restores the
         average from the checkpoint.
         """
         if getattr(self._optimizer_recipe, "averages", False):

@@ -20,8 +20,8 @@ class Induction(SyntheticData):
     the token one period earlier.
 
     The period r of each sequence is drawn uniformly. The first r tokens are drawn uniformly; each
-    later token i equals token i - r. A token from position r on can be predicted from the tokens
-    before it, so only these tokens are targets. To predict them, a model must use at least two
+    later token i equals token i - r. Positions from r on have a label, the next token, which the
+    tokens up to this position determine. To predict the label, a model must use at least two
     earlier positions, as induction heads do (Olsson et al. 2022, arXiv:2209.11895). If all
     sequences had the same period, attention to a fixed distance would suffice.
 
