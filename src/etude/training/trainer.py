@@ -40,8 +40,8 @@ class Trainer:
         micro_batch: Examples in one forward pass; None uses the whole batch of a step.
         log_every_n_steps: Optimizer steps between two rows of training metrics.
         accelerator: As in `pytorch_lightning.Trainer`.
-        strategy: `ddp`, or `auto`, which is `ddp` if `devices` sets several devices. With `ddp`, each
-            device has its own process, which computes a part of every optimizer step.
+        strategy: `ddp`, or `auto`, which is `ddp` if `devices` sets several devices. With `ddp`,
+            each device has its own process, which computes a part of every optimizer step.
         devices: Number of devices, list of GPU indices, or `auto`, which is one device, or with
             `ddp` all GPUs of the machine.
         num_nodes: Must be 1.

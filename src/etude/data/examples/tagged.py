@@ -78,8 +78,8 @@ class Tagged(TaggedData, TableData):
             spaces and tabs. If None, the separator is detected.
         comments: whether a line of CoNLL that starts with `#` before the first word of a sentence
             is a comment. If None, this is detected.
-        scheme: scheme of the tags: `iob1`, `iob2`, `iobes`, `bilou`, or `plain` (each tag is a label
-            of one word). If None, the scheme is detected.
+        scheme: scheme of the tags: `iob1`, `iob2`, `iobes`, `bilou`, or `plain` (each tag is a
+            label of one word). If None, the scheme is detected.
     """
 
     words: int | str | None = None
