@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 _SECTION = re.compile(r"(Args|Attributes|Returns|Yields|Raises|Examples?|Notes?):")
-_ENTRY = re.compile(r"    (\*{0,2}\w+(?:, *\*{0,2}\w+)*):(?: (.*))?")
+_ENTRY = re.compile(r"    (\*{0,2}\w+(?:, *\*{0,2}\w+)*)(?: \([^)]*\))?:(?: (.*))?")
 _WRAPPED_NAMES = re.compile(r"^( {4}[\w*, ]+,)\n {8}", re.MULTILINE)
 _REFERENCE = re.compile(r"(?:see|as for) `([\w.]+)`(?:[.;] ?)?(.*)")
 
@@ -62,7 +62,7 @@ def find_description(described: Any, name: str) -> list[str]:
         if reference is None:
             return text
         target = find_object(reference[1], owner)
-        elsewhere = [] if target is described else find_description(target, name)
+        elsewhere = [] if target in (described, owner) else find_description(target, name)
         return [*elsewhere, reference[2]] if elsewhere else text
     return []
 

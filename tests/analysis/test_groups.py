@@ -208,12 +208,14 @@ def test_a_heat_map_shows_each_mean(records: list[Record]) -> None:
     assert np.allclose(shown[2], VALUES["rotary"])
     assert np.isnan(shown[1, 1:].astype(float)).all() or np.ma.is_masked(axes.images[0].get_array())
     assert len(axes.texts) == 7
+    small = heat_map({(1, 1): 1e-9, (2, 1): 2e-9}, x="a", y="b", metric="m")
+    assert [text.get_text() for text in small.axes[0].texts] == ["1.00e-09", "2.00e-09"]
     same = heat_map({(1, "a"): 2.0}, x="x_1", y="$y", metric="m")
     assert same.axes[0].texts[0].get_text() == "2.00"
 
 
 def test_long_labels_of_a_heat_map_do_not_overlap() -> None:
-    columns = ["sliding_window_128", "grouped_query_attention", "multi_head_latent", "中文" * 8]
+    columns = ["sliding_window_128", "grouped_query_attention", "x" * 99, "中文" * 8]
     figure = heat_map({(name, 1): 0.5 for name in columns}, x="x", y="y", metric="m")
     figure.draw_without_rendering()
     (axes, _) = figure.axes

@@ -86,6 +86,24 @@ def test_a_child_of_the_holder_does_not_hold_the_lock(tmp_path: Path) -> None:
         os.close(writing)
 
 
+def test_a_release_also_frees_a_lock_that_a_child_has_just_inherited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RunLock, "close", lambda lock: None)  # as before the child has closed it
+    lock = RunLock(tmp_path)
+    lock.acquire()
+    child = os.fork()
+    if child == 0:
+        time.sleep(60)
+        os._exit(0)
+    try:
+        lock.release()
+        assert not is_held(tmp_path)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
 def test_waiting_ends_when_the_holder_lets_go(tmp_path: Path, holder_process) -> None:
     _, let_go = holder_process
     threading.Timer(0.4, let_go).start()

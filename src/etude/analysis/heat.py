@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _HORIZONTAL = 10
 """Maximum length of a horizontal label of a column."""
+_MAX_LENGTH = 30
+"""Maximum length of a label."""
 
 
 def heat_map(values: Mapping[tuple[Any, Any], float], *, x: str, y: str, metric: str) -> Figure:
@@ -33,7 +35,7 @@ def heat_map(values: Mapping[tuple[Any, Any], float], *, x: str, y: str, metric:
     grid = np.full((len(rows), len(columns)), np.nan)
     for (column, row), value in values.items():
         grid[rows.index(row), columns.index(column)] = value
-    labels_x, labels_y = (list(map(_format_value, values)) for values in (columns, rows))
+    labels_x, labels_y = ([_shorten(_format_value(v)) for v in vs] for vs in (columns, rows))
     is_long = max(map(len, labels_x)) > _HORIZONTAL
     height_x = 0.05 * max(map(len, labels_x)) if is_long else 0.0
     width_y = 0.08 * max(map(len, labels_y))
@@ -50,12 +52,13 @@ def heat_map(values: Mapping[tuple[Any, Any], float], *, x: str, y: str, metric:
     axes.set_xlabel(figure_label(x))
     axes.set_ylabel(figure_label(y))
     span = np.nanmax(grid) - np.nanmin(grid) or 1.0
-    digits = max(0, min(6, 2 - int(np.floor(np.log10(span)))))
+    digits = max(0, 2 - int(np.floor(np.log10(span))))
+    form = f".{digits}f" if digits <= 6 or np.nanmax(np.abs(grid)) >= 1e-3 else ".2e"
     for row, column in np.argwhere(np.isfinite(grid)):
         value = grid[row, column]
         dark = (value - low) / (high - low) < 0.5
         colour = "white" if dark else "black"
-        axes.text(column, row, f"{value:.{digits}f}", ha="center", va="center", color=colour)
+        axes.text(column, row, f"{value:{form}}", ha="center", va="center", color=colour)
     axes.spines[:].set_visible(False)
     figure.colorbar(image, ax=axes).set_label(figure_label(metric))
     return figure
@@ -65,6 +68,10 @@ def _sorted_values(values: set[Any]) -> list[Any]:
     """Returns a list of the values: numbers in ascending order, then all others by their text."""
     numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
     return [*sorted(numbers), *sorted(values - set(numbers), key=str)]
+
+
+def _shorten(label: str) -> str:
+    return label if len(label) <= _MAX_LENGTH else f"{label[: _MAX_LENGTH - 1]}…"
 
 
 def _format_value(value: Any) -> str:

@@ -32,7 +32,8 @@ _OTHER_NAMES = {
     "--inputs": ("--file",),
     "--ckpt": ("--checkpoint",),
     "--step": ("--checkpoint",),
-    "--texts": ("--text",),
+    "--text": ("--prompt",),
+    "--texts": ("--text", "--prompt"),
     "--prompts": ("--prompt",),
     "--test": ("--split",),
     "--metrics": ("--metric",),
@@ -58,13 +59,13 @@ class Parser(argparse.ArgumentParser):
         or at the command that has it.
         """
         options = self._option_string_actions
-        if not typed.startswith("--"):
+        if not typed.startswith("-"):
             option = next((each for each in ("--text", "--prompt") if each in options), None)
             return option and f"to pass a text, use {option}"
         meant = next((o for o in _OTHER_NAMES.get(typed, ()) if o in options), None)
         if meant is not None:
             return f"use {meant}"
-        if typed in ("--text", "--file") and "--text" not in options:
+        if typed in ("--text", "--file") and self.prog == "etude evaluate":
             return f"to predict from texts, use `etude predict RUN {typed} ...`"
         return nearest(typed, list(options))
 

@@ -57,8 +57,11 @@ def _unclosed(value: str) -> str | None:
     """
     opened: list[str] = []
     quote = ""
+    escaped = False
     for sign in value:
-        if quote:
+        if escaped or sign == "\\":
+            escaped = not escaped
+        elif quote:
             quote = "" if sign == quote else quote
         elif sign in "'\"":
             quote = sign
@@ -66,6 +69,8 @@ def _unclosed(value: str) -> str | None:
             opened.append(sign)
         elif opened and sign == _BRACKETS[opened[-1]]:
             opened.pop()
+    if quote == "'":
+        return "the quotation mark ' is not closed; a text with an apostrophe needs double quotes"
     if quote:
         return f"the quotation mark {quote} is not closed"
     return f"the bracket {opened[-1]} is not closed" if opened else None
