@@ -323,6 +323,9 @@ class ExampleData(Stored, ExampleSource):
     ) -> list[Row]:
         """Returns a row for each unlabelled text, with placeholders as labels and targets.
 
+        A subclass selects the placeholder: the first of `labels`, the number 0, a copy of the text,
+        or no answers. The base class always raises `RequestError`.
+
         Args:
             texts: texts, or lists of words.
             pair: for data of text pairs, one second text; each of `texts` forms a pair with it.
@@ -352,7 +355,7 @@ class ExampleData(Stored, ExampleSource):
     def texts_in(self, file: Path) -> Iterator[Text] | None:
         """Returns the texts of a file in a format that only this class reads, such as CoNLL.
 
-        Returns None for a file in another format.
+        A text is a string, a list of words, or a pair of strings. Returns None for a file in another format.
         """
         return None
 

@@ -168,7 +168,7 @@ def parse_number(where: str, value: Any, *, allow_text: bool = False) -> float:
         allow_text: whether the value may be text with a JSON number.
 
     Raises:
-        RequestError: the value is not a number, or is out of range.
+        RequestError: the value is not a number (Booleans and NaN are not), or is out of range.
     """
     number = math.nan
     is_number = bool(_NUMBER.fullmatch(value)) if allow_text and isinstance(value, str) else False

@@ -63,7 +63,8 @@ class Draws:
     def below(self, limit: int, width: int) -> Numbers:
         """Returns uniformly distributed integers from 0 to `limit` - 1, of shape (examples, width).
 
-        The probability of an integer differs from 1 / limit by less than 2**-64.
+        The probability of an integer differs from 1 / limit by less than 2**-64. The limit may be
+        at most 2**63.
         """
         return (self.words(width) % _to_word(limit)).astype(np.int64)
 
