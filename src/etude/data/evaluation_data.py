@@ -78,7 +78,8 @@ class Evaluated:
         data: the data module.
         split: name of the evaluated split; None if the rows are from other files.
         batches: function that returns an iterable of batches, in which each example occurs once.
-            For data with rows, the key `index` of a batch contains the indices of its examples, from 0.
+            For data with rows, the key `index` of a batch contains the indices of its examples,
+            from 0.
         numbers: for data with rows, function that returns an array with the row number of each
             example, in the order of the indices: the row's index in `rows` or, if `rows` is empty,
             its number within the split, from 0. For other data, the array is empty.

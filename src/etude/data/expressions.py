@@ -352,8 +352,8 @@ def _known_escape(text: str) -> bool:
 def _class_end(pattern: str, at: int) -> int | None:
     """Returns the end of the character class that begins at `at`; None if the class has no end.
 
-    The class begins with its opening bracket; the end is the position after the closing bracket. The
-    class may contain other classes.
+    The class begins with its opening bracket; the end is the position after the closing bracket.
+    The class may contain other classes.
     """
     depth = 0
     while at < len(pattern):

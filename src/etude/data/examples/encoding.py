@@ -41,9 +41,10 @@ def encode(
     The pieces of a single text follow each other without overlap.
 
     If a pair is too long, tokens are cut off one by one, each from the text that is longer at that
-    time, until the pair fits. Each text is then divided into parts of its shortened length; a text that
-    was not shortened is one part. The first piece contains the first part of both texts, and the
-    further pieces contain all other combinations of parts. So tokens can occur in several pieces.
+    time, until the pair fits. Each text is then divided into parts of its shortened length; a text
+    that was not shortened is one part. The first piece contains the first part of both texts, and
+    the further pieces contain all other combinations of parts. So tokens can occur in several
+    pieces.
 
     Args:
         texts: texts, pairs of texts, or lists of words.

@@ -36,7 +36,8 @@ def parse_tag(tag: str) -> Mark | None:
     """Splits a tag such as `B-PER` into its prefix and the type of its span.
 
     The result is a pair such as `("B", "PER")`. Returns `OUTSIDE`, which is
-    `("O", "")`, for the tag `O`, and None for another tag that has no span prefix (`B-`, `I-`, ...).
+    `("O", "")`, for the tag `O`, and None for another tag that has no span prefix (`B-`, `I-`,
+    ...).
     """
     if tag == "O":
         return OUTSIDE
@@ -71,7 +72,7 @@ def can_follow(scheme: str, before: Mark, after: Mark) -> bool:
 class TagInspection(Inspection):
     """Inspection of tags: detects their scheme from all sentences.
 
-    All files must have the same scheme.
+    All files must have the same scheme; otherwise `notes` raises an error, unless `stated` is set.
 
     Args:
         stated: scheme set in the config; if None, the scheme is detected.

@@ -94,8 +94,8 @@ class Adder(SyntheticData):
     """Addition: the digits of two numbers, then the digits of their sum in reverse order.
 
     The format is that of minGPT's example (Karpathy 2020): 85 + 50 = 135 is `8 5 5 0 5 3 1`. The
-    labels are the digits of the sum. The token id of a digit is its value. All pairs of numbers with
-    at most `digits` digits are examples: 100 ** `digits`.
+    labels are the digits of the sum. The token id of a digit is its value. There are
+    100 ** `digits` examples, one for each pair of numbers.
 
     Args:
         digits: number of digits of each of the two numbers, including leading zeros.
