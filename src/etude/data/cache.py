@@ -44,6 +44,9 @@ def forbid_building() -> Iterator[None]:
 def build_once(cache_dir: Path, key: str, build: Callable[[Path], None]) -> Path:
     """Returns the path of the folder `cache_dir/key`, and first creates the folder if missing.
 
+    If another process is building the folder, the call waits for it, provided that the file system
+    supports locks.
+
     Args:
         cache_dir: parent folder; created if missing.
         key: name of the folder; calls with the same key must build the same contents.

@@ -67,6 +67,9 @@ class Column:
 
         `self.values` contains the numbers of all lists, one list after the other. Window i begins
         at position i; the shape is (number of windows, width).
+
+        Raises:
+            ValueError: if `self.values` contains fewer than `width` numbers.
         """
         if width not in self._windows:
             self._windows[width] = sliding_window_view(self.values, width)
@@ -95,6 +98,8 @@ class ColumnWriter:
 
     def extend(self, lists: Sequence[Sequence[float]]) -> Numbers:
         """Appends lists of numbers to the column, and returns the length of each list.
+
+        The lengths are an int64 array of shape (number of lists,).
 
         Raises:
             OverflowError: if a number is outside the range of `dtype`.

@@ -38,7 +38,11 @@ class Curriculum:
     weights: dict[int, dict[str, float]] | None = None
 
     def points(self) -> Iterator[tuple[str, int]]:
-        """Yields each change as a pair: the name of the schedule (such as `batch`) and the step."""
+        """Yields each change as a pair: the name of the schedule (such as `batch`) and the step.
+
+        The changes of `sequence_length` come first, then those of `batch` and of `weights`; each
+        schedule's steps are in ascending order.
+        """
         for name in ("sequence_length", "batch", "weights"):
             for step in sorted(getattr(self, name) or {}):
                 yield name, step

@@ -87,6 +87,7 @@ def _kinds(decoder: Any) -> set[str]:
     """Returns the set of the type of a decoder, or of the types of all decoders in a `Sequence`.
 
     A type is a name such as `ByteLevel`. Without a decoder, the set contains the empty string.
+    A `Sequence` within another one is not followed; its type is `Sequence`.
 
     Args:
         decoder: decoder of the `tokenizers` library, or None.

@@ -57,6 +57,9 @@ def rows(
 ) -> Iterator[tuple[int, dict[str, str]]]:
     """Yields each row after the header as a pair: line number, dict from column names to cells.
 
+    Lines are counted from 1. The number is that of the row's first line, as a CSV row can have
+    several lines.
+
     Args:
         file: the file.
         form: format of the file.
@@ -146,7 +149,7 @@ def _records(file: Path, form: Format, quoting: Quoting | None) -> Iterator[tupl
 def _same_width(
     records: Iterator[tuple[int, list[str]]], file: Path, separator: str
 ) -> Iterator[tuple[int, list[str]]]:
-    """Yields the rows of `records`, and checks that each has as many cells as the first row.
+    """Yields all items of `records`, and checks that each row has as many cells as the first one.
 
     Args:
         records: pairs of a line number and the cells of a row.

@@ -36,7 +36,7 @@ class EvaluationRequest:
     labels: Sequence[str] = ()
 
     def without_rows(self, splits: Sequence[str], subject: str) -> str:
-        """Checks a request for data without rows, such as continuous text; returns `split`.
+        """Checks a request for data without rows, such as continuous text; returns its `split`.
 
         Args:
             splits: names of the data's splits.
@@ -78,14 +78,16 @@ class Evaluated:
         data: the data module.
         split: name of the evaluated split; None if the rows are from other files.
         batches: function that returns an iterable of batches, in which each example occurs once.
-            For data with rows, the key `index` of a batch contains the numbers of its examples.
-        numbers: for data with rows, function that returns the row number of each example; for other
-            data, it returns an empty array.
+            For data with rows, the key `index` of a batch contains the indices of its examples,
+            from 0.
+        numbers: for data with rows, function that returns an array with the row number of each
+            example, in the order of the indices: the row's index in `rows` or, if `rows` is empty,
+            its number within the split, from 0. For other data, the array is empty.
         rows: the rows with their contents; empty if the contents were not read.
-        read: if `rows` is not empty, the numbers of the rows that have text; only these rows have
-            examples.
-        labels_of: if `rows` is not empty and the rows have labels, function that takes the number
-            of a row and returns the names of its labels; otherwise None.
+        read: if `rows` is not empty, the indices in `rows` of the rows that have text; only these
+            rows have examples.
+        labels_of: if `rows` is not empty and the rows have labels, function that takes the index
+            of a row in `rows` and returns the names of its labels; otherwise None.
         contents: if `rows` is empty, function that reads the rows from which the examples were
             created, and returns a dict from row numbers to rows; None if there is no such function.
         in_order: function that yields each example as a dict of NumPy arrays without padding, in
@@ -127,7 +129,10 @@ class Evaluated:
 
     @property
     def text_bytes(self) -> int | None:
-        """Number of UTF-8 bytes of the text that is predicted; None if unknown or without text."""
+        """Number of UTF-8 bytes of the text that is predicted; None if unknown or without text.
+
+        It is None, too, if the rows are from other files.
+        """
         size: int | None = None if self.split is None else self.data.bytes_predicted(self.split)
         return size
 
@@ -135,7 +140,7 @@ class Evaluated:
         """Returns the text of a row; the first one if a row has several texts.
 
         Args:
-            row: number of the row in `rows`.
+            row: index of the row in `rows`.
         """
         text: str = self.data.texts(self.rows[row])[0]
         return text

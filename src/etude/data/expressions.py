@@ -148,7 +148,8 @@ def _matches_all(text: str, items: _Alternative, loops: list[_Item], repeated: s
     """Returns whether an alternative matches every non-empty string of one character class.
 
     The alternatives of a regular expression are its parts between `|`. For whitespace, the
-    alternative `_ROW_OF_SPACES` is accepted, too, although it can leave out the last character.
+    alternative `_ROW_OF_SPACES` is accepted, too: it matches consecutive whitespace as a whole or
+    without its last character.
 
     Args:
         text: source text of the alternative.
@@ -351,7 +352,8 @@ def _known_escape(text: str) -> bool:
 def _class_end(pattern: str, at: int) -> int | None:
     """Returns the end of the character class that begins at `at`; None if the class has no end.
 
-    The end is the position after the closing bracket. The class may contain other classes.
+    The class begins with its opening bracket; the end is the position after the closing bracket.
+    The class may contain other classes.
     """
     depth = 0
     while at < len(pattern):

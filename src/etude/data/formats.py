@@ -74,7 +74,7 @@ def format_of(path: Path, *, without_suffix: bool = False) -> Format | None:
 
 
 def endings(*, rows: bool = False) -> str:
-    """Returns text for messages that lists the supported suffixes, and those of compressed files.
+    """Returns text for messages that lists the supported suffixes, and those of compression.
 
     Args:
         rows: whether to list only the suffixes of tables.

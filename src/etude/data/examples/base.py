@@ -68,6 +68,7 @@ class ExampleData(Stored, ExampleSource):
         duplicates: how to treat a row whose text is in two splits (ignoring case and spacing):
             `warn` logs a warning; `drop` removes the row from the training split if it is also in
             validation or test, and from validation if it is also in test; `refuse` raises an error.
+            Rows that are repeated within one split are kept.
         fraction: fraction of the training examples to use. The examples that a fraction selects are
             also selected by every larger fraction.
         bucket_steps: number of optimizer steps whose examples are sorted by length together, so
@@ -323,6 +324,9 @@ class ExampleData(Stored, ExampleSource):
     ) -> list[Row]:
         """Returns a row for each unlabelled text, with placeholders as labels and targets.
 
+        A subclass selects the placeholder: the first of `labels`, the number 0, a copy of the text,
+        or no answers. The base class always raises `RequestError`.
+
         Args:
             texts: texts, or lists of words.
             pair: for data of text pairs, one second text; each of `texts` forms a pair with it.
@@ -352,7 +356,8 @@ class ExampleData(Stored, ExampleSource):
     def texts_in(self, file: Path) -> Iterator[Text] | None:
         """Returns the texts of a file in a format that only this class reads, such as CoNLL.
 
-        Returns None for a file in another format.
+        A text is a string, a list of words, or a pair of strings. Returns None for a file
+        in another format.
         """
         return None
 

@@ -50,8 +50,9 @@ class ExampleBatches:
     Args:
         lengths: number of positions of each example.
         seed: seed of the run.
-        examples: number of examples per step; the last step of an epoch may have fewer.
-        tokens: instead of `examples`, the maximum number of positions per step, including padding.
+        examples: number of examples per step; None if `tokens` is set. One step of each epoch, at
+            any place, has fewer if the number of all examples is not a multiple of `examples`.
+        tokens: maximum number of positions per step, including padding; used if `examples` is None.
             A longer example is a step by itself.
         packed: whether several examples are packed into one sequence; `tokens` then counts only
             positions that are not padding.
@@ -76,7 +77,8 @@ class ExampleBatches:
     def step(self, number: int) -> Numbers:
         """Returns the indices of the examples of optimizer step `number`.
 
-        Steps are counted from 0 over all epochs.
+        Steps are counted from 0 over all epochs. The indices have the order in which the step reads
+        the examples.
         """
         if self.examples is not None:
             epoch, index = divmod(number, self.steps_per_epoch)

@@ -86,8 +86,9 @@ def parse_label(value: Any, where: str) -> str:
 class LabelInspection(Inspection):
     """Check of the labels of all rows.
 
-    It raises an error for labels of different types that look alike, such as 1 and "1", and reports
-    names that differ only in case, spacing or the spelling of a number.
+    It raises an error for labels of different types that look alike, such as 1 and "1". The
+    lines that `notes` returns list spellings of one class, names of different classes that differ
+    only in case, spacing or the spelling of a number, and names that may mean a missing label.
 
     Args:
         column: name of the column with the labels.

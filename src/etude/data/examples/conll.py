@@ -238,7 +238,8 @@ def _cell(where: str, cells: list[str], column: int, layout: Layout, what: str) 
 def _lines(file: Path, separator: Separator, comments: bool) -> Iterator[tuple[int, list[str]]]:
     """Yields the number (from 1) and the column values of each line.
 
-    An empty list of values means that a sentence ends.
+    The list of values is empty for each empty line and each line that begins with the value
+    `-DOCSTART-`; such a line ends the sentence before it, if there is one.
 
     Args:
         separator: separator of the columns.

@@ -38,10 +38,13 @@ def encode(
 ) -> list[list[tokenizers.Encoding]]:
     """Encodes each text as one piece, or as several pieces if it has more than `longest` tokens.
 
-    If a pair is too long, tokens are cut off, one by one, the text that is longer at that time,
-    until the pair fits. Each text is then divided into parts of its shortened length; a text that
-    was not shortened is one part. The first piece contains the first part of both texts, and the
-    further pieces contain all other combinations of parts. So tokens can occur in several pieces.
+    The pieces of a single text follow each other without overlap.
+
+    If a pair is too long, tokens are cut off one by one, each from the text that is longer at that
+    time, until the pair fits. Each text is then divided into parts of its shortened length; a text
+    that was not shortened is one part. The first piece contains the first part of both texts, and
+    the further pieces contain all other combinations of parts. So tokens can occur in several
+    pieces.
 
     Args:
         texts: texts, pairs of texts, or lists of words.
@@ -80,7 +83,8 @@ def encode_windows(
 ) -> list[list[tokenizers.Encoding]]:
     """Encodes each pair of texts as one or several windows, and returns a list of windows per pair.
 
-    A window contains the whole first text and a part of the second text.
+    A window contains the whole first text and a part of the second text. A pair has one window if
+    it has at most `longest` tokens.
 
     Args:
         pairs: pairs of texts, such as a question and its context.

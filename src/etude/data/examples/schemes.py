@@ -35,8 +35,9 @@ Mark = tuple[str, str]  # prefix of a tag and type of its span
 def parse_tag(tag: str) -> Mark | None:
     """Splits a tag such as `B-PER` into its prefix and the type of its span.
 
-    The result is a pair such as `("B", "PER")`. Returns `OUTSIDE` for the tag `O`, and None for
-    another tag that has no span prefix (`B-`, `I-`, ...).
+    The result is a pair such as `("B", "PER")`. Returns `OUTSIDE`, which is
+    `("O", "")`, for the tag `O`, and None for another tag that has no span prefix (`B-`, `I-`,
+    ...).
     """
     if tag == "O":
         return OUTSIDE
@@ -47,8 +48,12 @@ def parse_tag(tag: str) -> Mark | None:
 def can_follow(scheme: str, before: Mark, after: Mark) -> bool:
     """Returns whether the tag `after` may directly follow the tag `before` in a scheme.
 
-    Both tags have the form of the result of `parse_tag`. `OUTSIDE` also represents the start and
-    the end of a sentence.
+    `OUTSIDE` also represents the start and the end of a sentence. The result is false if the scheme
+    does not have the prefix of `after`.
+
+    Args:
+        scheme: any scheme except `plain`.
+        before, after: the tags, as pairs that `parse_tag` returns.
     """
     if after[0] not in MARKS[scheme] + "O":
         return False
@@ -67,7 +72,7 @@ def can_follow(scheme: str, before: Mark, after: Mark) -> bool:
 class TagInspection(Inspection):
     """Inspection of tags: detects their scheme from all sentences.
 
-    All files must have the same scheme.
+    All files must have the same scheme; otherwise `notes` raises an error, unless `stated` is set.
 
     Args:
         stated: scheme set in the config; if None, the scheme is detected.

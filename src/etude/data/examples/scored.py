@@ -28,8 +28,9 @@ class ScoredFiles(TableData):
 
     Args:
         path, validation, test: see `TableData`.
-        tokenizer, sequence_length, batch, too_long, duplicates, fraction, bucket_steps, workers:
-            see `ExampleData`.
+        tokenizer, sequence_length, batch, duplicates, fraction, bucket_steps, workers: see
+            `ExampleData`.
+        too_long: `truncate` cuts off the end of a text that is too long; `refuse` raises an error.
         text: column of the text.
         pair: column of a second text, which the model reads after the first; None if there is none.
             Both texts are compared for duplicates. If a pair is too long, the longer text is cut
@@ -168,7 +169,7 @@ def parse_number(where: str, value: Any, *, allow_text: bool = False) -> float:
         allow_text: whether the value may be text with a JSON number.
 
     Raises:
-        RequestError: the value is not a number, or is out of range.
+        RequestError: the value is not a number (Booleans and NaN are not), or is out of range.
     """
     number = math.nan
     is_number = bool(_NUMBER.fullmatch(value)) if allow_text and isinstance(value, str) else False

@@ -166,7 +166,10 @@ class ExampleSource(ABC):
         """
 
     def labels_of(self, row: Row) -> list[str]:
-        """Returns the names of the labels in a row; an empty list for sources without labels."""
+        """Returns the names of the labels in a row; an empty list for sources without labels.
+
+        If the labels are tags, the list contains the tag of each word, in the order of the words.
+        """
         return []
 
     def inspection(self) -> Inspection:
@@ -187,7 +190,7 @@ class ExampleSource(ABC):
 
 
 def assign_splits(items: Iterable[Item], v: float, t: float) -> Iterator[tuple[Split, Item]]:
-    """Yields each item of a list with its split.
+    """Yields each item with its split, as a pair (split, item), in the order of `items`.
 
     v and t are the fractions for validation and testing. Item i (from 0) is for testing if
     floor((i + 1) t) > floor(i t). Item j (from 0) of the remaining items is for validation if

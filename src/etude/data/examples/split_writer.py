@@ -132,7 +132,7 @@ def column_types(source: ExampleSource) -> dict[str, str]:
     """Returns a dict from the name of each column of a source to its data type.
 
     A data type is a NumPy type: `<i4` for integers, `<f4` for floating-point numbers. The
-    columns contain the source's fields, and the row number of each example.
+    columns contain the source's fields and, as `row`, the row number of each example.
     """
     floats = source.kinds.floats
     types = {name: FLOATS if name in floats else INTEGERS for name in source.fields}
@@ -428,7 +428,11 @@ class _SplitWriter:
 
 
 def _label_sort_key(label: str) -> tuple[int, float, str]:
-    """Returns a sort key of a label: numbers are sorted by value, before all other names."""
+    """Returns a sort key of a label: numbers are sorted by value, before all other names.
+
+    A number is a label that Python's `float` can convert. Other names are sorted as Python sorts
+    text.
+    """
     try:
         return 0, float(label), label
     except ValueError:

@@ -132,7 +132,7 @@ class TableData(ExampleData):
     def columns(self) -> dict[str, str | None]:
         """Returns a dict from config keys, such as `text`, to the names of the columns to read.
 
-        The name is None if the data has no such column.
+        The keys don't have the prefix `data.`. The name is None if the data has no such column.
         """
         raise NotImplementedError
 

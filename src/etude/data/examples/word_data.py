@@ -79,7 +79,7 @@ class WordData(ExampleData):
         """Returns, for each row, its encoded pieces: several if the row is too long.
 
         Words for which the tokenizer returns no tokens, such as a zero-width space, are replaced by
-        `PLACEHOLDER`, so that every word has a target.
+        `PLACEHOLDER`, a white square, so that every word has a target.
 
         Raises:
             RequestError: the tokenizer returns no tokens for `PLACEHOLDER`, either.

@@ -46,7 +46,8 @@ class ModularArithmetic(SyntheticData):
 
     Args:
         p: a prime number.
-        operation: `add`, `subtract`, `multiply`, `divide` (b from 1), `squares` (a² + b²),
+        operation: `add`, `subtract`, `multiply`, `divide` (only the p² - p sequences
+            with b from 1), `squares` (a² + b²),
             `squares_product` (a² + ab + b²) or `cubes` (a³ + ab). All are from Power et al. 2022.
         sequence_length: must be 3.
         batch, training, validation, validate_training, data_seed, workers: see `SyntheticData`.
@@ -93,7 +94,8 @@ class Adder(SyntheticData):
     """Addition: the digits of two numbers, then the digits of their sum in reverse order.
 
     The format is that of minGPT's example (Karpathy 2020): 85 + 50 = 135 is `8 5 5 0 5 3 1`. The
-    labels are the digits of the sum. The token id of a digit is its value.
+    labels are the digits of the sum. The token id of a digit is its value. There are
+    100 ** `digits` examples, one for each pair of numbers.
 
     Args:
         digits: number of digits of each of the two numbers, including leading zeros.

@@ -96,6 +96,7 @@ class SyntheticData(DataModule):
             unlimited, the first training examples of the run are evaluated.
         data_seed: seed of the division into splits. For rules with random examples, it is the seed
             of the validation examples and, if `training` is a number, of the training examples.
+        workers: see `etude.data.module.DataModule`.
 
     Raises:
         InvalidArguments: lists every error in the arguments.
@@ -125,6 +126,8 @@ class SyntheticData(DataModule):
 
     def validate(self, checks: Checks) -> None:
         """Checks the arguments and sets the number of examples of each split.
+
+        Problems are added to `checks`.
 
         A rule checks its own arguments and sets `size` before it calls this method.
         """
@@ -325,6 +328,9 @@ class SyntheticData(DataModule):
     def example_numbers(self, number: int, seed: int) -> Numbers:
         """Returns which examples an optimizer step reads: their indices in the training split.
 
+        If the split is unlimited, each step reads the next B indices, where B is the batch size:
+        step 0 reads 0 to B - 1, step 1 reads B to 2B - 1, and so on. The result has the shape (B,).
+
         Args:
             number: number of the step, from 0.
             seed: seed of the run.
@@ -412,7 +418,11 @@ class _EvaluationBatches(IterableDataset[dict[str, Any]]):
     """Batches of the examples with which one or several splits are evaluated, split after split.
 
     In each batch, the value of the key `part` is `val` for validation examples, and `seen` for
-    training examples.
+    training examples. Which examples these are: see `SyntheticData.evaluation_batches`.
+
+    Args:
+        data: the synthetic data.
+        splits: the splits, in the order of their batches.
     """
 
     def __init__(self, data: SyntheticData, splits: tuple[Split, ...]) -> None:

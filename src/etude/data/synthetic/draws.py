@@ -63,7 +63,8 @@ class Draws:
     def below(self, limit: int, width: int) -> Numbers:
         """Returns uniformly distributed integers from 0 to `limit` - 1, of shape (examples, width).
 
-        The probability of an integer differs from 1 / limit by less than 2**-64.
+        The probability of an integer differs from 1 / limit by less than 2**-64. The limit may be
+        at most 2**63.
         """
         return (self.words(width) % _to_word(limit)).astype(np.int64)
 
@@ -87,8 +88,8 @@ class Draws:
 
         The indices are sampled without replacement, with probabilities in proportion to the
         weights: each index draws an exponential waiting time, whose rate is its weight, and the
-        smallest times are selected (Efraimidis and Spirakis 2006). The result has the shape
-        (n, count).
+        smallest times are selected (Efraimidis and Spirakis 2006). The indices are in the order of
+        these times. The result has the shape (n, count).
         """
         waits = -np.log1p(-self.uniform(len(weights))) / weights
         return np.argsort(waits, axis=1)[:, :count]
