@@ -167,8 +167,8 @@ class Family:
 
         Args:
             architecture: the class of `transformers` whose tensor names are used.
-            of: a function that maps a parameter to a tensor with as many rows. The views are then
-                views of this tensor instead of the parameter.
+            of: a function that maps a parameter to a tensor with as many rows. The views are views
+                of this tensor. By default, it is the parameter itself.
 
         Raises:
             KeyError: the family has no rule for a parameter.

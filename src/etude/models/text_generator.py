@@ -175,7 +175,15 @@ class TextGenerator(ABC):
         return [torch.Generator(self.device).manual_seed(seed) for seed in seeds]
 
     def _check_room(self, prompts: int, config: GenerationConfig, batch_size: int) -> None:
-        """Checks that the texts of a batch, their cache and the logits fit into memory.
+        """Checks that the texts of a batch, their cache and the logits fit into the memory of the
+        module's device.
+
+        Nothing is checked if the size of the memory is unknown.
+
+        Args:
+            prompts: number of prompts.
+            config: options of the generation.
+            batch_size: largest number of texts, or beams, in a batch.
 
         Raises:
             InvalidArguments: the memory is too small; the message states the required memory.
@@ -309,6 +317,10 @@ class TextGenerator(ABC):
 class _Stream:
     """Incremental decoder, which decodes a text token by token and passes each non-empty piece to
     `stream`.
+
+    Args:
+        text: receives each token, and returns the next piece of the text.
+        stream: called with each piece.
     """
 
     def __init__(self, text: Continuation, stream: Callable[[str], None]) -> None:
