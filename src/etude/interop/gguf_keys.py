@@ -104,6 +104,8 @@ def unknown_keys(
 ) -> list[Problem]:
     """Returns a problem for each unsupported metadata key that could change the logits.
 
+    Keys of the tokenizer are not checked here; see `unknown_tokenizer_keys`.
+
     Args:
         keys: the metadata keys of the file.
         value: a function that gets a key of `keys` and returns its value.

@@ -123,6 +123,10 @@ class HFConfig:
     Args:
         values: dict from each field to its value.
         where: the file's name in messages.
+
+    Attributes:
+        problems: the problems found so far; `done` raises them.
+        seen: names of the fields that a method has read.
     """
 
     def __init__(self, values: dict[str, Any], where: str) -> None:

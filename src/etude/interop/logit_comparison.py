@@ -85,7 +85,7 @@ def logits_of(module: Any, architecture: str, pad: int | None = None) -> Tensor:
 
     Args:
         architecture: the class of `transformers`.
-        pad: the padding token's id; see `token_ids`.
+        pad: the padding token's id; None if the model has none. See `token_ids`.
     """
     copy = _in_float64(module)
     ids = token_ids(copy.embedding.num_embeddings, copy.max_length, pad)

@@ -24,7 +24,8 @@ def module_structure(module: nn.Module) -> dict[str, Any]:
     parameter shapes of each submodule.
 
     The keys are paths: `blocks.0.attention` for a class, `blocks.0.attention.heads` for an
-    attribute, and `blocks.0.attention.qkv.weight` for the shape of a parameter. Two modules with equal structures and equal weights compute the same output.
+    attribute, and `blocks.0.attention.qkv.weight` for the shape of a parameter. Two modules with
+    equal structures and equal weights compute the same output.
     """
     structure: dict[str, Any] = {}
     bodies = [(path, part) for path, part in module.named_modules() if isinstance(part, Body)]

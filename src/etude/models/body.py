@@ -304,8 +304,9 @@ class Body(nn.Module):
         boundaries of documents in the text and in the memory (see `hidden`). A cache that contains
         the memory also contains its padding mask.
 
-        The keys are `position`, `causal` (false), `bias` and `memory`. Here `bias` is a boolean mask
-        of visible keys, or None if all are visible; `memory` may be None if the cache contains it.
+        The keys are `position`, `causal` (false), `bias` and `memory`. Here `bias` is a boolean
+        mask, true where a key is visible, or None if all keys are; `memory` may be None if the
+        cache contains it.
         """
         is_cached = cache is not None and cache.across[0].memory is not None
         if memory is None and not is_cached:

@@ -256,13 +256,16 @@ class TextGenerator(ABC):
         stops: list[str],
         stream: Callable[[str], None] | None,
     ) -> list[str]:
-        """Returns the texts generated for a batch of prompts.
+        """Returns the texts generated for a batch of prompts, ordered by prompt.
+
+        If `continues` is true, each text begins with its prompt.
 
         Args:
             texts, encoded: the prompts as they were typed, and as token ids.
             config: options of the generation.
             processors: logits processors.
-            generator: random number generators.
+            generator: one random number generator per text, or one for all; None for torch's
+                default generator (see `etude.generation.sampling.Generators`).
             stops: texts that end a generated text.
             stream: see `generate`.
         """
