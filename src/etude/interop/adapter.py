@@ -300,7 +300,8 @@ def _check_changes(
     """Returns a problem for each low-rank update that is missing, unexpected, or of a wrong shape.
 
     Each module that the config targets (see `AdapterConfig.targets`) must have an update, and no
-    other module may have one. If the field is `all-linear`, updates may be missing.
+    other module may have one. If the config's `target_modules` is `all-linear`, the update of any
+    module may be missing.
 
     Args:
         config: the adapter's config.
@@ -360,7 +361,9 @@ def _check_whole_tensors(
     Args:
         config: the adapter's config.
         known: the released model's tensors, by their names in `transformers`.
-        changes: the low-rank updates by module name.
+        changes: the low-rank updates by module name. If `bias` is `lora_only`, their modules need a
+            full bias. If it is `none`, full tensors are allowed only in these modules and in those
+            of `modules_to_save`.
         whole: the full tensors by tensor name.
         where: the adapter's file, for messages.
     """

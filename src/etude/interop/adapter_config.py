@@ -197,7 +197,8 @@ class AdapterConfig:
     def rank(self, module: str) -> int:
         """Returns the rank of a module's low-rank update.
 
-        This is the value in `rank_pattern` whose key matches the module, or else the field `r`.
+        This is the first value in `rank_pattern` whose key matches the module, or else the field
+        `r`. A key is a regular expression, which must match the whole name or its last components.
         `module` is the module's name in `transformers`.
         """
         return int(self._pattern_value(module, "rank_pattern", self.values["r"]))
@@ -207,7 +208,8 @@ class AdapterConfig:
         multiplied.
 
         The factor is alpha / rank or, if `use_rslora` is true, alpha / sqrt(rank). Here alpha is
-        the value in `alpha_pattern` whose key matches the module, or else the field `lora_alpha`.
+        the first value in `alpha_pattern` whose key matches the module (see `rank`), or else the
+        field `lora_alpha`.
         `module` is the module's name in `transformers`.
         """
         alpha, rank = (
@@ -220,7 +222,8 @@ class AdapterConfig:
         """Returns whether the adapter replaces all tensors of a module.
 
         This is the case if the field `modules_to_save` names the module or one of its parent
-        modules. `module` is the module's name in `transformers`.
+        modules, by the full name or by its last components. `module` is the module's name in
+        `transformers`.
         """
         names = self.values.get("modules_to_save") or []
         outer = module.split(".")
@@ -231,7 +234,12 @@ class AdapterConfig:
         """Returns whether a module has a low-rank update in an adapter with this config.
 
         This is the case if `target_modules` names the module, and neither `exclude_modules` nor
-        `modules_to_save` does. `layers_to_transform` can restrict the update to some layers.
+        `modules_to_save` does. A field that is a list names modules by their full names or last
+        components; a field that is a string is a regular expression for the full name.
+
+        If `target_modules` is a list, `layers_to_transform` (one layer index or a list of indices)
+        restricts the update to these layers. Modules that `target_modules` names by the full name
+        are not restricted.
 
         Args:
             module: the module's name in `transformers`.

@@ -171,7 +171,7 @@ def check_destination(destination: Path, *, force: bool) -> None:
     Raises:
         RequestError: the parent folder is missing; the destination is in a run folder; the
             destination exists and `force` is false; or the destination exists and is neither an
-            empty folder nor a model's folder.
+            empty folder nor a folder with a `config.json`.
     """
     if not destination.parent.is_dir():
         expected = "a path in an existing folder"
@@ -220,11 +220,13 @@ def export(
     Returns:
         The differences from the Étude module's logits. Each key names the model that was loaded and
         the library that loaded it: `source by transformers`, and the destination's name followed
-        by `by transformers` or `by Étude`. The logits of a mean head have a further key.
+        by `by transformers` or `by Étude`. With a mean head, these are differences of the output
+        vectors, and the key `the logits of modules.json` has the difference of the logits.
 
     Raises:
         RequestError: see `check_destination`; the source and the destination are the same folder.
-        LogitMismatch: a difference exceeds the tolerance; the folder is removed.
+        LogitMismatch: a difference exceeds the tolerance, or `transformers` cannot load the export.
+            The destination is unchanged.
     """
     checks = Checks()
     checks.positive(tolerance=tolerance)
@@ -339,7 +341,10 @@ def has_types(module: Any) -> bool:
 
 
 def _move_into_place(staging: Path, destination: Path) -> None:
-    """Renames the finished folder `staging` to `destination`, and deletes the replaced folder."""
+    """Renames the finished folder `staging` to `destination`, and deletes the replaced folder.
+
+    If `staging` cannot be renamed, an existing folder at `destination` is kept.
+    """
     if not destination.exists():
         staging.replace(destination)
         return

@@ -117,8 +117,8 @@ class Family:
         """Returns the name of the class of `transformers` to read the weights as.
 
         The class is `requested` or, if that is None, the first class in the config, or else the
-        first of `architectures`. An unsupported class adds a problem to the config; then returns
-        the first of `architectures`, too.
+        first of `architectures`. If this class is unsupported, adds a problem to the config, and
+        returns the first of `architectures` instead.
         """
         stated = config.get("architectures") or [self.architectures[0]]
         name = requested or (stated[0] if isinstance(stated, list) else stated)
@@ -167,8 +167,8 @@ class Family:
 
         Args:
             architecture: the class of `transformers` whose tensor names are used.
-            of: a function that maps a parameter to a tensor with as many rows. The views are then
-                views of this tensor instead of the parameter.
+            of: a function that maps a parameter to a tensor with as many rows. The views are views
+                of this tensor. By default, it is the parameter itself.
 
         Raises:
             KeyError: the family has no rule for a parameter.

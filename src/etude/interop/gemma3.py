@@ -181,7 +181,7 @@ def layer_types(config: HFConfig, layers: int) -> list[str]:
 def period(types: list[str]) -> list[str]:
     """Returns the shortest list of layer types that gives `types` if it is repeated.
 
-    The last repetition may be incomplete.
+    The last repetition may be incomplete. If no shorter list does, returns `types`.
     """
     for length in range(1, len(types)):
         if all(each == types[i % length] for i, each in enumerate(types)):

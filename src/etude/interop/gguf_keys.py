@@ -104,9 +104,11 @@ def unknown_keys(
 ) -> list[Problem]:
     """Returns a problem for each unsupported metadata key that could change the logits.
 
+    Keys of the tokenizer are not checked here; see `unknown_tokenizer_keys`.
+
     Args:
         keys: the metadata keys of the file.
-        value: a function that returns the value of a key.
+        value: a function that gets a key of `keys` and returns its value.
         architecture: the prefix of the model's keys, such as `llama`.
         where: the file's name in messages.
     """
@@ -121,7 +123,7 @@ def unknown_tokenizer_keys(
 ) -> list[Problem]:
     """Returns a problem for each unsupported metadata key that could change a text's tokens.
 
-    For the arguments, see `unknown_keys`.
+    Only keys that begin with `tokenizer.` are checked. For the arguments, see `unknown_keys`.
     """
     unread = (key for key in keys if key.startswith("tokenizer.") and key not in TOKENIZER_READ)
     return _refused_keys(unread, value, TOKENIZER_INERT, TOKENIZER_ONLY, where)

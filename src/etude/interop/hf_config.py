@@ -123,6 +123,10 @@ class HFConfig:
     Args:
         values: dict from each field to its value.
         where: the file's name in messages.
+
+    Attributes:
+        problems: the problems found so far; `done` raises them.
+        seen: names of the fields that a method has read.
     """
 
     def __init__(self, values: dict[str, Any], where: str) -> None:
@@ -225,7 +229,9 @@ class HFConfig:
     ) -> Callable[..., nn.Module]:
         """Returns a factory of the feed-forward module whose activation the field `field` names.
 
-        An unsupported activation adds a problem; the factory is then that of `default`.
+        The factory is the class in `choices`, with the argument `hidden` set; it is called with the
+        class's other arguments. An unsupported activation adds a problem; the factory is then that
+        of `default`.
 
         Args:
             default: the name of the activation if the field is missing or null.
@@ -271,7 +277,7 @@ class HFConfig:
 
 
 def is_off(value: object) -> bool:
-    """Returns whether a value is null, false or empty.
+    """Returns whether a value is null, false, or an empty text, list or dict; 0 is not off.
 
     An unknown field with such a value does not change the model.
     """

@@ -59,13 +59,15 @@ def logit_difference(ours: Tensor, theirs: Tensor) -> LogitDifference:
 
 
 def token_ids(vocabulary: int, longest: int, pad: int | None = None) -> Tensor:
-    """Returns fixed token ids of shape (2, T), spread over the vocabulary; T is at most `LENGTH`.
+    """Returns fixed token ids of shape (2, T), spread over the vocabulary.
+
+    T is `LENGTH` (48) or, if it is less, `longest`.
 
     Args:
         vocabulary: the number of tokens in the vocabulary.
         longest: the model's maximum number of tokens.
         pad: the id of the padding token, which is not used, since some families compute positions
-            from it.
+            from it; None excludes no id.
     """
     ids = (torch.arange(ROWS * min(LENGTH, longest)) * 7919 + 13) % vocabulary
     if pad is not None and vocabulary > 1:
@@ -83,7 +85,7 @@ def logits_of(module: Any, architecture: str, pad: int | None = None) -> Tensor:
 
     Args:
         architecture: the class of `transformers`.
-        pad: the padding token's id; see `token_ids`.
+        pad: the padding token's id; None if the model has none. See `token_ids`.
     """
     copy = _in_float64(module)
     ids = token_ids(copy.embedding.num_embeddings, copy.max_length, pad)
@@ -101,12 +103,14 @@ def logits_of_transformers(
 ) -> Tensor:
     """Computes the logits of the model in a folder or a GGUF file with `transformers`.
 
-    The input are the token ids that the function `token_ids` returns for `like` and `pad`.
+    The input are the token ids that the function `token_ids` returns for `like` and `pad`. The
+    shape is as in `logits_of`; for a class without a head, returns its last output vectors.
 
     Args:
         source: the folder, a weights file in it, or a GGUF file.
         architecture: the class of `transformers`.
-        like: the Étude module, which determines the sizes of the input.
+        like: the Étude module, which determines the vocabulary and the length of the input, and
+            whether the model needs a target.
         pad: the padding token's id; see `token_ids`.
 
     Raises:
@@ -162,8 +166,8 @@ def _target_ids(ids: Tensor, start: int) -> Tensor:
         start: the id of the start token.
 
     Returns:
-        The first half of each row of `ids`, reversed, as a tensor of shape (rows, T/2). The first
-        id of each row is replaced by `start`.
+        The first half of each row of `ids`, reversed, as a tensor of shape (rows, T // 2), or
+        (rows, 1) if T is 1. Then the first id of each row is replaced by `start`.
     """
     half = ids[:, : max(1, ids.shape[1] // 2)].flip(1).clone()
     half[:, 0] = start
@@ -176,7 +180,10 @@ def _in_float64(module: nn.Module) -> Any:
 
 @contextmanager
 def _quiet(transformers: Any) -> Iterator[None]:
-    """Context manager that silences the progress bars and log messages of `transformers`."""
+    """Context manager that silences the progress bars and log messages of `transformers`.
+
+    It also silences all other output to stderr. The argument is the imported package.
+    """
     logger = transformers.utils.logging
     before, bars = logger.get_verbosity(), logger.is_progress_bar_enabled()
     logger.set_verbosity_error()

@@ -51,7 +51,8 @@ def save_adapter(
 
     Args:
         module: the trained model.
-        folder: the folder to write, created if missing.
+        folder: the folder to write, created if missing; existing files of the adapter's names are
+            replaced.
         options: the low-rank options that the model was trained with.
         base: the folder or the Hugging Face Hub id of the base model's weights, written to
             `base_model_name_or_path`.
@@ -62,7 +63,8 @@ def save_adapter(
             the model's maximum.
 
     Raises:
-        RequestError: the model has no low-rank updates.
+        RequestError: the model has no low-rank updates, or, if `family` is None, no family has all
+            components of the module.
     """
     layers = adapted(module)
     if not layers:
@@ -177,7 +179,12 @@ def _is_transposed(slice_: TensorSlice) -> bool:
 def _shortest_suffixes(chosen: Iterable[str], modules: list[str]) -> list[str]:
     """Returns suffixes that together match exactly the module names `chosen` among `modules`.
 
-    Each suffix is as short as possible, but has at least two components, such as `attn.c_attn`.
+    A suffix consists of whole components of a name. It is as short as possible, but has at least
+    two components, such as `attn.c_attn`. The result is sorted and has no duplicates.
+
+    Args:
+        chosen: the names to match, each with at least two components.
+        modules: the names of all modules that have a weight, including `chosen`.
     """
     chosen = set(chosen)
     suffixes = set()

@@ -53,7 +53,7 @@ class LoadedModel:
         family: the family that converts the tensor names and the config.
         architecture: the class of `transformers` that the weights were read as.
         config: the fields of `config.json`.
-        folder: the folder of the weights.
+        folder: the folder of the weights; for a single file, the folder that contains it.
         arguments: the constructor arguments of the module's class.
         rest: tensors of the checkpoint that the module does not use, by name, such as BERT's
             pooler. `save_weights` needs them to write a complete checkpoint.
@@ -81,6 +81,7 @@ def load_weights(
     into its parameter, so the peak memory is that of the model plus one tensor.
 
     Args:
+        folder: the folder or the weights file.
         dtype: the dtype of all parameters; if None, that of the token embedding in the file.
         device: the device of the parameters.
         architecture: the class of `transformers` to read the weights as; if None, the first class
@@ -181,7 +182,9 @@ def _check_tensors(
     pieces: Mapping[str, list[Piece]],
     same: bool | None,
 ) -> list[str]:
-    """Checks the tensors of a file, and returns the names of those that the module doesn't use.
+    """Checks the tensors of a file, and returns those that are kept in `LoadedModel.rest`.
+
+    The result contains their names in the file. Tensors that match `Family.retained` are kept.
 
     Args:
         file_names: dict from each tensor's current name in `transformers` to its name in the file.

@@ -16,7 +16,8 @@ from etude.interop.hf_config import HFConfig
 class Released(Recipe):
     """Recipe that reads the tokenizer of a released model, instead of training a tokenizer.
 
-    The names of special tokens in a text are encoded as ordinary text.
+    The names of special tokens in a text are encoded as ordinary text. The texts that `train`
+    receives are not read.
 
     Args:
         source: a path or an id on the Hugging Face Hub.

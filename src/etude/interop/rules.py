@@ -43,7 +43,8 @@ class Same:
 
         Args:
             parameter: the Étude parameter.
-            suffix: the end of the tensors' names: `.weight`, `.bias`, or empty.
+            suffix: the end of the tensors' names: `.weight`, `.bias`, or empty if the rule's names
+                are full names.
             owner: the parent of the parameter's module. For a `qkv` layer, this is the attention
                 module, whose attributes contain the numbers of heads.
         """

@@ -27,8 +27,9 @@ _KINDS = {"": "Transformer", POOLING: "Pooling", DENSE: "Dense"}
 def split_mean_head(module: Any) -> tuple[Any, MeanClassificationHead | None]:
     """Returns a module without its mean head, and the mean head.
 
-    A mean head classifies the mean of the output vectors. If the module has no mean head, returns
-    the unchanged module and None.
+    A mean head classifies the mean of the output vectors. The result is a copy of the module that
+    shares the weights; the argument is not changed. If the module has no mean head, returns the
+    module itself and None.
     """
     head = getattr(module, "head", None)
     if not isinstance(head, MeanClassificationHead):

@@ -23,8 +23,9 @@ def module_structure(module: nn.Module) -> dict[str, Any]:
     """Returns a dict of the class, the simple attributes (such as numbers and strings) and the
     parameter shapes of each submodule.
 
-    The keys are paths, such as `blocks.0.attention` for a class and `blocks.0.attention.heads` for
-    an attribute. Two modules with equal structures and equal weights compute the same output.
+    The keys are paths: `blocks.0.attention` for a class, `blocks.0.attention.heads` for an
+    attribute, and `blocks.0.attention.qkv.weight` for the shape of a parameter. Two modules with
+    equal structures and equal weights compute the same output.
     """
     structure: dict[str, Any] = {}
     bodies = [(path, part) for path, part in module.named_modules() if isinstance(part, Body)]
@@ -49,7 +50,8 @@ def module_structure(module: nn.Module) -> dict[str, Any]:
 def _part_structure(path: str, part: Any) -> dict[str, Any]:
     """Returns a dict of the class, simple attributes and parameter shapes of the submodule `part`.
 
-    The keys begin with the submodule's path `path`.
+    The keys are `path` for the class, and `path` with the name of an attribute or parameter for its
+    value or shape; the shape of a parameter that is None is None. Masks in `part` are included.
     """
     structure: dict[str, Any] = {
         path: MultiHeadAttention if type(part) is ReferenceAttention else type(part)
@@ -93,6 +95,7 @@ def structure_differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[
 def _per_layer(alike: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     """Returns the structure `alike` with its mask and position module repeated for each layer.
 
+    The result can then be compared with `other`, whose layers differ in their masks or positions.
     Both arguments are results of `module_structure`. If `other` does not have a mask and a position
     module for each layer, returns `alike` unchanged.
     """

@@ -61,8 +61,8 @@ class Tensors(Protocol):
 class _FileTensors:
     """Base class of readers whose tensors are in one or several files.
 
-    A file is opened when its first tensor is read. When `MAPPED` bytes have been read, the file is
-    opened again. This frees the memory of the bytes that were read.
+    One file at a time is open: that of the last tensor read. After more than `MAPPED` bytes (32
+    MiB), the file is opened again. This frees the memory of the bytes that were read.
 
     Args:
         where: the file or folder.

@@ -89,6 +89,8 @@ def _check_added_tokens(
 def _flatten(part: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
     """Yields a component of a tokenizer and, if it is a sequence, each component in the sequence.
 
+    Sequences inside a sequence are flattened, too.
+
     `part` is the component (a normalizer or pre-tokenizer), as an object of `tokenizer.json`; None
     yields nothing.
     """

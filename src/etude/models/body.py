@@ -142,8 +142,9 @@ class Body(nn.Module):
         return position
 
     def _base_width_arguments(self) -> dict[str, int]:
-        """Returns a dict of the additional constructor arguments of the attention in muP; empty
-        without muP, and at the base width.
+        """Returns a dict of the additional constructor arguments of the attention in muP: only
+        `base_head_dim`, the head dimension at the base width. It is empty without muP, and at the
+        base width.
         """
         if self.mup is None or self.mup.ratio == 1:
             return {}
@@ -156,6 +157,9 @@ class Body(nn.Module):
         arguments: dict[str, int],
     ) -> None:
         """Builds the masks and position modules that layer kinds use instead of the model's.
+
+        The position modules are stored in the attribute `kinds`, and the masks in `_masks`. Nothing
+        is built for a layer kind that no layer uses.
 
         Args:
             kinds: layer kinds by name.
@@ -204,15 +208,16 @@ class Body(nn.Module):
             tokens: token ids, or other inputs that the embedding accepts.
             cache: keys and values of the tokens before `tokens`; those of `tokens` are appended.
             keep: (B, S), false where a token, in the cache or in `tokens`, is padding; S is the
-                number of tokens in both. Padding is hidden from all queries.
+                number of tokens in both. Padding is hidden from all queries. None means no padding.
             positions: (B, T), explicit positions of the tokens, for example if padding precedes
-                them; all below S.
+                them; all below S. If None, positions are counted from the number of cached tokens.
+                Ignored if `documents` is set.
             documents: the documents packed in `tokens`. Each begins at position 0, and none attends
                 to another. They cannot be combined with a cache.
             token_types: (B, T), token types from 0; None means type 0 for every token.
             memory: (B, M, D), the M vectors that the cross-attention attends to. With a cache, only
                 the first call needs them.
-            memory_keep: (B, M), false where the memory is padding.
+            memory_keep: (B, M), false where the memory is padding; None means no padding.
             memory_documents: the documents packed in `memory`; document i of `tokens` attends to
                 document i of `memory`.
             last_only: whether to compute the last position only.
@@ -298,6 +303,10 @@ class Body(nn.Module):
         `keep` is the padding mask of the memory, and `documents` and `memory_documents` are the
         boundaries of documents in the text and in the memory (see `hidden`). A cache that contains
         the memory also contains its padding mask.
+
+        The keys are `position`, `causal` (false), `bias` and `memory`. Here `bias` is a boolean
+        mask, true where a key is visible, or None if all keys are; `memory` may be None if the
+        cache contains it.
         """
         is_cached = cache is not None and cache.across[0].memory is not None
         if memory is None and not is_cached:
@@ -327,6 +336,9 @@ class Body(nn.Module):
         """Returns a dict from layer kinds to the keyword arguments of their attention. A key is the
         name of a layer kind that has its own mask or position module. The key None stands for all
         other layers.
+
+        The keyword arguments are `position`, `causal` and `bias`. There is also `positions` if
+        positions are set, and `documents` if each packed document is computed separately.
 
         Args:
             x: input of the first block, (B, T, D).
@@ -367,7 +379,7 @@ class Body(nn.Module):
         Args:
             mask, position: mask and position module of the layer.
             T, S: number of queries, and of all positions.
-            x: input of the first block.
+            x: input of the first block, whose dtype and device `bias` gets.
             keep: see `hidden`.
             packed: (B, 1, T, S), true where query and key belong to the same document; None without
                 packed documents, or if each document is computed separately.

@@ -222,7 +222,8 @@ class Counter(TorchDispatchMode):
 
     Attributes:
         flops: additions and multiplications in matrix products so far.
-        levels: bytes in use after each operation.
+        levels: bytes in use after each operation, of the tensors that operations returned since the
+            start and that still exist.
     """
 
     def __init__(self, allocated: Sequence[torch.Tensor] = ()) -> None:
@@ -264,6 +265,8 @@ class Counter(TorchDispatchMode):
 def _attention(query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> int:
     """Returns the number of operations of the CPU's fused attention kernel, for which torch's FLOP
     counter has no formula.
+
+    The arguments are those of the kernel: query, key and value have the shape (B, H, T, K).
     """
     B, H, T, K = query.shape
     return int(2 * B * H * T * key.shape[-2] * (K + value.shape[-1]))

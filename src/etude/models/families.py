@@ -31,6 +31,8 @@ def is_of_other_family(model: Any, supported: Sequence[type]) -> bool:
 def family_names(families: Sequence[type]) -> tuple[str, str]:
     """Returns two texts for a message: the names of model families ("a decoder or an encoder"), and
     overrides that select such models ("model=nano or model=encoder_nano").
+
+    A custom class is named by its class name, and has no override. Texts without entries are empty.
     """
     entries = [_FAMILIES.get(kind, (kind.__name__, "")) for kind in families]
     choices = " or ".join(choice for _, choice in entries if choice)

@@ -44,7 +44,9 @@ def kinds_of_layers(
     no pattern.
 
     Raises:
-        InvalidArguments: the pattern and the names of the layer kinds don't match.
+        InvalidArguments: the pattern is an empty list or has a name that `kinds` does not define; a
+            layer kind is not in the pattern; or the name of a layer kind is no identifier, or that
+            of a method of `torch.nn.ModuleDict`.
     """
     checks = Checks()
     stated = dict(kinds or {})

@@ -117,7 +117,10 @@ def _role(module: Any, name: str, parameter: Tensor) -> Role:
 
 
 def _readouts(module: Any) -> tuple[str, ...]:
-    """Returns the names of a model's linear layers that return logits, except a tied embedding."""
+    """Returns the names of a model's linear layers that return logits, except a tied embedding.
+
+    The names are paths in the model, such as `head`. The result is empty without such a layer.
+    """
     head = getattr(module, "head", None)
     if isinstance(head, nn.Linear):
         return ("head",)

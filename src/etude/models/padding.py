@@ -10,7 +10,8 @@ from torch import Tensor
 
 def left_padded(rows: Sequence[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:
     """Returns the rows of token ids as a tensor (B, T), padded on the left with 0, and a mask of
-    the same shape that is false at padding.
+    the same shape that is false at padding. There is one row for each of the B texts, and T is the
+    length of the longest.
     """
     T = max(map(len, rows), default=0)
     tokens = torch.tensor([[0] * (T - len(row)) + row for row in rows], device=device)
@@ -19,7 +20,8 @@ def left_padded(rows: Sequence[list[int]], device: torch.device) -> tuple[Tensor
 
 def right_padded(rows: Sequence[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:
     """Returns the rows of token ids as a tensor (B, T), padded on the right with 0, and a mask of
-    the same shape that is false at padding.
+    the same shape that is false at padding. There is one row for each of the B texts, and T is the
+    length of the longest.
     """
     T = max(map(len, rows), default=0)
     tokens = torch.tensor([row + [0] * (T - len(row)) for row in rows], device=device)

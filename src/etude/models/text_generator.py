@@ -175,7 +175,15 @@ class TextGenerator(ABC):
         return [torch.Generator(self.device).manual_seed(seed) for seed in seeds]
 
     def _check_room(self, prompts: int, config: GenerationConfig, batch_size: int) -> None:
-        """Checks that the texts of a batch, their cache and the logits fit into memory.
+        """Checks that the texts of a batch, their cache and the logits fit into the memory of the
+        module's device.
+
+        Nothing is checked if the size of the memory is unknown.
+
+        Args:
+            prompts: number of prompts.
+            config: options of the generation.
+            batch_size: largest number of texts, or beams, in a batch.
 
         Raises:
             InvalidArguments: the memory is too small; the message states the required memory.
@@ -248,13 +256,16 @@ class TextGenerator(ABC):
         stops: list[str],
         stream: Callable[[str], None] | None,
     ) -> list[str]:
-        """Returns the texts generated for a batch of prompts.
+        """Returns the texts generated for a batch of prompts, ordered by prompt.
+
+        If `continues` is true, each text begins with its prompt.
 
         Args:
             texts, encoded: the prompts as they were typed, and as token ids.
             config: options of the generation.
             processors: logits processors.
-            generator: random number generators.
+            generator: one random number generator per text, or one for all; None for torch's
+                default generator (see `etude.generation.sampling.Generators`).
             stops: texts that end a generated text.
             stream: see `generate`.
         """
@@ -309,6 +320,10 @@ class TextGenerator(ABC):
 class _Stream:
     """Incremental decoder, which decodes a text token by token and passes each non-empty piece to
     `stream`.
+
+    Args:
+        text: receives each token, and returns the next piece of the text.
+        stream: called with each piece.
     """
 
     def __init__(self, text: Continuation, stream: Callable[[str], None]) -> None:

@@ -21,8 +21,8 @@ Trained = Textual | NumberModel
 
 
 def writer(module: nn.Module, tokenizer: Any) -> Writer | None:
-    """Returns an object that generates text with a module and its tokenizer; None if the module
-    doesn't generate text.
+    """Returns a `LanguageModel` or `Seq2Seq` that generates text with a module and its tokenizer;
+    None if the module doesn't generate text.
     """
     model: Any = wrap_trained(module, tokenizer)
     return model if isinstance(model, LanguageModel | Seq2Seq) else None
@@ -33,7 +33,8 @@ def wrap_trained(module: nn.Module, tokenizer: Any, labels: Sequence[str] = ()) 
 
     A decoder becomes a `LanguageModel`, an encoder-decoder a `Seq2Seq`, an encoder a `TextEncoder`,
     and a regressor, which needs no tokenizer, a `NumberModel`. A module of a custom class becomes a
-    `LanguageModel` if it has the methods that generation needs, otherwise a `TextEncoder`.
+    `LanguageModel` if it has the methods that generation needs
+    (`etude.generation.reader.CausalModel`), otherwise a `TextEncoder`.
 
     Args:
         labels: names of the head's classes or tags, by index.
