@@ -70,7 +70,8 @@ class Setup:
 def packing(micro: MicroBatch) -> dict[str, Any]:
     """Returns the model's extra keyword arguments for a micro-batch of packed sequences.
 
-    The dict contains `documents`; it is empty if the micro-batch is not packed.
+    The dict contains `documents`, which states the document of each position (see
+    `etude.nn.documents`); it is empty if the micro-batch is not packed.
     """
     return {"documents": micro["documents"]} if "documents" in micro else {}
 
@@ -154,7 +155,8 @@ class Task(pl.LightningModule):
         before the data is prepared.
 
         Args:
-            model: the model on the meta device, with one layer, or one layer of each layer kind.
+            model: the model on the meta device, with one layer or, if different layers follow a
+                repeating pattern (`etude.models.kinds`), with one repetition of the pattern.
             data: the run's data, to which the task's objective is already attached.
         """
         yield from ()
@@ -384,7 +386,8 @@ class Task(pl.LightningModule):
         self._validated[key].update(batch, self.outputs(batch))
 
     def on_validation_epoch_end(self) -> None:
-        """Sets `validation_metrics` to all metrics of each validated split, over all ranks.
+        """Sets `validation_metrics` to all metrics of each validated split, over all ranks. The
+        names begin with the name of the split, as in `val/loss`.
 
         If the data is a mixture of several sources, the loss of each source is included, such as
         `val/SOURCE/loss`.

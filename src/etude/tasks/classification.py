@@ -101,7 +101,9 @@ BINS = 10
 
 
 class LabelMetrics(RowMetrics):
-    """Metrics of text classification, computed over the rows of the data.
+    """Metrics of text classification: `loss`, the weighted mean cross-entropy over the examples;
+    those of `etude.tasks.counts.classification_metrics` and `calibration_error`, over the rows of
+    the data.
 
     If a row was split into several examples, its class probabilities are the means over these.
 

@@ -172,8 +172,8 @@ def log_to_file(path: Path, mask: Mask | None = None) -> Iterator[None]:
 
     Args:
         path: Path of the log file.
-        mask: Replaces values that the config took from environment variables; None replaces no
-            such values.
+        mask: Object with the values that the config took from environment variables, which are
+            masked in the log; None masks no such values.
     """
     stream = io.TextIOWrapper(
         open_for_append(path, LOG), encoding="utf-8", errors="backslashreplace"
