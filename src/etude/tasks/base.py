@@ -485,8 +485,8 @@ class Task(pl.LightningModule):
     def training_step(self, batch: list[MicroBatch], batch_idx: int) -> dict[str, Tensor]:
         """Runs one optimizer step on the micro-batches in `batch`, without waiting for the device.
 
-        Returns a dict with the mean loss over the step's targets (`loss`) and, if gradients are
-        clipped, their norm before clipping (`grad_norm`).
+        Returns a dict with the mean loss over the step's targets on all ranks (`loss`) and, if
+        gradients are clipped, their norm before clipping (`grad_norm`).
         """
         step = self.trainer.global_step
         optimizer: Any = self.optimizers()

@@ -191,7 +191,8 @@ class LabelMetrics(RowMetrics):
     def outcomes(
         self, rows: Container[int] | None = None
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Returns the actual and the most probable label of each row, as indices.
+        """Returns two arrays with the actual and the most probable label of each row, as indices of
+        labels, in ascending order of the rows.
 
         Args:
             rows: indices of the selected rows; None selects all.

@@ -144,7 +144,9 @@ class RowMetrics(Metrics):
         """
 
     def details(self) -> dict[str, Any]:
-        """Returns a dict of further attributes for the `Evaluation`, such as `counts`, by name."""
+        """Returns a dict of further attributes for the `Evaluation`, such as `counts`, by name; by
+        default, an empty dict.
+        """
         return {}
 
     def evaluation(self, evaluated: Evaluated) -> Evaluation:

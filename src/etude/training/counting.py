@@ -54,7 +54,7 @@ def with_layers(node: Node, layers: int) -> Node:
 
     Args:
         node: Config node of the model: its class and arguments.
-        layers: Maximum number of layers in the encoder and in the decoder. If different layers
+        layers: Maximum number of layers in each of encoder and decoder. If different layers
             follow a repeating pattern, this is the maximum number of its repetitions.
     """
     most = layers * _period(node)

@@ -58,7 +58,8 @@ def _numbered(base: Path, count: int) -> Path:
 
 
 def room_for_checkpoints(folder: Path, weights: int) -> None:
-    """Checks before training that the disk has space for a checkpoint and its replacement.
+    """Checks before training that the disk has space for two checkpoints, or for one if the folder
+    already contains a checkpoint.
 
     Args:
         folder: The run's folder, which may not exist.
