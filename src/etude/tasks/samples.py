@@ -23,8 +23,8 @@ def answers(
         count: number of examples to use; examples without a target are skipped.
         longest: largest number of tokens in an answer.
         whole: whether to generate as many tokens as the target has, but at most `longest`.
-            Otherwise, the limit is `longest`. In both cases, generation stops early at the target's
-            last token if that is a special token.
+            Otherwise, the limit is `longest`. In both cases, generation stops early at one of the
+            model's stop tokens, or at the target's last token if that is a special token.
     """
     tokenizer: Any = model.tokenizer
     special = set(tokenizer.special_tokens().values())
