@@ -98,8 +98,8 @@ class SpanMetrics(RowMetrics):
     def _best(
         self, logits: NDArray[np.float64], begins: NDArray[Any], ends: NDArray[Any]
     ) -> list[Candidate]:
-        """Returns the best spans of a window, at most `candidates`, the most probable first. None of
-        them stands for "no answer".
+        """Returns the best spans of a window, at most `candidates`, the most probable first.
+        "No answer" is not among them.
 
         Args:
             logits: logits (T, 2) of the answer's first and last token.

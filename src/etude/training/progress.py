@@ -90,8 +90,8 @@ class Progress:
             self._unlogged.clear()
 
     def line(self) -> str:
-        """Formats the progress. The line contains only losses that no logged line has shown yet, and
-        the best validation so far only if it contains the monitored metric.
+        """Formats the progress. The line contains only losses that no logged line has shown yet. It
+        contains the best validation so far only if it contains the monitored metric.
 
         Example: `step 250/2000  train/loss 2.31  val/loss 2.40  best so far  13.9 k tokens/s  mfu
         31%  1:52 left`. `mfu` is the model FLOPs utilisation.

@@ -218,8 +218,8 @@ def determine_state(
 
 
 def outcome_of(checked: CheckedConfig, state: RunState | None) -> Outcome | None:
-    """Returns the outcome of a request to train a run that is already finished, and logs it. Returns
-    None if `state`, the result of `ended`, is None: then there are steps to train.
+    """Returns the outcome of a request to train a run that is already finished, and logs it.
+    Returns None if `state`, the result of `ended`, is None: then there are steps to train.
 
     Args:
         checked: Checked config of the run.
