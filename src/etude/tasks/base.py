@@ -70,8 +70,8 @@ class Setup:
 def packing(micro: MicroBatch) -> dict[str, Any]:
     """Returns the model's extra keyword arguments for a micro-batch of packed sequences.
 
-    The dict contains `documents`, which states the document of each position (see
-    `etude.nn.documents`); it is empty if the micro-batch is not packed.
+    The dict contains `documents`, the boundaries of the packed documents as an
+    `etude.nn.documents.Documents`; it is empty if the micro-batch is not packed.
     """
     return {"documents": micro["documents"]} if "documents" in micro else {}
 
