@@ -24,7 +24,9 @@ class Averaged:
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """Dict from parameter names to averaged weights, in float32 or a more precise dtype."""
+        """Dict from the model's parameter names to averaged weights, in float32 or a more precise
+        dtype.
+        """
         raise NotImplementedError
 
     def update(self, step: int) -> None:
@@ -114,8 +116,8 @@ class OptimizersAverage(Averaged):
 
     Args:
         model: model whose trainable parameters are averaged.
-        optimizer: optimizer with `averaged()`, which returns the average of each parameter that it
-            has updated.
+        optimizer: optimizer with `averaged()`, which returns a dict from each parameter that it has
+            updated to its average. A parameter that is not in the dict keeps its training weights.
     """
 
     def __init__(self, model: nn.Module, optimizer: Any) -> None:

@@ -70,7 +70,8 @@ class Setup:
 def packing(micro: MicroBatch) -> dict[str, Any]:
     """Returns the model's extra keyword arguments for a micro-batch of packed sequences.
 
-    The dict contains `documents`; it is empty if the micro-batch is not packed.
+    The dict contains `documents`, the boundaries of the packed documents as an
+    `etude.nn.documents.Documents`; it is empty if the micro-batch is not packed.
     """
     return {"documents": micro["documents"]} if "documents" in micro else {}
 
@@ -154,7 +155,8 @@ class Task(pl.LightningModule):
         before the data is prepared.
 
         Args:
-            model: the model on the meta device, with one layer, or one layer of each layer kind.
+            model: the model on the meta device, with one layer or, if different layers follow a
+                repeating pattern (`etude.models.kinds`), with one repetition of the pattern.
             data: the run's data, to which the task's objective is already attached.
         """
         yield from ()
@@ -384,7 +386,8 @@ class Task(pl.LightningModule):
         self._validated[key].update(batch, self.outputs(batch))
 
     def on_validation_epoch_end(self) -> None:
-        """Sets `validation_metrics` to all metrics of each validated split, over all ranks.
+        """Sets `validation_metrics` to all metrics of each validated split, over all ranks. The
+        names begin with the name of the split, as in `val/loss`.
 
         If the data is a mixture of several sources, the loss of each source is included, such as
         `val/SOURCE/loss`.
@@ -482,8 +485,8 @@ class Task(pl.LightningModule):
     def training_step(self, batch: list[MicroBatch], batch_idx: int) -> dict[str, Tensor]:
         """Runs one optimizer step on the micro-batches in `batch`, without waiting for the device.
 
-        Returns a dict with the mean loss over the step's targets (`loss`) and, if gradients are
-        clipped, their norm before clipping (`grad_norm`).
+        Returns a dict with the mean loss over the step's targets on all ranks (`loss`) and, if
+        gradients are clipped, their norm before clipping (`grad_norm`).
         """
         step = self.trainer.global_step
         optimizer: Any = self.optimizers()

@@ -114,8 +114,8 @@ class CausalLM(Task):
         return self.metrics_class(evaluated.text_bytes)
 
     def samples(self, data: Any, options: Any) -> list[str]:
-        """Returns continuations of the prompt, determined by the weights and the run's seed; empty
-        if the model cannot generate text.
+        """Returns `options.samples` continuations of `options.sample_prompt`, determined by the
+        weights and the run's seed; an empty list if the model cannot generate text.
         """
         model = writer(self.model, self.tokenizer)
         if model is None:
@@ -154,7 +154,9 @@ class CausalLM(Task):
 
     @torch.inference_mode()
     def scores(self, evaluated: Evaluated) -> list[float]:
-        """Returns the mean negative log-likelihood of each window, in nats per token, in order."""
+        """Returns the mean negative log-likelihood of each window in the batches of `evaluated`, in
+        nats per token, in order. Lower is better.
+        """
         losses: list[float] = []
         with evaluation_mode(self.model):
             for batch in self.batches_of(evaluated):
@@ -192,7 +194,7 @@ def sliding_score(
         length: number of targets in a window.
         stride: distance between the starts of windows, normally at most `length`. With
             `length` + 1, windows don't overlap, and the first token of a window is never a target.
-        vocabulary: vocabulary size.
+        vocabulary: vocabulary size; it limits how many windows are computed at once.
         on_progress: function that is called with the number of tokens scored so far.
 
     Returns:

@@ -101,7 +101,9 @@ BINS = 10
 
 
 class LabelMetrics(RowMetrics):
-    """Metrics of text classification, computed over the rows of the data.
+    """Metrics of text classification: `loss`, the weighted mean cross-entropy over the examples;
+    those of `etude.tasks.counts.classification_metrics` and `calibration_error`, over the rows of
+    the data.
 
     If a row was split into several examples, its class probabilities are the means over these.
 
@@ -189,7 +191,8 @@ class LabelMetrics(RowMetrics):
     def outcomes(
         self, rows: Container[int] | None = None
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Returns the actual and the most probable label of each row, as indices.
+        """Returns two arrays with the actual and the most probable label of each row, as indices of
+        labels, in ascending order of the rows.
 
         Args:
             rows: indices of the selected rows; None selects all.

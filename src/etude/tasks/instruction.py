@@ -33,7 +33,8 @@ class AnswerObjective(ExampleObjective):
             encoded as that token; in a prompt or an answer, it is ordinary text.
         before, between, after: tokens of the template's text before `{source}`, between `{source}`
             and `{target}`, and after `{target}`; set once the tokenizer is known.
-        longest: largest number of tokens in an example; the end of a longer answer is cut off.
+        longest: largest number of tokens in an example; None sets no limit. The end of a longer
+            example is cut off. If the prompt alone is longer, the example has no targets.
     """
 
     template: str = "{source}\n{target}"

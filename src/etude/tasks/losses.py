@@ -39,7 +39,8 @@ def cross_entropy(
             (Szegedy et al. 2015, arXiv:1512.00567, section 7).
         z_loss: c; adds c log(Z)^2 for each target, where Z is the softmax's denominator (Chowdhery
             et al. 2022, arXiv:2204.02311, section 5).
-        weights: (...), weight of each target.
+        weights: (...), factor of each target's cross-entropy, but not of its term of `z_loss`;
+            None sets all factors to 1.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).flatten(0, -2)
     labels = labels.flatten()

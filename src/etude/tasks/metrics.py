@@ -69,14 +69,16 @@ class Evaluation:
 
     Attributes:
         metrics: metrics by name.
-        predictions: one object per row, with `row`, its index from 0, and `score`, where higher is
-            better.
+        predictions: one dict per row, with `row`, its index from 0, and `score`, where higher is
+            better; empty for a task without such results.
         of: function that returns the metrics of a subset of rows, given by index; None for data
             without rows.
-        counts: confusion matrix of a classifier or tagger.
+        counts: confusion matrix of a classifier or tagger; None for other tasks.
         labels: names of the classes or tags in `counts`.
-        calibration: for a classifier, mean confidence, accuracy and count of each confidence bin.
-        spans: for a tagger of spans, the scores of each label of spans, such as LOC.
+        calibration: for a classifier, mean confidence, accuracy and count of each confidence bin;
+            empty for other tasks.
+        spans: for a tagger of spans, the scores of each label of spans, such as LOC; empty for
+            other tasks.
     """
 
     metrics: dict[str, float]
@@ -142,7 +144,9 @@ class RowMetrics(Metrics):
         """
 
     def details(self) -> dict[str, Any]:
-        """Returns a dict of further attributes for the `Evaluation`, such as `counts`, by name."""
+        """Returns a dict of further attributes for the `Evaluation`, such as `counts`, by name; by
+        default, an empty dict.
+        """
         return {}
 
     def evaluation(self, evaluated: Evaluated) -> Evaluation:

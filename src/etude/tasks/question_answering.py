@@ -28,8 +28,8 @@ from etude.tasks.options import EvaluationOptions
 class AnswerSpanObjective(ExampleObjective):
     """Objective (conversion to model inputs and targets) for examples of question answering.
 
-    An example has tokens, their positions in the context, and the first and last token of the
-    answer.
+    An example is a window. It has tokens, the range of characters of the context that each token
+    covers (`begins` and `ends`), and the indices of the answer's first and last token.
     """
 
     fields: ClassVar[tuple[str, ...]] = ("tokens", "types", "begins", "ends", "span")
@@ -99,6 +99,7 @@ class SpanMetrics(RowMetrics):
         self, logits: NDArray[np.float64], begins: NDArray[Any], ends: NDArray[Any]
     ) -> list[Candidate]:
         """Returns the best spans of a window, at most `candidates`, the most probable first.
+        "No answer" is not among them.
 
         Args:
             logits: logits (T, 2) of the answer's first and last token.

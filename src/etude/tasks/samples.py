@@ -22,8 +22,9 @@ def answers(
             `tokens` (input ids).
         count: number of examples to use; examples without a target are skipped.
         longest: largest number of tokens in an answer.
-        whole: whether to generate as many tokens as the target has; otherwise generation stops at a
-            token that ends a text.
+        whole: whether to generate as many tokens as the target has, but at most `longest`.
+            Otherwise, the limit is `longest`. In both cases, generation stops early at one of the
+            model's stop tokens, or at the target's last token if that is a special token.
     """
     tokenizer: Any = model.tokenizer
     special = set(tokenizer.special_tokens().values())

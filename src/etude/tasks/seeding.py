@@ -20,7 +20,7 @@ def seed_for(seed: int, step: int, micro: int = 0, rank: int = 0) -> int:
 
     Args:
         seed: the run's seed.
-        step: optimizer step, or `INITIALISATION`.
+        step: index of the optimizer step, or `INITIALISATION` for the seed of the initial weights.
         micro: index of the micro-batch in the step.
         rank: rank of the process.
     """

@@ -33,7 +33,8 @@ class Parts:
         optimizer: Object that builds the optimizer when it is called with the model.
         schedule: Schedule of the learning rate.
         trainer: Config of the training loop.
-        task: Factory that builds the task when the model exists.
+        task: Factory that builds the task when the model exists; its argument `setup` is the task's
+            `Setup`.
         callbacks: The user's Lightning callbacks.
         loggers: The user's loggers by name.
     """
@@ -50,9 +51,11 @@ class Parts:
 def check_all(config: DictConfig) -> CheckedConfig:
     """Checks a config and returns the checked config; reports all errors together.
 
-    First, `etude.config.checks.check` finds errors of keys and types. Then the object of each
-    config group without such an error is built; its constructor finds errors of values. At last,
-    the data's files are checked.
+    `etude.config.checks.check` finds errors of keys and types. Only if there are such errors, the
+    object of each config group without an error is built, too, so that errors of values, which its
+    constructor finds, are reported together with the others. If the data is of a built-in class
+    and its files are small, they are also checked then. Without such errors, `build_parts` finds
+    the errors of values.
 
     Raises:
         RequestError: The config has errors; the exception contains all of them.

@@ -4,7 +4,7 @@ Layers are alike or repeat a pattern, so parameters, operations and bytes grow b
 with each repetition of the pattern, and the counts at two depths determine those at any depth. A
 model of a billion layers is counted as fast as a model of four layers. If the constructor of a
 module receives the index of its layer, layers may differ: such a model is counted as a whole, up to
-`_MAX_COUNTED` layers.
+`_MAX_COUNTED` layers. With more layers, it is counted as if they did not differ.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def with_layers(node: Node, layers: int) -> Node:
 
     Args:
         node: Config node of the model: its class and arguments.
-        layers: Maximum number of layers in the encoder and in the decoder. If different layers
+        layers: Maximum number of layers in each of encoder and decoder. If different layers
             follow a repeating pattern, this is the maximum number of its repetitions.
     """
     most = layers * _period(node)

@@ -296,7 +296,7 @@ def _load_weights(source: WeightSource, options: Any, module: nn.Module) -> dict
 
     Args:
         source: Where the weights are.
-        options: The config's `init_from`.
+        options: The config's `init_from`; its `source` and `revision` select pretrained weights.
         module: Model of the run.
     """
     head = head_class_name(module)

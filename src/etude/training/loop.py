@@ -68,7 +68,8 @@ class RunLoop(pl.Callback):
             doesn't protect any.
         keep_last: Number of latest checkpoints to keep. Checkpoints saved because of a stop are not
             counted, so that a finished run has the same checkpoints with or without stops. None
-            keeps the last two checkpoints.
+            keeps the last two checkpoints, whatever the reason for which they were saved. The
+            newest checkpoint and that of the best validation are always kept, too.
         stop_at_step: Optimizer step at which to pause; None doesn't pause.
         tokens_per_step: Number of target tokens in one optimizer step. If steps have different
             numbers of tokens, each batch contains the number of tokens of its step as

@@ -1,6 +1,6 @@
 """Checks, before the model is built, that a run fits into the memory of this machine.
 
-The check adds up what every run needs: weights and gradients, the activations that blocks save for
+The check adds up what every run needs: weights and gradients, the activations that layers save for
 the backward pass, and the tokens of a step. If the sum leaves open whether the run fits, the memory
 of a step is counted operation by operation (`etude.models.cost`).
 """

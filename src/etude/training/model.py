@@ -50,7 +50,8 @@ def unused_vocabulary_warning(checked: CheckedConfig, tokens: int) -> str | None
 def build_model_from_config(
     checked: CheckedConfig, vocabulary: int, labels: int = PLACEHOLDER_LABELS
 ) -> Any:
-    """Builds the model of a config.
+    """Builds the model of a config, with new weights. Unlike `build_model`, does not set the seed,
+    check the sizes, freeze parameters or add adapters.
 
     Args:
         checked: Checked config of the run.
@@ -67,7 +68,8 @@ def build_with_sizes(model: Node, vocabulary: int, labels: int = PLACEHOLDER_LAB
 
     Args:
         model: Config node of the model: its class and arguments.
-        vocabulary: Size of the vocabulary; ignored for a model that reads no tokens.
+        vocabulary: Size of the vocabulary, which replaces a `vocab_size` of the node; ignored for a
+            model that reads no tokens.
         labels: Number of labels, used if the node of the head doesn't set it.
     """
     node = _with_labels(model, labels)

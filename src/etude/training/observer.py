@@ -20,7 +20,9 @@ class RunObserver:
         """Called after optimizer step `step` of `total` with the latest metrics."""
 
     def validated(self, step: int, metrics: Mapping[str, float]) -> bool:
-        """Called with the metrics of each validation; if it returns true, the run is paused."""
+        """Called with the metrics of each validation, which follows optimizer step `step`; if it
+        returns true, the run is paused.
+        """
         return False
 
 

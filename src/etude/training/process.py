@@ -66,9 +66,13 @@ def fresh_settings() -> Iterator[None]:
 
 @contextmanager
 def shared_threads(processes: int) -> Iterator[None]:
-    """Context manager that divides the CPU cores among a run's processes.
+    """Context manager that divides the CPU cores among a run's processes: this process uses at most
+    its share of the cores as torch threads. On exit, restores the number of threads.
 
-    Does nothing if the user has set `OMP_NUM_THREADS`.
+    Does nothing for one process, or if the user has set `OMP_NUM_THREADS`.
+
+    Args:
+        processes: Number of processes of the run.
     """
     before = torch.get_num_threads()
     if processes > 1 and "OMP_NUM_THREADS" not in os.environ:

@@ -27,7 +27,8 @@ def format_losses(metrics: Mapping[str, Any], monitor: str = "val/loss") -> str:
 
 
 class Progress:
-    """Shows the progress of training.
+    """Shows the progress of training: as a progress bar if standard output is a terminal, otherwise
+    as lines in the log.
 
     Args:
         total: Optimizer steps of the whole run.
@@ -89,7 +90,8 @@ class Progress:
             self._unlogged.clear()
 
     def line(self) -> str:
-        """Formats the progress, with the losses measured since the previous line.
+        """Formats the progress. The line contains only losses that no logged line has shown yet. It
+        contains the best validation so far only if it contains the monitored metric.
 
         Example: `step 250/2000  train/loss 2.31  val/loss 2.40  best so far  13.9 k tokens/s  mfu
         31%  1:52 left`. `mfu` is the model FLOPs utilisation.
@@ -120,7 +122,7 @@ class Progress:
 
     def _speed(self) -> str:
         """Formats the training speed of the latest row of metrics; the time of validations is not
-        included.
+        included. Empty if no speed was measured yet.
         """
         if "perf/tokens_per_second" not in self._latest:
             return ""
@@ -129,7 +131,7 @@ class Progress:
 
     def _left(self) -> str:
         """Formats the remaining time, estimated from the time per step so far, including
-        validations.
+        validations. Empty before this process has trained a step.
         """
         steps = self.step - self._first
         if steps < 1:

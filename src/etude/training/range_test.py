@@ -49,7 +49,7 @@ class RangeTestResult:
     Attributes:
         base: Learning rate in the config (`optimizer.lr`). Each of `rates` is a possible new value
             of this setting.
-        folder: Folder for the results of the test.
+        folder: Folder in which `etude.analysis.learning_rates.write_range_test` saves the results.
         rates: Learning rate of each step. A parameter group whose rate in the config is c times
             `base` is trained with c times the step's rate.
         losses: Loss of each step, before the weights are updated.
@@ -192,8 +192,8 @@ def _base_rate(recipe: Any, model: Any) -> float:
 
 
 class LossRecorder(pl.Callback):
-    """Lightning callback that stores the loss of each step, and ends the test when the loss rises
-    too far.
+    """Lightning callback that stores the loss of each step, and ends the test when a loss is not
+    finite or the losses rise too far (see `range_test`).
 
     Args:
         rising: Schedule of the learning rate.

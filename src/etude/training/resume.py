@@ -21,7 +21,8 @@ class ResumePoint:
     Attributes:
         checkpoint: Folder of the checkpoint; None starts from the beginning.
         step: Number of optimizer steps that are already trained.
-        passed_over: Later checkpoints that cannot be used, the latest first, each with the reason.
+        passed_over: Later checkpoints that cannot be used, the latest first, as pairs of the folder
+            and the reason.
     """
 
     checkpoint: Path | None

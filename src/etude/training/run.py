@@ -388,7 +388,8 @@ def _update_record(
 
 
 def _write_fixed_files(record: Record, checked: CheckedConfig, data: Any) -> None:
-    """Writes and hashes the files of a run that don't change after the run's first start.
+    """Writes the files of a run that don't change after the run's first start, and computes their
+    hashes; the next update of `run.json` saves the hashes.
 
     They are `config.yaml`, `overrides.yaml` and `tokenizer.json`. Existing files are kept, except
     those of a start that ended before `run.json` was written: they are written again, because the

@@ -58,7 +58,8 @@ def _numbered(base: Path, count: int) -> Path:
 
 
 def room_for_checkpoints(folder: Path, weights: int) -> None:
-    """Checks before training that the disk has space for a checkpoint and its replacement.
+    """Checks before training that the disk has space for two checkpoints, or for one if the folder
+    already contains a checkpoint.
 
     Args:
         folder: The run's folder, which may not exist.
@@ -172,8 +173,8 @@ def log_to_file(path: Path, mask: Mask | None = None) -> Iterator[None]:
 
     Args:
         path: Path of the log file.
-        mask: Replaces values that the config took from environment variables; None replaces no
-            such values.
+        mask: Object with the values that the config took from environment variables, which are
+            masked in the log; None masks no such values.
     """
     stream = io.TextIOWrapper(
         open_for_append(path, LOG), encoding="utf-8", errors="backslashreplace"

@@ -53,7 +53,8 @@ def source_changes(checked: CheckedConfig, starts: Sequence[Mapping[str, Any]]) 
 
     Args:
         checked: Checked config of the run.
-        starts: Entries in `run.json` of the earlier starts to compare with.
+        starts: Entries in `run.json` of the earlier starts to compare with. Without any, the result
+            is empty.
     """
     now = {"étude": sources.source_hash(), **extension_hashes(checked)}
     then = [{"étude": start.get("source"), **start.get("extensions", {})} for start in starts]

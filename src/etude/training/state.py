@@ -101,7 +101,8 @@ def refusal(problems: list[Problem], path: Path | None = None) -> RunState:
 
 
 def run_folder_of(checked: CheckedConfig) -> Path:
-    """Returns the run's folder, which may not exist.
+    """Returns the folder of the run that a request to train would use, which may not exist: that of
+    the config's latest run, or a new one; see `etude.training.run_folder.current_folder`.
 
     Raises:
         RequestError: The folder exists and is not the folder of a run.
@@ -133,8 +134,9 @@ def _base_of(checked: CheckedConfig) -> Path:
 
 
 def ended(checked: CheckedConfig, folder: Path, fingerprint: Callable[[], str]) -> RunState | None:
-    """Returns the state of a run that is finished, has diverged or cannot be trained; None if there
-    are steps left to train.
+    """Returns the state of a run that is finished, has diverged or cannot be trained: its `kind` is
+    `done`, `diverged` or `refused`. Returns None if there are steps left to train, also if the run
+    is paused or held, or if the folder contains no `run.json`.
 
     Args:
         checked: Checked config of the run.
@@ -216,8 +218,12 @@ def determine_state(
 
 
 def outcome_of(checked: CheckedConfig, state: RunState | None) -> Outcome | None:
-    """Returns the outcome of a request to train a run that has already ended, and logs it. Returns
-    None if `state`, the result of `ended`, is None: then there are steps to train.
+    """Returns the outcome of a request to train a run that is already finished, and logs it.
+    Returns None if `state`, the result of `ended`, is None: then there are steps to train.
+
+    Args:
+        checked: Checked config of the run.
+        state: State of the run, with the kind `done`, `diverged` or `refused`; or None.
 
     Raises:
         RequestError: The run cannot be trained.
@@ -261,8 +267,12 @@ def _report_ignored_labels(checked: CheckedConfig, record: Record) -> None:
 def reuse_finished(checked: CheckedConfig) -> Outcome | None:
     """Returns the outcome of a finished run without building its data, model or optimizer.
 
-    Returns None if the full checks are needed, because the config differs from the saved config, or
-    a file of the data has changed since the data's fingerprint was cached.
+    Returns None if the run is not finished. Also returns None if the full checks are needed,
+    because the config sets loggers or differs from the saved config, or a file of the data has
+    changed since the data's fingerprint was cached.
+
+    Raises:
+        RequestError: The run cannot be reused, for example because one of its files was modified.
     """
     try:
         folder = run_folder_of(checked)
