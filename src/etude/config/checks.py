@@ -432,8 +432,8 @@ def _environment_in_identity(written: Any, marked: Any) -> Iterator[Problem]:
 
     Args:
         written: the config as plain data with unresolved interpolations.
-        marked: the resolved config with the text `_MARK` for each value from the environment. Values
-            that refer to such a value are marked too: with `vars.a=${oc.env:HOME}
+        marked: the resolved config with the text `_MARK` for each value from the environment.
+            Values that refer to such a value are marked too: with `vars.a=${oc.env:HOME}
             data.path=${vars.a}`, both `vars.a` and `data.path` are marked.
     """
     for path, value in _leaves(marked):

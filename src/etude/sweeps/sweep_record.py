@@ -155,8 +155,8 @@ class SweepRecord:
 
         The caller changes the yielded dict in place. During the block, the file is locked against
         other processes. If the block raises an exception, the file is not written. If the file is
-        missing, an empty dict is yielded. A damaged file is renamed to `sweep.damaged`, and an empty
-        dict is yielded, too.
+        missing, an empty dict is yielded. A damaged file is renamed to `sweep.damaged`, and an
+        empty dict is yielded, too.
         """
         with open_for_append(self.folder / ".lock", LOCK) as file:
             try_lock(file.fileno(), fcntl.LOCK_EX)
