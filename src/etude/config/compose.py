@@ -242,8 +242,8 @@ def add_plus_signs(override: str) -> str:
 
     Keys below `model`, `data` and the like are arguments of a constructor, which defines the valid
     keys. So users need not type a `+` for arguments that the config file omits. `init_from=X` is
-    returned as `init_from.source=X`, and `init_from.freeze=X` as `init_from.freeze=[X]`. Overrides
-    of other keys are returned unchanged.
+    returned as `init_from.source=X`, and `init_from.freeze=X` as `init_from.freeze=[X]` unless X
+    contains a `[`. Overrides of other keys are returned unchanged.
     """
     key = override.split("=", 1)[0]
     if key == "init_from":

@@ -53,7 +53,8 @@ def _module_files(name: str) -> tuple[Path, list[Path]] | None:
 def current_commit() -> str | None:
     """Returns the commit of Étude's Git checkout; None if Étude is not in a checkout or git fails.
 
-    The commit is shortened to 12 hex digits. A `+` is appended if tracked files have uncommitted changes.
+    The commit is shortened to 12 hex digits. A `+` is appended if tracked files have
+    uncommitted changes.
     """
     if not (PACKAGE_FOLDER.parents[1] / ".git").exists():
         return None

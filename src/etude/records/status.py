@@ -10,7 +10,8 @@ class Status(StrEnum):
 
     `paused` is a run that ended at `run.stop_at_step` or that a search pruned, `interrupted` one
     whose process was stopped or killed, and `oom` one that ran out of memory. `failed` is a run
-    that ended with another error, and `diverged` one whose loss or gradient norm was not finite.
+    that ended with another error, and `diverged` one whose loss, gradient norm or metric
+    was not finite.
 
     Only jobs have the statuses `reused` (an earlier run was already finished), `refused` (the
     config is invalid), `held` (another process uses the run) and `waiting` (not started); these

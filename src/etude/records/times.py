@@ -1,4 +1,4 @@
-"""Times of saved runs: conversion to local time, formatting, and parsing of the times in filters."""
+"""Times of saved runs: conversion to local time, formatting, and parsing of times in filters."""
 
 from __future__ import annotations
 
