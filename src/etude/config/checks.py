@@ -191,7 +191,9 @@ def _check_nodes(
 def _identity(values: Mapping[str, Any], nodes: _Nodes, callbacks: _Nodes) -> dict[str, Any]:
     """Returns the part of a config that is hashed into the signature, as plain data.
 
-    The data has a canonical form: configs with the same meaning give equal data.
+    The data has a canonical form: configs with the same meaning give equal data. Its keys are
+    `name`, `seed`, `callbacks`, `extensions`, those of `nodes` and, if an option of `init_from`
+    is set, `init_from`. Keys that do not affect the result, such as `data.workers`, are left out.
 
     Args:
         values: the resolved config as plain data; `name`, `seed`, `extensions` and `init_from` are
@@ -430,8 +432,8 @@ def _environment_in_identity(written: Any, marked: Any) -> Iterator[Problem]:
 
     Args:
         written: the config as plain data with unresolved interpolations.
-        marked: the resolved config with a mark instead of each value from the environment. Values
-            that refer to such a value are marked too: with `vars.a=${oc.env:HOME}
+        marked: the resolved config with the text `_MARK` for each value from the environment.
+            Values that refer to such a value are marked too: with `vars.a=${oc.env:HOME}
             data.path=${vars.a}`, both `vars.a` and `data.path` are marked.
     """
     for path, value in _leaves(marked):
@@ -449,8 +451,9 @@ def _secrets_in_identity(written: Any, config: DictConfig) -> Iterator[Problem]:
     """Yields a problem for each key or value that is hashed into the signature and contains a
     secret.
 
-    A secret is the value of a secret environment variable. It would be saved in the run's folder,
-    and the signature would depend on it.
+    A secret is the value of an environment variable whose name marks it as secret, such as
+    `WANDB_API_KEY`; see `etude.secrets`. It would be saved in the run's folder, and the signature
+    would depend on it.
 
     Args:
         written: `config` as plain data with unresolved interpolations.

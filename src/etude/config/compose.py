@@ -247,7 +247,8 @@ def add_plus_signs(override: str) -> str:
 
     Keys below `model`, `data` and the like are arguments of a constructor, which defines the valid
     keys. So users need not type a `+` for arguments that the config file omits. `init_from=X` is
-    returned as `init_from.source=X`, and overrides of other keys are returned unchanged.
+    returned as `init_from.source=X`, and `init_from.freeze=X` as `init_from.freeze=[X]` unless X
+    contains a `[`. Overrides of other keys are returned unchanged.
     """
     key = override.split("=", 1)[0]
     if key == "init_from":
@@ -289,12 +290,18 @@ def is_hydra_override(override: str) -> bool:
 
 
 def remove_plus_signs(override: str) -> str:
-    """Removes the `+` of an override, except for Hydra's own keys; see `add_plus_signs`."""
+    """Removes the `+` or `++` at the start of an override; see `add_plus_signs`.
+
+    Overrides of Hydra's own keys, such as `hydra.job.name`, are returned unchanged.
+    """
     return override if is_hydra_override(override) else override.lstrip("+")
 
 
 def job_overrides(overrides: Iterable[str]) -> list[str]:
-    """Returns the overrides that do not set Hydra's own keys, such as `hydra.job.name`."""
+    """Returns the overrides that do not set Hydra's own keys, such as `hydra.job.name`.
+
+    The `+` or `++` at the start of an override is removed.
+    """
     return [remove_plus_signs(item) for item in overrides if not is_hydra_override(item)]
 
 

@@ -167,6 +167,8 @@ class _Files:
     def _below(self, path: str) -> list[ResultDefault]:
         """Returns the file at `path` and, recursively, the files in its defaults list, in merge
         order.
+
+        `path` is relative to the folder of configs and has no suffix, such as `model/gpt2`.
         """
         files = [each for each in self._all if each.config_path == path]
         for each in self._all:

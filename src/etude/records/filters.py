@@ -54,8 +54,9 @@ class Filter:
 
         A missing value is equal only to `null`. With `<`, `<=`, `>` and `>=`, no missing value
         fulfils the condition; numbers are compared with numbers, and texts, such as times, with
-        texts. A list fulfils `=` also if one of its items is equal, and `~` if one of its items
-        contains the text.
+        texts. A number and a text, compared with each other, never fulfil these operators. A list
+        fulfils `=` also if one of its items is equal, and `~` if one of its items contains the
+        text. `!=` and `!~` are the negations of `=` and `~`, also for missing values.
         """
         if self.key in TIME_KEYS and isinstance(value, str):
             value = to_local(value)

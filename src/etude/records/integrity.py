@@ -75,7 +75,7 @@ def hash_fields(info: dict[str, Any], keys: Iterable[str]) -> None:
     """Updates the hashes of fields of `run.json` that Étude has changed or removed.
 
     The hashes of all other fields stay unchanged, so that a manual edit of another field can be
-    detected.
+    detected. If `info` contains no hashes, only those of `keys` are added.
 
     Args:
         info: content of `run.json`; changed in place.
@@ -100,6 +100,9 @@ def hash_files(info: dict[str, Any], folder: Path, names: Iterable[str]) -> None
         info: content of `run.json`; changed in place.
         folder: the run's folder.
         names: paths of the files, relative to the run's folder.
+
+    Raises:
+        FileNotFoundError: a file is missing.
     """
     if not is_hashed(info):  # an older version: hash all current fields
         hash_fields(info, list(info))
@@ -169,7 +172,8 @@ def accept(info: dict[str, Any], folder: Path) -> list[str]:
 def changed_fields(info: Mapping[str, Any]) -> list[str]:
     """Returns the names of the fields of `run.json` that differ from their hashes.
 
-    The list is empty if `run.json` contains no hashes.
+    Fields that were added or removed are included. The list is empty if `run.json` contains no
+    hashes.
     """
     if not is_hashed(info):
         return []

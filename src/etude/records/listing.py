@@ -114,7 +114,7 @@ def print_list(query: Query, columns: Sequence[str] = COLUMNS, *, as_json: bool 
     Args:
         query: runs to print.
         columns: keys to print (see `record_fields`). With the default columns, JSON output
-            contains all fields of `run.json`.
+            contains all that `full_summary` returns; with other columns, only these.
         as_json: whether to print unrounded values as JSON.
 
     Raises:

@@ -139,8 +139,8 @@ os.register_at_fork(after_in_child=_close_inherited_locks)
 def is_held(folder: Path) -> bool:
     """Returns whether a live process holds the lock of the run in `folder`.
 
-    Processes on other hosts are assumed to be alive. A run whose lock file is not a regular file
-    counts as not held.
+    Processes on other hosts are assumed to be alive. A run whose lock file is missing, or is not a
+    regular file, counts as not held.
     """
     try:
         with open_file(folder / LOCK_FILE, LOCK) as file:

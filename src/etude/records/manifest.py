@@ -23,6 +23,8 @@ _KINDS = {WEIGHTS: opening.WEIGHTS, STATE: opening.STATE}
 def write_manifest(folder: Path, step: int, metrics: Mapping[str, Any] | None) -> None:
     """Writes the manifest of a checkpoint, which contains the hashes of the checkpoint's files.
 
+    The hashed files are those of the weights and of the training state.
+
     Args:
         folder: the checkpoint's folder, with the weights and the training state.
         step: the checkpoint's step.

@@ -54,7 +54,8 @@ class MetricsFile:
 
         Returns:
             A dictionary with the file's length, `bytes`, and the `sha256` of its content. Each call
-            reads only the bytes that were appended after the previous call.
+            reads only the bytes that were appended after the previous call. If the file is
+            missing, the length is 0.
         """
         with naming_errors(self.path):
             try:
@@ -93,7 +94,9 @@ class MetricsFile:
     def truncate_after(self, step: int) -> None:
         """Removes the rows after `step`, which a continued run writes again.
 
-        The other rows stay unchanged, byte for byte. Does nothing if the file is missing.
+        Everything from the first line that is not JSON is removed, too. The rows before stay
+        unchanged, byte for byte; a missing newline at their end is added. Does nothing if the file
+        is missing.
         """
         try:
             with open_file(self.path, METRICS) as file:

@@ -51,9 +51,10 @@ def _module_files(name: str) -> tuple[Path, list[Path]] | None:
 
 @cache
 def current_commit() -> str | None:
-    """Returns the commit of Étude's Git checkout; None if Étude is not in a checkout.
+    """Returns the commit of Étude's Git checkout; None if Étude is not in a checkout or git fails.
 
-    A `+` is appended if tracked files have uncommitted changes.
+    The commit is shortened to 12 hex digits. A `+` is appended if tracked files have
+    uncommitted changes.
     """
     if not (PACKAGE_FOLDER.parents[1] / ".git").exists():
         return None

@@ -254,7 +254,7 @@ class Record:
         """Number of completed optimizer steps.
 
         During training, the number is that of the latest checkpoint or of the latest row of
-        `metrics.jsonl`, whichever is larger.
+        `metrics.jsonl`, whichever is larger. It is 0 before the first of both.
         """
         step: int = self.info.get("step", 0)
         logged = self.latest.get("step") if self.status == "running" else None
@@ -302,12 +302,14 @@ class Record:
     def label(self) -> str:
         """The run's label: its overrides with shortened keys, as one text; see `build_label`.
 
-        The text is empty if there are no such overrides.
+        The text is empty if `build_label` omits all overrides.
         """
         return str(self.info.get("label", ""))
 
     def checkpoints(self) -> list[tuple[int, Path]]:
         """Returns a pair of the step and the folder for each complete checkpoint, earliest first.
+
+        A checkpoint is complete if its folder contains a manifest, which is written last.
 
         Raises:
             RequestError: the checkpoint folder is a link or cannot be read.
@@ -390,7 +392,8 @@ class SelectedCheckpoints:
     """One checkpoint, or several checkpoints whose weights are averaged.
 
     Attributes:
-        name: text that identifies the weights in the names of output files.
+        name: text that identifies the weights in the names of output files: the name of the folder,
+            such as `step-100`, or `average-` and the steps, such as `average-100-200`.
         folders: checkpoint folders, earliest first.
     """
 

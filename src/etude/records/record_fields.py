@@ -126,7 +126,11 @@ def positive_class_note(config: Mapping[str, Any], metrics: Iterable[str]) -> st
 
 
 def field_value(record: Record, key: str) -> Any:
-    """Returns a run's value of a key such as `val/loss`; `MISSING` if the run lacks the key."""
+    """Returns a run's value of a key such as `val/loss`; `MISSING` if the run lacks the key.
+
+    For a metric, this is the latest value; `best/val/loss` is the best value of the monitored
+    metric. A field that has no value in this run is None.
+    """
     field = FIELDS.get(key)
     if field is not None:
         return field(record)

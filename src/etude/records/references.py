@@ -26,6 +26,8 @@ _VARIABLE_SIZE = 4096  # characters assumed for a variable
 def check_expanded_size(tree: Any, file: str) -> None:
     """Checks that a config's references are supported and do not make it too large.
 
+    The expanded config may have at most `MAX_SIZE` characters.
+
     Args:
         tree: nested dictionaries and lists with unresolved references.
         file: file name for errors.
@@ -53,7 +55,12 @@ class _Sizes:
     def of(self, path: tuple[str, ...]) -> int:
         """Returns the number of characters of a value after all its references are expanded.
 
-        `path` is the key path of the value in the config.
+        `path` is the key path of the value in the config. The number is an upper estimate: each
+        reference adds 1,000 characters, because expanding it takes time.
+
+        Raises:
+            RequestError: a reference refers back to itself or is not supported, or a value with
+                references is too long.
         """
         if path in self._known:
             return self._known[path]

@@ -49,8 +49,9 @@ def record_folders(root: Path, skipped: list[RequestError] | None = None) -> Ite
 def is_record(folder: Path | str) -> bool:
     """Returns whether a folder is the folder of a run, even if its `run.json` is missing.
 
-    Only the names of files are checked. If these files are links or special files, the run is
-    reported as damaged later, when they are read.
+    The folder must contain `run.json`, or both `config.yaml` and `overrides.yaml`. Only these names
+    are checked. If the files are links or special files, the run is reported as damaged later, when
+    they are read.
     """
     return path_exists(f"{folder}/run.json") or (
         path_exists(f"{folder}/config.yaml") and path_exists(f"{folder}/overrides.yaml")

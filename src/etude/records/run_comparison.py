@@ -44,7 +44,9 @@ def config_differences(records: Sequence[Record]) -> dict[str, list[Any]]:
 def results(records: Sequence[Record]) -> dict[str, list[Any]]:
     """Returns a dictionary from the key of each result to a list with the value of each run.
 
-    Results are the status, step, number of parameters, time, and the best and latest metrics.
+    The keys are `status`, `step`, `parameters` (their number), `tokens`, `seconds`,
+    `best/<metric>` and `best/step` for the best validation, and the name of each metric for its
+    latest value. A value that a run lacks is `MISSING` or None.
     """
     values: dict[str, list[Any]] = {
         key: [field_value(record, key) for record in records] for key in _KEYS

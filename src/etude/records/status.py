@@ -9,7 +9,9 @@ class Status(StrEnum):
     """Status of a run, or of a sweep job.
 
     `paused` is a run that ended at `run.stop_at_step` or that a search pruned, `interrupted` one
-    whose process was stopped or killed, and `oom` one that ran out of memory.
+    whose process was stopped or killed, and `oom` one that ran out of memory. `failed` is a run
+    that ended with another error, and `diverged` one whose loss, gradient norm or metric
+    was not finite.
 
     Only jobs have the statuses `reused` (an earlier run was already finished), `refused` (the
     config is invalid), `held` (another process uses the run) and `waiting` (not started); these

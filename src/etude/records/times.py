@@ -1,4 +1,4 @@
-"""Times of saved runs: conversion to the local time zone, formatting, and parsing of filters."""
+"""Times of saved runs: conversion to local time, formatting, and parsing of times in filters."""
 
 from __future__ import annotations
 
@@ -77,7 +77,10 @@ def _is_time(text: str) -> bool:
 
 
 def parse_time(text: str) -> str:
-    """Converts the time in a filter to the format of `to_local`.
+    """Converts the time in a filter to the format of `to_local`, such as `2026-01-31T14:05`.
+
+    The beginning of a time stays one: `2026-01` is returned unchanged, and `today` becomes a date.
+    `null` is returned unchanged.
 
     Args:
         text: a time or the beginning of one (`2026-01-31`, `2026-01-31 14:05`, `2026-01`),

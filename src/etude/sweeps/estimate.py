@@ -51,7 +51,7 @@ class RunSize:
         flops: FLOP of the whole run; includes validation if the data is prepared.
         flops_left: FLOP of the remaining optimizer steps.
         cost: FLOP and memory of one micro-batch in one process.
-        micro_batch: number of windows of a micro-batch.
+        micro_batch: number of windows (token sequences) of a micro-batch.
         seconds_left: estimated seconds for the remaining optimizer steps.
         speed: training speed from which `seconds_left` is computed.
         notes: reasons for unknown values, and other remarks.

@@ -47,7 +47,7 @@ class Job:
     Attributes:
         label: short text of the job's overrides, such as `position=rotary lr=1e-3`.
         status: how the job ended; `waiting` if the job never began.
-        path: path of the run folder, if there is one.
+        path: path of the run folder; None if there is none.
         message: error message; None if the job had no error.
         overrides: overrides of the job.
         seconds: duration of the job, measured by a monotonic clock.
@@ -106,8 +106,9 @@ def sweep_exit_code(jobs: Sequence[Job], *, done: int, failed: int, wrong: int, 
 
     Args:
         jobs: jobs of the sweep.
-        done: exit code if all jobs are done.
-        failed: exit code if a job failed or was interrupted, or never began.
+        done: exit code if all jobs are finished, reused or paused.
+        failed: exit code if a job failed or was interrupted, or never began, or if some, but not
+            all, jobs were refused.
         wrong: exit code if all jobs were refused, since the error is then in the request.
         held: exit code if all jobs are done except those whose runs other processes are training.
     """

@@ -38,7 +38,8 @@ def small_job_count(step: Cost, jobs: int, free: int | None) -> int:
 
     Jobs are small if a micro-batch takes at most `SMALL_STEP` FLOP, and if jobs on all cores need
     at most half of the free memory. A small job uses `threads_per_small_job` threads, a larger one
-    all cores.
+    all cores. The number for small jobs is the number of cores divided by these threads, but at
+    most `jobs`.
 
     Args:
         step: FLOP and memory of a micro-batch of the first job.
@@ -67,7 +68,7 @@ def job_slots(n_jobs: int | str, jobs_per_gpu: int, *, gpus: list[str]) -> list[
 
     Raises:
         InvalidArguments: If a number is below 1, or `n_jobs` exceeds `jobs_per_gpu` times the
-            number of GPUs.
+            number of GPUs. On the CPU, `n_jobs` has no upper limit.
     """
     checks = Checks()
     auto = n_jobs == "auto"
@@ -94,7 +95,8 @@ def job_slots(n_jobs: int | str, jobs_per_gpu: int, *, gpus: list[str]) -> list[
 def visible_gpus() -> list[str]:
     """Returns the ids of the GPUs that jobs may use, as in `CUDA_VISIBLE_DEVICES`.
 
-    CUDA is not initialised, because a forked process could then not use it.
+    If this variable is not set, these are all GPUs that `nvidia-smi` lists. The list is empty if
+    there are none. CUDA is not initialised, because a forked process could then not use it.
     """
     stated = os.environ.get("CUDA_VISIBLE_DEVICES")
     if stated is not None:

@@ -73,7 +73,7 @@ class SweepLauncher:
 
         Args:
             job_overrides: overrides of each job.
-            first: index of the first job in the sweep.
+            first: index of the first of these jobs in the sweep, from 0.
 
         Returns:
             The results in the form that Hydra expects; the attribute `return_value` is the `Job`.
@@ -98,7 +98,7 @@ class SweepLauncher:
         Args:
             job_overrides: overrides of each job. None means that no job is available until a
                 running job has ended.
-            first: index of the first job in the sweep.
+            first: index of the first of these jobs in the sweep, from 0.
             ended: function that is called with each job that has ended, before the next job is
                 requested.
             decide: function that is called after each validation with the job's overrides, the step

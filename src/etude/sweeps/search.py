@@ -54,8 +54,8 @@ class SearchOptions:
         pruner: `none`; `median`, which prunes a trial that is worse than the median of earlier
             trials at the same step; or `hyperband` (Li et al. 2018), which gives more steps to
             fewer and fewer trials. The run of a pruned trial is paused.
-        metric: validation metric whose best value is the trial's objective; if None, the metric by
-            which runs choose their best checkpoint.
+        metric: validation metric, such as `val/loss`, whose best value is the trial's objective; if
+            None, the metric by which runs choose their best checkpoint.
         direction: `minimize` or `maximize`; if None, the direction in which the metric improves.
         min_steps: optimizer step before which no trial is pruned.
         startup_trials: number of random trials before `tpe` and `median` are used.
@@ -184,7 +184,7 @@ class Search:
         return max(0, self.options.n_trials - len(counted) - self._failed_now)
 
     def proposals(self) -> Iterator[list[str] | None]:
-        """Yields the overrides of each trial to run.
+        """Yields the overrides of each trial to run: the fixed ones, and one for each swept key.
 
         Unfinished trials of earlier starts come first. The item None means that no new trial can be
         proposed until a running trial has ended.
@@ -289,7 +289,7 @@ class Search:
         return self.study._storage.get_trial(trial._trial_id).intermediate_values
 
     def _new_trial(self) -> list[str] | None:
-        """Asks Optuna for a new trial, and returns the trial's overrides.
+        """Asks Optuna for a new trial, and returns all its overrides, including the fixed ones.
 
         A proposal is rejected if a running trial has the same values. Returns None after
         `_MAX_ATTEMPTS` rejected proposals.

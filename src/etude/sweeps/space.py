@@ -36,7 +36,7 @@ class SearchSpace:
     axes: dict[str, BaseDistribution]
 
     def overrides(self, chosen: dict[str, Any]) -> list[str]:
-        """Returns the overrides of a trial.
+        """Returns the overrides of a trial: the fixed ones, then one for each swept key.
 
         Args:
             chosen: the trial's value of each swept key.

@@ -149,7 +149,7 @@ def _shape(config: dict[str, Any], vocabulary: int | None) -> str:
 
     Args:
         config: the config: a dict from dotted keys to values.
-        vocabulary: vocabulary size, used if the config does not set it.
+        vocabulary: vocabulary size, used if the config does not set it; None if it is unknown.
     """
     settings = {
         key: value

@@ -1,7 +1,8 @@
 """Folder of a sweep, `experiments/_sweeps/<id>/`, whose files are updated while the sweep runs.
 
 `sweep.json` contains the swept keys with their values, and the status of each job. `results.csv`
-contains the metrics of the runs, and `logs/<job>.txt` the output of a job's process. The id is
+contains the metrics of the runs, and `logs/<key>.txt` the output of a job's process, where the key
+is the job's identifier (`Job.key`). The id is
 derived from the fixed overrides and the names of the swept keys, so a sweep with additional values
 has the same folder.
 """
@@ -73,7 +74,8 @@ class SweepRecord:
         """Writes the requested jobs to `sweep.json`, next to the jobs of earlier starts.
 
         A requested job gets the status `waiting`, until it ends. A job that finished in an earlier
-        start of the sweep keeps its status.
+        start of the sweep keeps its status; one that failed is `waiting` again. Jobs of earlier
+        starts that are not requested now stay only if they have a run folder.
         """
         make_subfolder(self.folder.parent.parent, *self.folder.parts[-2:])
         if path_exists(logs := self.folder / LOGS):  # a job's process could not report this
@@ -152,8 +154,9 @@ class SweepRecord:
         """Context manager that yields the content of `sweep.json`, and finally writes it.
 
         The caller changes the yielded dict in place. During the block, the file is locked against
-        other processes. If the block raises an exception, the file is not written. A damaged file
-        is renamed, and an empty dict is yielded.
+        other processes. If the block raises an exception, the file is not written. If the file is
+        missing, an empty dict is yielded. A damaged file is renamed to `sweep.damaged`, and an
+        empty dict is yielded, too.
         """
         with open_for_append(self.folder / ".lock", LOCK) as file:
             try_lock(file.fileno(), fcntl.LOCK_EX)
