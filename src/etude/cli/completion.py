@@ -36,7 +36,8 @@ def _runs(prefix: str, root: Path, words: list[str]) -> Iterator[str]:
     """Yields the names and the signatures of runs that begin with `prefix`.
 
     A run is saved in the folder `<name>/<signature>`, where the signature is a hash of its config.
-    If `prefix` is empty, or for `etude runs list`, only names are yielded.
+    If `prefix` is empty, or for `etude runs list`, only names are yielded. Otherwise, if `prefix`
+    contains a `/`, only texts `<name>/<signature>` are yielded.
 
     Args:
         prefix: the incomplete last word of the command line.
