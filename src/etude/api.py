@@ -805,7 +805,8 @@ class Runs(Sequence[Run]):
             number of `examples`, `mean` (its mean loss or score), `difference` (`mean` minus that
             of the first run), the 95 % confidence interval of the difference (`low` to `high`), the
             p-values `permutation` and `bootstrap`, `holm` (`permutation` corrected for the number
-            of runs by Holm's method), and `mcnemar` if each example is either correct or incorrect.
+            of runs by Holm's method), and `mcnemar` (the p-value of McNemar's exact test) if each
+            score is 0 or 1.
 
         Raises:
             RequestError: there are fewer than two runs, the runs have different data or windows, or
