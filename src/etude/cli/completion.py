@@ -9,6 +9,9 @@ from pathlib import Path
 def completions(command: str, typed: str) -> list[str]:
     """Returns the completions of the last word of a command line, each as a whole word.
 
+    They are runs or, for the first word after `runs`, its subcommands. Other commands take one run,
+    so that the list is empty after the first word, except after `--root`.
+
     Args:
         command: a command with an argument RUN, such as `runs` or `generate`.
         typed: the line after the command and a space; its last word may be incomplete or empty.
