@@ -674,6 +674,9 @@ class Run:
     def prepare(self, data: Any) -> None:
         """Checks that the data of the data module `data` is the run's training data; prepares it.
 
+        The prepared data is written to the cache folder: `run.cache` of the config or, if it is not
+        set, `$ETUDE_CACHE` or `~/.cache/etude`.
+
         Raises:
             RequestError: the data is missing or differs from that of training.
         """
@@ -720,7 +723,8 @@ class Runs(Sequence[Run]):
 
         A filter is a key of the config or the record, an operator and a value, as for `etude runs
         list`. The operators are `=`, `!=`, `<`, `<=`, `>`, `>=`, `~` (contains) and `!~` (does not
-        contain). The result is empty if no run matches.
+        contain). A run without the key, or with the value None, matches `=null`, `!~`, and `!=`
+        with any value but `null`. The result is empty if no run matches.
 
         Example:
             runs("experiments/nano").filter("optimizer.lr>1e-3", "model.position=rotary")
@@ -738,9 +742,11 @@ class Runs(Sequence[Run]):
     def frame(self) -> pd.DataFrame:
         """Returns a table with one row per run: name, status, config values and latest metrics.
 
-        There is a column for each key of the runs' configs, such as `optimizer.lr`, and for each
-        metric. The column `best/<metric>` contains the best value of the metric that selects the
-        best checkpoint.
+        The first columns are `name`, `signature`, `status`, `label`, `parameters` (their number)
+        and `step`. There is a column for each key of the runs' configs, such as `optimizer.lr`, and
+        for the latest value of each metric, such as `val/loss`. The column `best/<metric>` contains
+        the best value of the metric that selects the best checkpoint. Values that a run lacks are
+        NaN.
         """
         import pandas as pd
 
@@ -799,7 +805,8 @@ class Runs(Sequence[Run]):
             number of `examples`, `mean` (its mean loss or score), `difference` (`mean` minus that
             of the first run), the 95 % confidence interval of the difference (`low` to `high`), the
             p-values `permutation` and `bootstrap`, `holm` (`permutation` corrected for the number
-            of runs by Holm's method), and `mcnemar` if each example is either correct or incorrect.
+            of runs by Holm's method), and `mcnemar` (the p-value of McNemar's exact test) if each
+            score is 0 or 1.
 
         Raises:
             RequestError: there are fewer than two runs, the runs have different data or windows, or

@@ -57,6 +57,7 @@ _said: set[str] = set()
 def add_fallbacks() -> None:
     """Appends the installed fonts of `FALLBACKS` to matplotlib's font list, `font.family`.
 
+    `FALLBACKS` is a list of font families with characters that matplotlib's default font lacks.
     matplotlib uses the appended fonts only for characters that the earlier fonts lack.
     """
     from matplotlib import rcParams

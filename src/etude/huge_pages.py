@@ -18,7 +18,7 @@ VARIABLE = "THP_MEM_ALLOC_ENABLE"
 def enable_huge_pages() -> None:
     """Makes torch allocate tensors of at least 2 MB in huge pages.
 
-    Sets the environment variable `VARIABLE`, which torch reads at its first allocation. A value
-    that the variable already has is not changed.
+    Sets the environment variable `THP_MEM_ALLOC_ENABLE` to 1; torch reads it at its first
+    allocation. A value that the variable already has is not changed.
     """
     os.environ.setdefault(VARIABLE, "1")

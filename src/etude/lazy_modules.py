@@ -29,7 +29,9 @@ class LazyModule(ModuleType):
 
     Args:
         real: import spec (`ModuleSpec`) of the real module.
-        substitutes: maps the name of an attribute to a function that creates its substitute.
+        substitutes: maps the name of an attribute to a function that creates its substitute. The
+            function gets this `LazyModule`. It is called at each access before the module's code
+            is executed; later accesses return the real attribute.
     """
 
     def __init__(

@@ -40,7 +40,9 @@ _COMMON_WORDS = frozenset({"true", "false", "null", "none", "auto"})
 def mask_passwords(value: Any) -> Any:
     """Replaces the password of each URL by `***`, in a text or in nested lists and dictionaries.
 
-    A placeholder, such as the reference `${oc.env:NAME}`, is not a password and is unchanged.
+    The result is returned; the argument is not changed. Keys are masked too, and tuples become
+    lists. A placeholder, such as the reference `${oc.env:NAME}`, is not a password and is
+    unchanged.
 
     Example:
         >>> mask_passwords("https://me:{}@host/x".format("secret"))
@@ -64,8 +66,8 @@ class Mask:
 
     Args:
         values: value of each environment variable that the config uses, by the variable's name.
-            Values shorter than four characters, short numbers and words such as `true` are not
-            masked, because they occur in any text.
+            Values shorter than four characters, numbers shorter than eight characters, and words
+            such as `true` are not masked, because they occur in any text.
     """
 
     def __init__(self, values: Mapping[str, str] | None = None) -> None:
@@ -96,7 +98,8 @@ class Mask:
     def tree(self, value: Any) -> Any:
         """Returns nested lists and dictionaries with secrets masked in all texts, except in keys.
 
-        Each text is masked by the method `text`.
+        Each text is masked by the method `text`. The argument is not changed; tuples become lists
+        and other values are unchanged.
         """
         if isinstance(value, str):
             return self.text(value)
@@ -272,6 +275,7 @@ def mask_record(value: Any) -> Any:
 
     For data that is saved. Masks the secrets that `mask_secrets` masks, tokens of known formats,
     and the values of keys whose names mark them as secret, also in overrides (`vars.api_key=...`).
+    The argument is not changed; tuples become lists.
     """
     if isinstance(value, str):
         key, equals, rest = value.partition("=")
@@ -306,7 +310,8 @@ def _references(values: Iterable[tuple[str, str]]) -> dict[str, str]:
     """Returns a dict from each spelling of secret values to the reference that replaces it.
 
     A spelling is the value as it is written in a text, such as in JSON. A reference is a text
-    `${oc.env:NAME}`. The longest spelling is first.
+    `${oc.env:NAME}`. The longest spelling is first. Values that are not masked (see `Mask`) are
+    left out.
 
     Args:
         values: pairs of an environment variable's name and its value.

@@ -18,7 +18,7 @@ def source_hash() -> str:
 
 
 def hash_of(folder: Path, files: Sequence[Path]) -> str:
-    """Returns a hash of the paths and contents of files, as 12 hex digits.
+    """Returns the first 12 hex digits of the SHA-256 hash of the paths and contents of files.
 
     Args:
         folder: folder to which the hashed paths are relative.

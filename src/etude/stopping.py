@@ -157,7 +157,8 @@ def cleanup_on_kill(clean: Callable[[], object]) -> Iterator[None]:
     """Context manager: if a signal kills the process during the block, `clean` is called first.
 
     The function is called in another thread, and only if `watch_signals` was called. Functions of
-    nested blocks are called in reverse order, the innermost first, for at most 0.4 seconds in all.
+    nested blocks are called in reverse order, the innermost first. After 0.4 seconds in all, the
+    process is killed even if they have not returned.
     """
     if _watch is None:
         yield
@@ -199,7 +200,9 @@ def write_stderr(text: str) -> None:
 
 
 def finish() -> None:
-    """Waits for the threads and runs the exit handlers, as Python does when a process ends.
+    """Waits for the non-daemon threads and runs the handlers that `atexit` has registered.
+
+    Python does the same when a process ends.
 
     Python would then also destroy all modules and objects, which takes a second if torch is
     imported. The caller skips this by ending the process with `os._exit`.
@@ -219,7 +222,7 @@ def kill_process(code: int) -> None:
 def descendants(pid: int) -> list[int]:
     """Returns the ids of all child processes of the process `pid`, of their children, and so on.
 
-    The list is empty on systems without /proc.
+    The process `pid` itself is not included. The list is empty on systems without /proc.
     """
     pids: list[int] = []
     waiting = [pid]

@@ -122,6 +122,12 @@ def _run(arguments: list[str]) -> int:
 def _report_exception(raised: BaseException, arguments: list[str], debug: bool) -> int:
     """Prints the exception `raised` by a command to standard error, and returns the exit code.
 
+    Args:
+        raised: the exception.
+        arguments: the arguments of the command, in which an unexpected exception's cause in the
+            user's code is searched.
+        debug: whether the option `--debug` is given.
+
     Raises:
         BaseException: if `debug` is true (option `--debug`), most exceptions are also raised again.
             Signals and the exceptions `HelpShown` and `RunHeld` are not.

@@ -57,6 +57,12 @@ class Parser(argparse.ArgumentParser):
     def _nearest_option(self, typed: str) -> str | None:
         """Returns a hint at the option that the user may have meant instead of an unknown argument,
         or at the command that has it.
+
+        If the unknown argument is no option, the hint is the option that passes a text. Returns
+        None if there is no hint.
+
+        Args:
+            typed: the unknown argument; if it is an option, only its name, such as `--text`.
         """
         options = self._option_string_actions
         if not typed.startswith("-"):
@@ -149,7 +155,8 @@ def as_options() -> Iterator[None]:
     """Context manager in which errors name the options of the command.
 
     An error about an argument of a function, such as `length_penalty`, becomes an error about the
-    option `--length-penalty`.
+    option `--length-penalty`. An `InvalidArguments` or `RequestError` in the block is raised as a
+    new `RequestError`; other exceptions are unchanged.
     """
     try:
         yield

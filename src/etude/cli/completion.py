@@ -9,6 +9,9 @@ from pathlib import Path
 def completions(command: str, typed: str) -> list[str]:
     """Returns the completions of the last word of a command line, each as a whole word.
 
+    They are runs or, for the first word after `runs`, its subcommands. Other commands take one run,
+    so that the list is empty after the first word, except after `--root`.
+
     Args:
         command: a command with an argument RUN, such as `runs` or `generate`.
         typed: the line after the command and a space; its last word may be incomplete or empty.
@@ -36,7 +39,8 @@ def _runs(prefix: str, root: Path, words: list[str]) -> Iterator[str]:
     """Yields the names and the signatures of runs that begin with `prefix`.
 
     A run is saved in the folder `<name>/<signature>`, where the signature is a hash of its config.
-    If `prefix` is empty, or for `etude runs list`, only names are yielded.
+    If `prefix` is empty, or for `etude runs list`, only names are yielded. Otherwise, if `prefix`
+    contains a `/`, only texts `<name>/<signature>` are yielded.
 
     Args:
         prefix: the incomplete last word of the command line.

@@ -87,8 +87,9 @@ def plan(arguments: list[str]) -> int:
 def _progress(multirun: bool) -> Iterator[PlanProgress | None]:
     """Context manager that shows a progress bar on a terminal while a sweep is planned.
 
-    Yields the function that updates the bar, or None if there is no bar. The function gets the
-    number of planned jobs and the number of all jobs.
+    Yields the function that updates the bar. The function gets the number of planned jobs and the
+    number of all jobs. Yields None, and shows no bar, if standard error is not a terminal or if
+    `multirun` is false, which means that a single run is planned.
     """
     if not (multirun and sys.stderr.isatty()):
         yield None

@@ -74,7 +74,9 @@ def train(arguments: list[str]) -> int:
 def _help(config_dir: str | None) -> str:
     """Returns the help text of `etude train`, with a list of the files of all config groups.
 
-    `config_dir` is a folder with the user's configs, if any.
+    The groups `paper` and `hydra`, which are not part of a run's config, are left out.
+    `config_dir` is a folder with the user's configs, whose files are listed too; None lists only
+    Étude's own.
     """
     from etude.config.paths import conf_dir, groups
 

@@ -72,7 +72,8 @@ class Contract:
         """Yields a problem for each requirement that a class does not meet.
 
         Args:
-            constructor: the class, or a function that returns objects.
+            constructor: the class, or a function that returns objects. For a function, only its
+                parameters are checked, not the members of the objects.
             where: key path of the class, such as `model.attention`.
             target: name of the class, as written in the config.
         """
@@ -299,7 +300,11 @@ def _is_opaque(function: FunctionType) -> bool:
 
 
 def _has_instance_attribute(instance: Any, name: str) -> bool:
-    """Returns whether an object has an attribute of its own, which its class does not define."""
+    """Returns whether an object has the attribute `name` although its class does not define it.
+
+    This includes the registered parameters, buffers and modules of a `torch.nn.Module`. An
+    attribute that both the object and its class define counts, too.
+    """
     if name in getattr(instance, "__dict__", ()):
         return True
     in_class = inspect.getattr_static(type(instance), name, _MISSING) is not _MISSING

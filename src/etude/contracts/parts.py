@@ -66,7 +66,8 @@ class Attention(Protocol):
             bias: tensor that is added to the scores of T queries and S keys; its shape can be
                 broadcast to (B, H, T, S). If boolean, it is a mask: true where a key is visible.
             cache: keys and values of the positions before x. Those of x are appended to the cache.
-            positions: positions of x, (B, T), or its first position; if None, x follows the cache.
+            positions: positions of x, (B, T), or its first position; if None, x follows the cache,
+                or starts at position 0 without a cache.
             documents: the documents packed in x, which don't attend to each other.
             memory: vectors (B, M, D) of a second sequence, to which x attends instead of itself.
         """

@@ -138,7 +138,7 @@ class Data(Protocol):
 
     def tokens_in(self, first: int, end: int, /) -> int:
         """Returns the number of targets (predictions that count in the loss) in the optimizer steps
-        `first` to `end` - 1.
+        `first` to `end` - 1; the first step of the run is 0.
         """
         ...
 
@@ -234,7 +234,7 @@ class Data(Protocol):
         ...
 
     def described(self, examples: int, /) -> Any:
-        """Returns the lines that the command `etude data show` prints.
+        """Returns the lines that the command `etude data show` prints, as an iterable of strings.
 
         Args:
             examples: number of examples to show in these lines.

@@ -199,7 +199,9 @@ class _Hypotheses:
     def merge_best(
         self, candidates: Tensor, value: Tensor, ended: Tensor, length: int
     ) -> _Hypotheses:
-        """Adds N candidates for each prompt; returns the `beams` best hypotheses of each prompt.
+        """Returns the `beams` best of these hypotheses and N candidates for each prompt.
+
+        This object is not changed.
 
         Args:
             candidates: the tokens of the candidates, of shape (B, N, end).

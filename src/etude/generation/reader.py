@@ -63,6 +63,10 @@ class Reader:
         """Returns the logits (B, V) of the token after the first `length` columns of `text`.
 
         In successive calls, `text` must begin with the columns that were read before.
+
+        Args:
+            text: token ids of the B texts, of shape (B, L) with L >= `length`.
+            length: number of columns, including those that earlier calls read.
         """
         cache = self.cache
         if cache is not None and length <= self.window:

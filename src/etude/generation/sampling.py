@@ -40,7 +40,7 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
 
     The nucleus is the smallest set of most probable tokens with a total probability of at least p
     (Holtzman et al. 2019, arXiv:1904.09751, section 3.1). With p above 0 it always contains the
-    most probable token.
+    most probable token; with p = 0 it is empty. With p >= 1, all tokens are kept.
     """
     if p >= 1:
         return logits

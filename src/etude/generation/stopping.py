@@ -15,7 +15,7 @@ class StopConditions:
     Args:
         tokens: the stop tokens' ids; the row contains the stop token at which it ends.
         rule: a function that maps the new tokens of R rows, of shape (R, n), to booleans of shape
-            (R,), true for rows that end.
+            (R,), true for rows that end; None means no rule.
     """
 
     tokens: Sequence[int] = ()

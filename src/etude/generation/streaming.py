@@ -92,7 +92,8 @@ class StopTextFilter:
         """Adds a piece of the text, and returns new text that certainly precedes any stop text.
 
         If the text so far ends with a possible start of a stop text, this part is returned by a
-        later call, or never if it is the start of a stop text.
+        later call, or never if it is the start of a stop text. After a stop text, the result is
+        always empty.
         """
         if self.ended:
             return ""
@@ -109,7 +110,10 @@ class StopTextFilter:
         return held
 
     def _partial_stop_length(self, text: str) -> int:
-        """Returns the length of the longest end of `text` that is the start of a stop text."""
+        """Returns the length of the longest end of `text` that is the start of a stop text.
+
+        The result is 0 if there is none. `text` contains no complete stop text.
+        """
         longest = max((len(stop) for stop in self.stops), default=1) - 1
         for count in range(min(longest, len(text)), 0, -1):
             if any(stop.startswith(text[-count:]) for stop in self.stops):
@@ -140,7 +144,8 @@ class Continuation:
     def push(self, token: int) -> str:
         """Adds a token and returns the new text that later tokens cannot change.
 
-        The result is often empty, because a character or a possible stop text is incomplete.
+        The result is often empty, because a character or a possible stop text is incomplete. After
+        a stop token or a stop text, it is always empty.
         """
         self.ended = self.ended or token in self._stop_tokens
         if self.ended:

@@ -63,7 +63,10 @@ class TokenTexts:
         self._skip = len(tokenizer.decode(self._before))
 
     def __call__(self, ids: Sequence[int]) -> str:
-        """Returns the text of those tokens in `ids` that follow the last end-of-text token."""
+        """Returns the text of those tokens in `ids` that follow the last end-of-text token.
+
+        Without such a token, the text of all tokens is returned.
+        """
         end = self.tokenizer.end_of_text
         for i in range(len(ids) - 1, -1, -1):
             if ids[i] == end:
@@ -88,7 +91,10 @@ class TokenTexts:
         return [i for i, text in enumerate(self.tokens) if REPLACEMENT in text]
 
     def tokens_with_prefix(self, prefix: str) -> Iterator[tuple[int, str]]:
-        """Yields the tokens whose text begins with `prefix`, as pairs (id, text after `prefix`)."""
+        """Yields the tokens whose text begins with `prefix`, as pairs (id, text after `prefix`).
+
+        The texts are case-folded, as in the attribute `tokens`; `prefix` must be, too.
+        """
         texts, order = self.sorted
         for i in range(bisect_left(texts, prefix), len(texts)):
             if not texts[i].startswith(prefix):
@@ -156,7 +162,10 @@ class ForbiddenWords:
         return logits
 
     def _tokens_containing(self, word: str) -> list[int]:
-        """Returns the ids of the tokens that contain `word` as a whole word, not at their start."""
+        """Returns the ids of the tokens that contain `word` as a whole word after their start.
+
+        Tokens that contain the word only at their first character are not included.
+        """
         return [
             i
             for i, text in enumerate(self.spelling.tokens)
@@ -192,7 +201,7 @@ class StopText:
 
     Args:
         spelling: a `TokenTexts` with the texts of the tokenizer's tokens.
-        texts: the stop texts.
+        texts: the stop texts; upper and lower case must match.
         begins: whether some rows have no prompt, so that their new tokens are the start of a text,
             which may be decoded differently.
 

@@ -45,7 +45,8 @@ class RunLoggers:
         """Starts the loggers, without waiting for them.
 
         Args:
-            rows: Function that returns the rows of `metrics.jsonl` so far.
+            rows: Function that returns the rows of `metrics.jsonl` so far. It is called only if
+                there are loggers and `set_run` was called; otherwise, nothing is started.
         """
         if self._threads and self._run is not None:
             self._started = True

@@ -135,8 +135,9 @@ class WandB(Logger):
     def _environment(self) -> dict[str, str]:
         """Returns the environment of the W&B process.
 
-        In offline mode, it contains no `WANDB_*` variables. In online mode, it contains neither
-        `WANDB_MODE` nor the variable with which W&B would use another process's service.
+        It is this process's environment without some variables: in offline mode, without all
+        `WANDB_*` variables; in online mode, without `WANDB_MODE` and the variable with which W&B
+        would use another process's service. `WANDB_ERROR_REPORTING` is set to `false`.
         """
         ours = {"WANDB_SERVICE", "WANDB_MODE"}
         return {

@@ -25,7 +25,10 @@ _SUCCESSFUL = ("finished", "paused")
 def main() -> None:
     """Logs one run to W&B.
 
-    The first JSON line on standard input contains settings, every other line an item to log.
+    The first JSON line on standard input contains the settings of the W&B run, such as `project`
+    and `mode`. Every other line is an object with one key: `row`, `text` or `figure`, an item to
+    log; `started`, once, after the earlier rows of a continued run; or `finish`, the status of the
+    run, at the end.
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the run ends this process
         signal.signal(number, signal.SIG_IGN)
