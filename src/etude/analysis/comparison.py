@@ -80,8 +80,10 @@ class Comparison:
     def metrics(self) -> pd.DataFrame:
         """Data frame with a row per run: status, steps, size, time, best and latest metrics.
 
-        The index consists of short names of the runs. The columns of metrics are named like
-        `best/val/loss` (best value) and `val/loss` (latest value).
+        The index consists of short names of the runs. The columns are `status`, `step`,
+        `parameters` (their number), `tokens`, `seconds`, and the metrics, named like
+        `best/val/loss` (best value) and `val/loss` (latest value), with `best/step` (step of the
+        best value). A missing value is None or NaN.
         """
         return self._table(results(self.records))
 
