@@ -36,12 +36,12 @@ def value_range(low: float, high: float) -> tuple[float, float]:
 def set_value_range(
     axes: Axes, curves: Sequence[np.ndarray], bands: Sequence[np.ndarray] = ()
 ) -> bool:
-    """Sets the range of the y axis so that it contains all finite values.
+    """Sets the range of the y axis so that it contains all finite values of curves and bands.
 
-    The height is at least `MIN_RANGE` times the largest absolute value. The axis becomes
+    The range is at least as wide as `MIN_RANGE` times the largest absolute value. The axis becomes
     logarithmic if one curve would flatten the others on a linear axis: all values are positive, and
-    the largest value is more than ten times the median of the curves' largest values. If no value
-    is finite, nothing is changed.
+    the largest value is more than ten times the median of the curves' largest values. The range of
+    a logarithmic axis is left to matplotlib. If no value is finite, nothing is changed.
 
     Args:
         axes: axes with a linear y axis.

@@ -44,7 +44,8 @@ class Comparison:
         log: axes with logarithmic scale: `x`, `y`, `xy` or an empty string.
 
     Raises:
-        RequestError: there are no runs, or one of the metrics was logged by none of the runs.
+        RequestError: there are no runs, or one of the metrics was logged by none of the runs,
+            or `x` or `log` has another value.
 
     Attributes:
         without: dict from each metric to the names of the runs that never logged the metric.
@@ -79,8 +80,10 @@ class Comparison:
     def metrics(self) -> pd.DataFrame:
         """Data frame with a row per run: status, steps, size, time, best and latest metrics.
 
-        The index consists of short names of the runs. The columns of metrics are named like
-        `best/val/loss` (best value) and `val/loss` (latest value).
+        The index consists of short names of the runs. The columns are `status`, `step`,
+        `parameters` (their number), `tokens`, `seconds`, and the metrics, named like
+        `best/val/loss` (best value) and `val/loss` (latest value), with `best/step` (step of the
+        best value). A missing value is None or NaN.
         """
         return self._table(results(self.records))
 
@@ -101,7 +104,8 @@ class Comparison:
     def save(self, path: str | Path, kind: Kind | None = None) -> Path:
         """Saves the figure, and returns the path of its file.
 
-        The format is that of the path's suffix; without a suffix, it is PNG.
+        The format is that of the path's suffix; without a suffix, it is PNG. Missing folders are
+        created, and an existing file is replaced.
 
         Args:
             path: path of the file.
@@ -115,7 +119,7 @@ class Comparison:
         """Returns the path at which the figure is saved if the user chose none.
 
         Args:
-            root: root folder of the runs; the path is inside it.
+            root: root folder of the runs; the path is `<root>/_comparisons/<hash>.png`.
         """
         runs = sorted(str(field_value(record, "run")) for record in self.records)
         identity = {"runs": runs, "metrics": self.metrics_shown, "x": self.x, "log": self.log}

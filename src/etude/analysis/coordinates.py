@@ -49,6 +49,8 @@ def coordinate_check(
 ) -> pd.DataFrame:
     """Trains a model of each width for a few steps, and measures activations on the first batch.
 
+    All measurements of a model use the first micro-batch of its first step.
+
     Training is in memory and on the CPU. Every step uses the optimizer's base learning rate,
     without a warm-up.
 
@@ -65,7 +67,7 @@ def coordinate_check(
         A data frame with a row for each `parametrisation`, `width`, `seed`, `step` (0 is before
         training) and `quantity` (an activation, such as `logits`). The columns `value` and
         `change` contain the quantity's mean absolute value, and its mean absolute change since
-        step 0.
+        step 0 (0 at step 0).
 
     Raises:
         RequestError: fewer than two widths, no step, no seed, `beside_standard` without
@@ -198,7 +200,13 @@ def _rows(
 def measure(task: Task, micro: Any) -> dict[str, Tensor]:
     """Computes the activations of a task's model on a micro-batch, without dropout.
 
-    Returns a dict from the name of each activation, such as `blocks.0` or `logits`, to its values.
+    The activations are the outputs of the blocks, the attention scores before the softmax, and the
+    logits. Returns a dict from the name of each activation, such as `blocks.0` or `logits`, to its
+    values.
+
+    Args:
+        task: the task.
+        micro: the micro-batch, as the task receives it in training.
     """
     activations: dict[str, Tensor] = {}
     with evaluation_mode(task.model), _captured(task.model, activations):
@@ -210,7 +218,8 @@ def measure(task: Task, micro: Any) -> dict[str, Tensor]:
 def _captured(model: nn.Module, activations: dict[str, Tensor]) -> Iterator[None]:
     """Context manager in which calls of `model` store their activations in the dict `activations`.
 
-    The keys are the names of the activations, such as `blocks.0` and `logits`.
+    The keys are the names of the activations, such as `blocks.0` and `logits`; see `measure`. A
+    later call replaces the activations of an earlier call.
     """
 
     def capturing(name: str) -> Any:

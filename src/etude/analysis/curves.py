@@ -109,7 +109,8 @@ def style_axes(axes: Axes) -> None:
 def save_figure(figure: Figure, file: Path, kind: Kind | None = None, **options: Any) -> Path:
     """Saves a figure, and returns the path of its file.
 
-    The format is that of the path's suffix; without a suffix, it is PNG.
+    The format is that of the path's suffix; without a suffix, it is PNG. Missing folders are
+    created, and an existing file is replaced.
 
     Args:
         figure: figure to save.
@@ -143,8 +144,8 @@ def default_path(root: Path, identity: dict[str, Any]) -> Path:
     """Returns the path at which a figure is saved if the user chose none.
 
     Args:
-        root: root folder of the runs; the path is inside it.
-        identity: description of the figure's content; the file's name is a hash of it.
+        root: root folder of the runs; the path is `<root>/_comparisons/<hash>.png`.
+        identity: description of the figure's content, from which the hash is computed.
     """
     return root / "_comparisons" / f"{sha256_of(identity)[:DIGITS]}.png"
 
@@ -176,7 +177,8 @@ class Curve:
     def thin(self) -> Curve:
         """Returns a curve of at most 100 points, each the mean of several points of this curve.
 
-        The width of the band is averaged, too. A curve of at most 100 points is returned itself.
+        The width of the band is averaged, too, and `complete` is reduced in the same proportion. A
+        curve of at most 100 points is returned itself.
         """
         rows_per_point = -(-len(self.y) // _MAX_POINTS)
         if rows_per_point <= 1:
@@ -200,6 +202,9 @@ def draw_curves(
 ) -> Figure:
     """Draws a figure with one panel per metric, and one legend ordered by the curves' last values.
 
+    The legend starts with the highest last value. If a curve is in several panels, its last value
+    in the first of them is used.
+
     Args:
         panels: dict from each metric to its curves.
         x: `step`, `tokens`, `time` or the config key on the x axis.
@@ -207,6 +212,9 @@ def draw_curves(
         title: title above the panels.
         noun: what a curve represents: `run` or `group`.
         note: second line of the legend's heading, such as a description of the bands.
+
+    Raises:
+        RequestError: the y axis shall be logarithmic, but a panel has no positive value.
     """
     by_name: dict[str, Curve] = {}  # ordered by the last value in the first panel with the curve
     for curves in panels.values():
@@ -356,7 +364,7 @@ def shorten(text: str, limit: int = 64) -> str:
 
 
 def _wrap_name(name: str, limit: int = 44) -> str:
-    """Wraps a name of a curve to at most three lines of `limit` columns; the rest is cut.
+    """Wraps a name of a curve to at most three lines of `limit` columns; the rest becomes " …".
 
     Names often differ at their end, so one line would not be enough to distinguish them.
     """

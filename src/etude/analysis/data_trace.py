@@ -16,7 +16,7 @@ from etude.errors import Problem, RequestError
 
 
 def batch_of(run: Any, step: int) -> dict[str, Any]:
-    """Returns the whole batch of an optimizer step, over all processes, as arrays by name.
+    """Returns the whole batch of an optimizer step, over all processes, as tensors by name.
 
     The result is a dict from names such as `tokens` and `targets` to tensors on the CPU, as the
     task receives them in training. It can also contain numbers, such as `step_tokens`, the number
@@ -40,8 +40,9 @@ def example_sources(run: Any, step: int) -> list[dict[str, Any]]:
     There is a dict for each document in each example. Its keys are `example` (number of the
     example, from 1), `document` (number of the document in the training split, from 0) and `source`
     (a text that states where the document comes from, such as a file). For continuous text, the
-    example may contain only a part of the document. Then `first` and `end` are the token positions
-    in the document at which this part starts and ends.
+    example may contain only a part of the document. Then the dict also has the keys `first`
+    and `end`: the positions, in the document, of the part's first token and of the token after its
+    last.
 
     Args:
         run: an `etude.api.Run`.
@@ -71,7 +72,7 @@ def steps_of_text(run: Any, text: str) -> list[dict[str, Any]]:
         text: exact text in the data.
 
     Raises:
-        RequestError: the training split does not contain the text, or the data is missing or was
+        RequestError: the text is empty or not in the training split, or the data is missing or was
             changed.
     """
     if not text:
@@ -100,7 +101,7 @@ def step_lines(run: Any, step: int, examples: int) -> Iterator[str]:
     Args:
         run: an `etude.api.Run`.
         step: step number as in the metrics; the first is 1.
-        examples: number of examples to show.
+        examples: number of examples to show, from the start of the step.
 
     Raises:
         RequestError: see `batch_of`.

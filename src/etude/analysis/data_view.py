@@ -15,8 +15,8 @@ def show_lines(data: Any, *, examples: int, seed: int) -> Iterator[str]:
 
     Args:
         data: prepared data module.
-        examples: number of examples of the data to show. As many examples of the first training
-            step are shown, too.
+        examples: number of examples of the data to show. As many examples from the start of the
+            first training step are shown, too.
         seed: seed of the run, which determines the examples of the first step.
     """
     yield from data.described(examples)
@@ -32,7 +32,7 @@ def _first_step_lines(data: Any, count: int, seed: int) -> Iterator[str]:
 
 
 def batch_lines(data: Any, micro: Any, count: int) -> Iterator[str]:
-    """Yields lines about a batch: the shapes of its arrays, and some examples with their targets.
+    """Yields lines about a batch: the shapes of its arrays, and its first examples with targets.
 
     Args:
         data: prepared data module.

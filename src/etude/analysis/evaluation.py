@@ -21,7 +21,10 @@ log = logging.getLogger(NOTICES)
 
 
 def report_rows_without_text(evaluated: Evaluated) -> int:
-    """Logs the number of evaluated rows that have no text and are not scored, and returns it."""
+    """Returns the number of evaluated rows that have no text and are not scored.
+
+    If the number is above 0, it is also logged as a warning.
+    """
     without = len(evaluated.rows) - len(evaluated.read)
     if without:
         log.warning(
@@ -35,8 +38,8 @@ def report_rows_without_text(evaluated: Evaluated) -> int:
 def rows_by_value(evaluated: Evaluated, by: str | None) -> dict[str, set[int]]:
     """Groups the evaluated rows by their value in the column `by`.
 
-    Returns a dict from each value, as text, to the set of the numbers of its rows. Rows without
-    text are omitted. If `by` is None, the dict is empty.
+    Returns a dict from each value, as text, to the set of the numbers of its rows, from 0. Rows
+    without text are omitted. If `by` is None, the dict is empty.
 
     Raises:
         RequestError: a row has no such column.
@@ -73,7 +76,9 @@ def slices(evaluation: Evaluation, groups: dict[str, set[int]]) -> dict[str, dic
 def per_class(evaluation: Evaluation) -> list[dict[str, Any]]:
     """Returns a dict for each label: its name, precision, recall, F1 and number of examples.
 
-    The keys are `label`, `precision`, `recall`, `f1` and `support` (the number of examples).
+    The keys are `label`, `precision`, `recall`, `f1` and `support` (the number of examples
+    with this label: the sum of its row of the confusion matrix). A score whose denominator is 0 is
+    0.
 
     Args:
         evaluation: evaluation of a classifier or tagger, which has a confusion matrix.
@@ -94,7 +99,7 @@ def draw_figures(evaluation: Evaluation, folder: Path, name: str) -> list[Path]:
     Args:
         evaluation: the evaluation.
         folder: folder of the figures.
-        name: suffix of the files' names.
+        name: part of the file names `confusion-<name>.png` and `calibration-<name>.png`.
     """
     from etude.analysis.figures import calibration_figure, confusion_figure
 

@@ -52,6 +52,9 @@ def distinguishing_keys(heads: Sequence[Record], by: Sequence[str]) -> list[dict
     """Returns a dict for each group of runs: the config keys by which it differs, with their
     values.
 
+    The dicts have the same keys and the order of `heads`. The value of a missing key is the marker
+    `MISSING`. With `by`, the keys are those of `by`.
+
     Args:
         heads: one run of each group.
         by: keys that the runs are grouped by; empty if they are grouped by the whole config.
@@ -106,8 +109,8 @@ def format_value(key: str, value: Any) -> str:
     """Returns the value of a config key as text, for a table.
 
     Args:
-        key: the config key.
-        value: the value; the marker `MISSING` is shown as `-`.
+        key: the config key, which can determine the format of the value.
+        value: the value; the marker `MISSING` is shown as `-`, and None as `null`.
     """
     return "-" if value is MISSING else format_cell(key, value) or "null"
 

@@ -31,7 +31,8 @@ def comparison_table(
     Args:
         groups: all groups.
         reference: group that the other groups are compared with.
-        rows: dict for each group: the config keys and values that distinguish the group.
+        rows: a dict for each group, in the order of `groups`: the config keys and values that
+            distinguish the group. They become the first columns.
         paired: whether runs with the same seed are paired.
 
     Raises:
@@ -99,7 +100,7 @@ def _seeds(seeds: Iterable[Any]) -> str:
 def limits_of_tests(
     frame: pd.DataFrame, reference: Group, *, against: str, paired: bool = False
 ) -> list[str]:
-    """Returns warnings about significance tests that are weak or biased.
+    """Returns warnings about significance tests that are weak or biased; empty if there are none.
 
     A test is weak if a group has too few seeds. It is biased if the reference group was selected
     with the same values that are tested.

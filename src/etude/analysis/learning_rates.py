@@ -63,7 +63,8 @@ def suggest_rates(sweep: RangeTestResult, steps: int) -> LearningRates:
 
     Args:
         sweep: result of the test: losses and learning rates of at least ten steps.
-        steps: number of steps that the test was configured for; it may have ended earlier.
+        steps: number of steps that the test was configured for; it may have ended earlier. The
+            losses are smoothed over a fraction (`WIDTH`) of this number.
     """
     losses = np.array(sweep.losses)
     reach = max(1.0, WIDTH * steps)

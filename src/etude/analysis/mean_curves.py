@@ -19,7 +19,8 @@ def mean_curve(name: str, frames: Sequence[pd.DataFrame], metric: str, x: str) -
 
     After the last step of the shortest run, the curve continues as the mean of the runs that
     trained longer. The attribute `complete` of the curve is the number of points up to the end of
-    the shortest run.
+    the shortest run. Rows in which the metric or `x` is missing or not finite are ignored. The
+    curve of a single run has no band.
 
     Args:
         name: name of the curve.

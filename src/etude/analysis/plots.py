@@ -20,7 +20,9 @@ TRAIN, VALIDATION = "#9aa5b1", COLOURS[1]
 def loss_curve(
     rows: Iterable[Mapping[str, Any]], path: Path, title: str = "", unit: str = "nats per token"
 ) -> None:
-    """Draws training and validation loss over the steps.
+    """Draws training and validation loss over the steps, and labels the lowest validation loss.
+
+    The lines connect the rows that contain the loss. A loss that is null (not finite) is a gap.
 
     Args:
         rows: rows of `metrics.jsonl`.

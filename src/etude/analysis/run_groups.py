@@ -114,7 +114,7 @@ class Groups:
             a group if their configs differ only in the seed.
 
     Raises:
-        RequestError: there are no runs, no run has the metric, or no run has one of the keys.
+        RequestError: there are no runs, no run has the metric, or all runs lack one of the keys.
 
     Attributes:
         metric: metric of the values.
@@ -215,7 +215,9 @@ class Groups:
         """Plots the mean curve of each group, with a band of one standard deviation over the seeds.
 
         Args:
-            metric: metric to plot; None for the metric of the groups.
+            metric: metric to plot; None for the metric of the groups. Over steps, tokens or time,
+                `best/` is then removed from its name. Over a config key, a point shows the best
+                value for `best/val/loss`, and the last value for `val/loss`.
             x: quantity on the x axis: `step`, `tokens` or `time`; or a config key such as
                 `optimizer.lr`. With a key, each curve has one point for each value of the key.
                 There is one curve for each combination of values of the other keys by which the
@@ -223,7 +225,8 @@ class Groups:
             log: axes with logarithmic scale: `x`, `y`, `xy` or an empty string.
 
         Raises:
-            RequestError: no run has logged the metric, or the axes are invalid.
+            RequestError: no curve can be drawn, or the axes are invalid. Over steps, tokens or
+                time, a group has no curve if one of its runs has not logged the metric.
         """
         check_axes(x if x in X_AXES else X_AXES[0], log)
         if x in X_AXES:
@@ -244,7 +247,7 @@ class Groups:
 
     def _curves_over(self, x: str, metric: str) -> tuple[list[Curve], list[Group]]:
         """Returns curves of a metric over a config key, and a list of the groups that the points
-        represent.
+        represent, in ascending order of their mean.
 
         A point is the mean of a group of runs with the same value of the key. There is one curve
         for each combination of values of the other keys by which the groups differ.
@@ -292,7 +295,7 @@ class Groups:
             y: config key on the y axis.
 
         Raises:
-            RequestError: no run has one of the keys.
+            RequestError: all runs lack one of the keys.
         """
         records = [record for group in self.groups for record in group.records]
         check_keys_exist([(key, "--heat") for key in (x, y)], records)
@@ -313,7 +316,7 @@ class Groups:
                 group overlaps no other group's interval.
             caption: caption for `latex` and `markdown`. If None, the caption describes the metric
                 and the intervals. If empty, there is no caption.
-            label: label for `latex`. If None, the label is `tab:` with the runs' name and the
+            label: label for `latex`. If None, the label is `tab:` with the config's `name` and the
                 metric. If empty, there is no label.
 
         Raises:

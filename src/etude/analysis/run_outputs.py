@@ -21,8 +21,8 @@ log = logging.getLogger("etude")
 def write_outputs(record: Record, task: Task, data: Any, options: DictConfig) -> None:
     """Writes the sample texts and the loss curve of a finished run, and logs the first sample.
 
-    The files are `samples/step-*.txt` and `figures/loss.png` in the run folder. Sample texts are
-    not written if `options.samples` is 0 or the task has no sample texts.
+    The files are `samples/step-<last step, 8 digits>.txt` and `figures/loss.png` in the run folder.
+    Sample texts are not written if `options.samples` is 0 or the task has no sample texts.
 
     Args:
         record: the run; this process has the lock of its folder.

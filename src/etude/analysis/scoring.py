@@ -55,7 +55,8 @@ def evaluate_run(
     `by`, `slices` (a dict from each value of the column to its metrics), `rows` and
     `rows_without_text` (numbers of rows). A classifier or tagger adds `classes` (see
     `etude.analysis.evaluation.per_class`) and `confusion` (the confusion matrix). If there
-    are any, options of windows are under `windows`, and scores of spans under `spans`.
+    are any, a language model's options of windows (`etude.tasks.options.Windows`) are under
+    `windows`, and a tagger's scores of each label of spans, such as LOC, under `spans`.
 
     Args:
         run: an `etude.api.Run`.

@@ -34,7 +34,7 @@ def draw_search(folder: Path) -> list[Path]:
     """Draws the figures of a hyperparameter search, and saves them in the folder `figures`.
 
     Args:
-        folder: the sweep's folder, which contains the folder `figures`.
+        folder: the sweep's folder; its folder `figures` is created if missing.
 
     Returns:
         The paths of the figures; empty if the sweep is not a search, or has fewer than two finished

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 
 class ScoredRun(Protocol):
-    """Interface of a run that can return a loss, or another score, for each example of a split."""
+    """Interface of a run that can return a loss, or another score, for each example of a split.
+
+    `etude.api.Run` implements it.
+    """
 
     @property
     def path(self) -> Path: ...

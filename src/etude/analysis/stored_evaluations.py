@@ -31,6 +31,9 @@ def write(
 ) -> None:
     """Writes an evaluation, or the scores of examples, as a JSON file with hashes.
 
+    The file contains `content`, the hashes of the weights under the key `weights`, the hash of
+    `predictions` (if given) under `predictions_sha256`, and a hash of all this.
+
     Args:
         file: file to write.
         content: JSON object to store.
@@ -50,7 +53,8 @@ def read(
 ) -> dict[str, Any] | None:
     """Returns the JSON object in a stored file of an evaluation, after verifying its hashes.
 
-    Returns None if `file` or `predictions` does not exist, or if `file` was computed with other
+    The object still has the keys `weights` and `predictions_sha256` that `write` added. Returns
+    None if `file` or `predictions` does not exist, or if `file` was computed with other
     weights.
 
     Args:

@@ -21,6 +21,7 @@ _MAX_CURVES = 24
 def draw_curves(folder: Path, jobs: Sequence[Job]) -> Path | None:
     """Draws the curves of a sweep's runs, and saves them as `figures/curves.png` in its folder.
 
+    The curves show, over the steps, the metric by which the runs selected their best checkpoint.
     Runs that differ only in their seed share a curve.
 
     Args:

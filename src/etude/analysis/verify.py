@@ -232,7 +232,8 @@ def _gap_faults(record: Record) -> Iterator[str]:
     """Yields a message about the first row that is missing in `metrics.jsonl`, if there is one.
 
     Rows are expected up to the last row in the file or, for a finished run, up to the run's last
-    step.
+    step. The steps that have rows follow from `run.json`; if it does not determine them, there is
+    no message.
     """
     steps = [row["step"] for row in iter_rows(record.metrics.path)]
     last = steps[-1] if steps else 0

@@ -199,7 +199,7 @@ class Paper:
         title, citation, link: bibliographic data of the paper.
         claim: statement of the paper that is tested, in one sentence.
         tier: what the measurement needs: `cpu`, `gpu`, or `weights` (released weights).
-        cost: time that the measurement takes on a machine of this tier.
+        cost: text that states the time that the measurement takes on a machine of this tier.
         seeds: random seeds; each value is measured once with each seed.
         measure: class that measures the values (`_target_`), and its arguments. The class
             implements `Measurement`, or `Readings` if the paper has `runs`.
@@ -328,11 +328,14 @@ class Readings(Protocol):
 
 
 def paper_names(config_dir: Path | None = None) -> list[str]:
-    """Returns the names of all papers, which are the names of their files without `.yaml`.
+    """Returns the sorted names of all papers, which are the names of their files without `.yaml`.
 
     Args:
         config_dir: folder of custom configs, which is searched before Étude's own configs; None if
             there is none.
+
+    Raises:
+        RequestError: If `config_dir` is not a folder.
     """
     folders = _folders(config_dir)
     paths = {path for folder in folders for path in folder.glob("paper/*.yaml")}
@@ -381,6 +384,8 @@ def all_papers(config_dir: Path | None = None) -> dict[str, Paper]:
 
 def readable_papers(config_dir: Path | None = None) -> tuple[dict[str, Paper], list[Problem]]:
     """Returns the papers with valid files, as a dict by name, and the errors in the other files.
+
+    The papers are ordered as by `all_papers`. The list of errors is empty if all files are valid.
 
     Args:
         config_dir: see `paper_names`.
@@ -532,7 +537,7 @@ def check_readings(name: str, paper: Paper, readings: Any, *, complete: bool) ->
         name: name of the paper.
         paper: the paper.
         readings: result of the paper's `Measurement` or `Readings`: a dict from the key of each
-            value to its `Reading`.
+            value to its `Reading`. Keys that are not in the table are ignored.
         complete: whether all runs of the paper have ended, so that each value must be measured.
 
     Raises:

@@ -50,6 +50,7 @@ class Value:
             that diverged, `last`, `max` and `min` are NaN.
         reaches: threshold of the metric; set only if `of` is `step`.
         over: rule for another number, by which this number is divided, separately for each seed.
+            Seeds without the other number are omitted. Division by 0 gives NaN.
         swept: for an arm whose overrides contain a sweep: a mapping from each swept key to `max` or
             `min`. For each key in turn, the numbers of runs that differ only in this key are
             replaced by their maximum or minimum, so that one number remains for each seed.
@@ -93,6 +94,8 @@ class Value:
 
     def read(self, runs: Mapping[str, Sequence[Run]]) -> list[float]:
         """Returns a list with one number for each run of the arm or, with `swept`, for each seed.
+
+        The numbers have the order of the runs.
 
         Args:
             runs: finished runs of each arm, by the arm's name.
@@ -184,6 +187,8 @@ class Mean:
     def read(self, runs: Mapping[str, Sequence[Run]]) -> list[float]:
         """Returns a list of means, one for each seed for which all numbers can be read.
 
+        The means have the order of the runs that the first rule reads.
+
         Args:
             runs: finished runs of each arm, by the arm's name. An arm is a named group of a paper's
                 runs.
@@ -258,9 +263,9 @@ class Metrics:
     Args:
         values: dict from the key of each value in the paper's table to the arguments of the rule
             (`Value` or `Mean`) that reads it.
-        controls: rules in the same form. They read each value in the negative control, a case in
-            which the paper's claim must not hold.
-        curves: metrics to draw, each in its own panel.
+        controls: rules in the same form and with the same keys. They read each value in the
+            negative control, a case in which the paper's claim must not hold.
+        curves: metrics to draw, each in its own panel; empty for no figure.
         log: axes with logarithmic scale: `x`, `y`, `xy`, or an empty string.
     """
 
@@ -300,7 +305,8 @@ class Metrics:
     def read(self, runs: Mapping[str, Sequence[Run]], figures: Path) -> dict[str, Reading]:
         """Reads the values; returns a dict from the key of each value to its `Reading`.
 
-        Also draws the curves and saves them as `curves.png`.
+        Values for which no number can be read from `runs` are omitted from the dict. Also draws
+        the curves and saves them as `curves.png`, unless there are no runs or no curves.
 
         Args:
             runs: finished runs of each arm, by the arm's name. An arm is a named group of a paper's
@@ -347,8 +353,9 @@ def _values(
 def draw(runs: Mapping[str, Sequence[Run]], metrics: Sequence[str], log: str, path: Path) -> None:
     """Draws the curves of each metric in its own panel, and saves the figure at `path`.
 
-    A thin line is a single run. A thick line is the mean over the runs of an arm, which is a named
-    group of runs.
+    The x axis is the step. A thin line is a single run. A thick line is the mean over the runs of
+    an arm, which is a named group of runs, at the steps that these runs have in common. Runs
+    without the metric are omitted.
 
     Args:
         runs: finished runs of each arm, by the arm's name.

@@ -42,7 +42,8 @@ def rows(paper: Paper, readings: Mapping[str, Reading]) -> list[list[str]]:
 
     Args:
         paper: the paper.
-        readings: dict from the key of each compared value to its measured values.
+        readings: dict from the key of each compared value to its measured values. A value that is
+            missing in it is shown as not run.
 
     Returns:
         The rows; each row is a list with one text for each column in `COLUMNS`.
@@ -78,7 +79,8 @@ def verdict_of(paper: Paper, readings: Mapping[str, Reading]) -> Verdict:
 
     Args:
         paper: the paper.
-        readings: dict from the key of each value in the paper's table to its measured values.
+        readings: dict from the key of each value in the paper's table to its measured values. A
+            value that is missing in it counts as not run.
     """
     return overall([judge(cell, readings.get(cell.key)) for cell in paper.cells])
 
@@ -91,7 +93,8 @@ def protocol_verdict_of(paper: Paper, readings: Mapping[str, Reading]) -> Verdic
 
     Args:
         paper: the paper.
-        readings: dict from the key of each value in the paper's table to its measured values.
+        readings: dict from the key of each value in the paper's table to its measured values. A
+            value that is missing in it counts as not run.
     """
     judged = [judge_protocol(cell, readings.get(cell.key)) for cell in paper.cells]
     verdicts = [verdict for verdict in judged if verdict is not None]
@@ -238,9 +241,10 @@ def readings_in(
 ) -> dict[str, Reading] | Verdict:
     """Returns the measured values in a `result.json`, as a dict from their keys to `Reading`s.
 
-    If the file was edited, or if the values were measured with other settings than those that the
-    paper's file in `conf/paper` contains now, returns the verdict "not run" with the reason
-    instead. See `judge_result` for arguments and errors.
+    If the file was edited, or if the values were measured with other settings, seeds or overrides
+    than those that the paper file contains now, returns the verdict "not run" with the reason
+    instead. If the paper has runs but the file lists none, the verdict "not run" has no reason.
+    See `judge_result` for arguments and errors.
     """
     _check_format(content, name)
     now = (dict(settings), list(paper.seeds), dict(paper.runs), claims.experiments(paper))

@@ -83,7 +83,8 @@ def reproduce(
         config_dir: folder of custom configs, searched before Étude's own configs.
 
     Returns:
-        Whether every measured value matches its value in the paper's table.
+        Whether every value of the paper's table was measured and matches. With `check`, False if
+        there are no finished runs or no earlier measurement to compare.
 
     Raises:
         RequestError: If there is no such paper, its file has errors, the root is not writable, or a

@@ -172,6 +172,8 @@ def paper_runs(
 ) -> list[PaperRun]:
     """Returns all runs of a paper, ordered by arm (named group of runs), seed and swept values.
 
+    The arms and seeds have the order of the paper file. A smoke test uses only the first seed.
+
     Args:
         name: name of the paper.
         paper: the paper.

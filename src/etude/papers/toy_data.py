@@ -17,10 +17,10 @@ NAMES = (TEXT, PAIRS, LABELLED)
 def write_files(folder: Path) -> dict[str, Path]:
     """Writes small generated data files to `folder`, and returns their paths by name.
 
-    The content is the same each time. `toy-text.txt` contains sentences. In `toy-pairs.jsonl`,
-    `target` is `source` with its words in reverse order. In `toy-labelled.jsonl`, `label` is "cats"
-    if `text` contains this word and otherwise "none", `cats` is the number of its occurrences, and
-    `second` is another text.
+    A name is a file name with its suffix. The content is the same each time. `toy-text.txt`
+    contains sentences. In `toy-pairs.jsonl`, `target` is `source` with its words in reverse order.
+    In `toy-labelled.jsonl`, `label` is "cats" if `text` contains this word and otherwise "none",
+    `cats` is the number of its occurrences, and `second` is another text.
     """
     draw = random.Random(0)
     sentences = [draw.choices(WORDS, k=draw.randint(4, 12)) for _ in range(240)]

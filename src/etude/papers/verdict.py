@@ -57,7 +57,7 @@ def judge(cell: Cell, reading: Reading | None) -> Verdict:
 
     Args:
         cell: value of the paper's table, with its tolerance.
-        reading: measured values; None if nothing was measured.
+        reading: measured values; None if nothing was measured; the outcome is then "not run".
     """
     if reading is None or not reading.values:
         return Verdict("not run")
@@ -87,7 +87,8 @@ def mean(values: Sequence[float]) -> float:
 def judge_protocol(cell: Cell, reading: Reading | None) -> Verdict | None:
     """Compares measured values with the result that other people got with the same settings.
 
-    Returns the verdict; None if the paper file contains no such result (`cell.protocol` is None).
+    Returns the verdict, by the rules of `judge`; None if the paper file contains no such result
+    (`cell.protocol` is None).
 
     Args:
         cell: value of the paper's table; its `protocol` contains the result of the other people.
