@@ -31,8 +31,8 @@ class Batch:
 
     Args:
         tokens: number of positions. For continuous text, each step has exactly this number, which
-            is a multiple of `sequence_length`; for other data, it is the largest number, including
-            padding unless examples are packed.
+            is a multiple of `sequence_length`. For other data, a step has at most this number;
+            padding counts, unless examples are packed.
         examples: number of examples; an example of continuous text is a window of
             `sequence_length` positions.
     """
@@ -54,9 +54,8 @@ class DataAttributes(pl.LightningDataModule, ABC):
             single source.
         labels: names of labels or tags, by id, available after `prepare`; empty for data without
             labels.
-        has_splits: set only for data without rows: a phrase that describes the data in messages,
-            with the verb "has": `continuous text has`, which messages complete with "no other
-            split".
+        has_splits: the beginning of a message about a missing split: a name of the data and the
+            verb "has", such as `continuous text has`. Set only for data without rows.
         shares_exactly: whether the number of examples of a step must be a multiple of the number
             of ranks.
         pack: whether one sequence may contain several examples, so an example may begin at any
@@ -201,6 +200,8 @@ class DataModule(DataAttributes):
     def sources_of(self, documents: Collection[int]) -> dict[int, str]:
         """Returns a dict from document numbers to descriptions of where the documents come from.
 
+        A description is text for messages, such as file and row.
+
         Args:
             documents: numbers of documents of the training split, from 0.
         """
@@ -218,7 +219,8 @@ class DataModule(DataAttributes):
     def examples_per_step(self) -> int:
         """Number of examples of an optimizer step over all ranks.
 
-        If steps differ in size, this is the maximum or an approximation.
+        It is an estimate for data whose examples differ in length if `batch.tokens` is set. If a
+        curriculum changes the batch size, it is the size that `batch` sets.
         """
 
     @property
@@ -234,6 +236,8 @@ class DataModule(DataAttributes):
     @abstractmethod
     def evaluated_tokens(self, split: Any) -> int:
         """Returns the number of positions that the model computes to evaluate a whole split.
+
+        Padding is not counted.
 
         Args:
             split: name of the split, such as `val` or `train`.
@@ -272,9 +276,9 @@ class DataModule(DataAttributes):
         self.objective = objective
 
     def meant_for(self, reads: Reads) -> str | None:
-        """Returns a hint that names a task for this data, if the run's task needs other data.
+        """Returns a hint that names a task for this data; called if the run's task needs other data.
 
-        Returns None if there is no hint.
+        The hint completes the error message. The base class returns None, which means no hint.
 
         Args:
             reads: kind of data that the run's task reads.
@@ -314,7 +318,8 @@ class DataModule(DataAttributes):
     def tokens_per_step(self) -> int:
         """Number of positions of an optimizer step over all ranks.
 
-        If steps differ in size, this is the maximum or an approximation.
+        It is the number of examples times `sequence_length`. For data whose examples differ in
+        length, it is an estimate of the mean.
         """
         return self.examples_per_step * self.sequence_length
 

@@ -35,7 +35,7 @@ def write_text(
     Args:
         folder: an empty folder.
         parts: dict of functions. A function takes the name of a split, and yields the split's
-            passages: pairs (document number, text). A mixture has one function for each source,
+            passages: pairs (document number, from 0, text). A mixture has one function for each source,
             under the source's name; other data has one, under the key "". Sources are stored one
             after the other. Each function is called twice for "train": for training the
             tokenizer, and for writing.

@@ -87,7 +87,8 @@ class _Writer:
     def section(self, part: str, passages: Iterable[Passage]) -> None:
         """Appends the documents of a section, with the end-of-text id between documents.
 
-        A section is the text of one source of a mixture, or the whole split of other data.
+        A section is the text of one source of a mixture, or the whole split of other data. No
+        end-of-text id precedes its first document. Empty documents are skipped.
 
         Args:
             part: name of the source; empty for data that is not a mixture.
@@ -222,7 +223,8 @@ def encoded_passages(
 ) -> Iterator[tuple[list[Passage], list[list[int]]]]:
     """Yields batches, as pairs: a list of passages, and a list with the token ids of each passage.
 
-    The next batch is encoded in the background.
+    The passages are in their order. A batch has at least `BATCH` characters, the last may have
+    fewer. The next batch is encoded in the background.
     """
     with ThreadPoolExecutor(1, "encoding") as pool:
         pending: tuple[list[Passage], Future[list[list[int]]]] | None = None

@@ -75,6 +75,10 @@ class Share:
             arrays: the arrays, by name, with `parts` rows per example.
             step_values: values of the whole step, by name, which each micro-batch also contains.
             parts: number of rows into which each example was cut.
+
+        Returns:
+            The micro-batches in order, as dicts with the keys of `arrays` and `step_values`. The
+            list is empty if there are no examples.
         """
         count = len(next(iter(arrays.values())))
         size = parts * self.micro_batch if self.micro_batch else max(1, count)

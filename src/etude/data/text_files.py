@@ -323,6 +323,8 @@ class TextFiles(TextData):
     def _spans(self, split: Split) -> Iterator[tuple[Path, int, int]]:
         """Yields the text of a split as triples (file, first character, character after the last).
 
+        Characters are counted from 0 in each file.
+
         Files that contain no text of the split are left out.
         """
         files = self._files_of(split)

@@ -91,6 +91,8 @@ def fused_attention(
 ) -> Tensor:
     """Computes the same as `reference_attention`, with torch's fused kernels.
 
+    Arguments and result are those of `reference_attention`, except that there is no `softcap`.
+
     The kernels are fastest without an explicit mask. Their argument `is_causal` hides later keys,
     but assumes that the first query is at position 0. A mask is created only where this argument is
     not sufficient.

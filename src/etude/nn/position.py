@@ -79,7 +79,9 @@ class Position(nn.Module):
         """
 
     def at_base_width(self, ratio: float) -> None:
-        """Rescales the initial weights to those of muP's base width.
+        """Rescales the initial weights in place, to the standard deviation at muP's base width.
+
+        Only weights whose initial values depend on the width change; the base class has none.
 
         Args:
             ratio: the width divided by the base width.
