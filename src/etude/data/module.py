@@ -189,6 +189,9 @@ class DataModule(DataAttributes):
     def evaluation_batches(self, split: Any) -> DataLoader[Any]:
         """Returns a loader of the batches of a whole split, with each example once.
 
+        Of the training split of synthetic data, only as many examples are read as the validation
+        split has.
+
         Args:
             split: name of the split, such as `val` or `train`.
 
@@ -248,7 +251,8 @@ class DataModule(DataAttributes):
         """Yields lines that describe the prepared data, and some of its examples.
 
         Args:
-            examples: number of examples to show.
+            examples: number of training examples to show. Continuous text and synthetic data show
+                none.
         """
 
     # -- shared by all data -------------------------------------------------------------------
@@ -276,7 +280,7 @@ class DataModule(DataAttributes):
         self.objective = objective
 
     def meant_for(self, reads: Reads) -> str | None:
-        """Returns a hint that names a task for this data; called if the run's task needs other data.
+        """Returns a hint that names a task for this data, if the run's task needs other data.
 
         The hint completes the error message. The base class returns None, which means no hint.
 
@@ -398,8 +402,8 @@ class DataModule(DataAttributes):
     def changes(self) -> Iterator[tuple[str, int]]:
         """Yields a pair (config key, optimizer step) for each change of a setting during a run.
 
-        A setting that changes several times has several pairs. The new value applies from the step
-        on.
+        The changes are those of a curriculum; data without a curriculum yields none. A setting that
+        changes several times has several pairs. The new value applies from the step on.
         """
         return iter(())
 

@@ -46,7 +46,7 @@ def rows(file: Path, wanted: Sequence[str]) -> Iterator[tuple[int, dict[str, Any
         wanted: names of the columns to read.
 
     Raises:
-        RequestError: if a text is longer than `LONGEST`; the message contains the row number.
+        RequestError: if a text has more than `LONGEST` bytes; the message contains the row number.
     """
     import pyarrow as pa
     import pyarrow.compute as pc

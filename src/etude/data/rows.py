@@ -227,7 +227,7 @@ def split_rows(
         validation: v, the held-out fraction.
 
     Raises:
-        RequestError: if no document is held out.
+        RequestError: if `held_out` is true and no document is held out.
     """
     count = yielded = 0
     for count, document in enumerate(documents, 1):

@@ -111,6 +111,8 @@ class StepAssembler(Protocol):
     ) -> Iterator[SpanRead]:
         """Yields a `SpanRead` for each example that contains one of `places`, or a part of one.
 
+        An example that contains several of them gives several.
+
         Args:
             places: the document spans to search for.
             steps: numbers of the steps whose examples are searched.
@@ -222,6 +224,7 @@ class WindowSteps:
         """Returns the number of token ids that a sequence of `length` targets needs.
 
         For next-token prediction, this number is `length` + 1: the last target is not an input.
+        With an objective, it is `objective.raw(length)`.
         """
         return self._raw(length) + (self.objective is None)
 
@@ -264,6 +267,9 @@ class WindowSteps:
 
     def sequences(self, starts: Numbers, length: int) -> Numbers:
         """Cuts windows into sequences, and returns the position at which each sequence begins.
+
+        The result is a one-dimensional array: the sequences of the first window in order, then
+        those of the next.
 
         Args:
             starts: position at which each window begins.

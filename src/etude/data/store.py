@@ -167,7 +167,7 @@ class Stored(DataModule):
         """
 
     def opened(self, store: Store) -> None:
-        """Checks that the prepared data fits the arguments; a subclass may also log notes for users.
+        """Checks that the prepared data fits the arguments; a subclass may also log notes.
 
         The base class does nothing.
 

@@ -182,8 +182,9 @@ class Streamed(TextData):
     def stream(self, start: StreamPosition) -> Iterator[tuple[StreamPosition, list[int]]]:
         """Yields the token ids of the training documents, in pieces, from a position on.
 
-        A piece is a pair: the position of its first id, and the ids. The stream is endless: it
-        repeats the documents epoch after epoch.
+        A piece is a pair: the position of its first id, and the ids. The field `block` of this
+        position is not set, and is 0. The stream is endless: it repeats the documents epoch after
+        epoch.
 
         Args:
             start: position of the first id to yield.

@@ -99,7 +99,11 @@ def sha256(file: Path) -> str:
 
 @contextmanager
 def convert_read_errors(file: Path) -> Iterator[None]:
-    """Context manager that converts read errors of `file` into a `RequestError` with its path."""
+    """Context manager that converts read errors of `file` into a `RequestError` with its path.
+
+    Read errors are the exceptions in `etude.data.formats.BROKEN`, for a file that is unreadable,
+    truncated or damaged. Invalid UTF-8 is not among them.
+    """
     try:
         yield
     except BROKEN as error:

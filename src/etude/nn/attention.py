@@ -396,6 +396,12 @@ def check_heads(checks: Checks, heads: int, head_dim: int | None, dim: int) -> N
     """Adds a problem to `checks` if the number of heads doesn't divide the model width `dim`.
 
     If `head_dim` is set, any positive `heads` and `head_dim` are valid.
+
+    Args:
+        checks: receives the problem.
+        heads: number of heads.
+        head_dim: the head dimension that the config sets; None if it is `dim` / `heads`.
+        dim: the model width.
     """
     if head_dim is None:
         check_divides(checks, "heads", heads, "dim", dim)

@@ -494,7 +494,7 @@ class _Table:
 
     Args:
         rows: function of positions (T,) that returns their rows (T, ...).
-        size: initial number of rows.
+        size: initial number of rows; `_FIRST_ROWS` if it is larger than that.
 
     The table is not a buffer of the module, because `model.bfloat16()` would round it and
     `to_empty()` would leave it undefined. It is on the device of the caller's tensors, and its
