@@ -63,11 +63,12 @@ class Objective(ABC):
     def bound(self, tokenizer: Any, meta: Any) -> Self:
         """Returns the objective with values from the prepared data, such as special token ids.
 
-        The result is a copy; it is the objective itself if the objective needs no such values.
+        The result is a copy with these values as attributes; which values, a subclass defines. It
+        is the objective itself if the objective needs no such values.
 
         Args:
             tokenizer: an `etude.data.tokenizer.Tokenizer`.
-            meta: the `StoreMeta` of the prepared data.
+            meta: the `StoreMeta` of the prepared data, with the names of labels, for example.
 
         Raises:
             RequestError: if the tokenizer or the data does not fit the task.

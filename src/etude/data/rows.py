@@ -106,6 +106,8 @@ def iterate_rows(
 def row_values(rows: Any, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Yields each row of a dataset as a dict from the names in `columns` to the row's values.
 
+    A null value is None.
+
     Args:
         rows: a streamed or downloaded dataset of the `datasets` library.
         columns: names of the columns.
@@ -186,6 +188,8 @@ def choose_column(
 
 def declared_text_columns(features: Mapping[str, Any]) -> dict[str, bool]:
     """Returns a dict from the name of each column to whether the column's type is text.
+
+    The types `string` and `large_string` are text.
 
     Args:
         features: types of the columns, as in `features` of a dataset of the `datasets` library.

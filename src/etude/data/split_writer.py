@@ -38,9 +38,10 @@ def write_split(
     Args:
         path: path of the column, without suffixes.
         parts: dict of functions. A function takes the name of a split, and yields the split's
-            passages (pieces of documents): pairs (document number, text). A mixture has one
-            function for each source, under the source's name; other data has one, under the key "".
-            Their texts are written one after the other.
+            passages (pieces of documents): pairs (document number, text). All passages of a
+            document have its number. A mixture has one function for each source, under the
+            source's name; other data has one, under the key "". Their texts are written one after
+            the other.
         tokenizer: the tokenizer.
         dtype: NumPy type of the ids.
         name: name of the split.

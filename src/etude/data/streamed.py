@@ -410,7 +410,10 @@ def _encoded_passages(
 
 
 def _passages_from(corpus: TextData, first: int) -> Iterator[tuple[int, str]]:
-    """Yields pairs (document number, piece of its text), from training document `first` on."""
+    """Yields pairs (document number, piece of its text), from training document `first` on.
+
+    Documents with text are numbered from 0; those without text are skipped and not counted.
+    """
     number, current = -1, None
     for document, text in corpus.passages("train"):
         if not text:
