@@ -76,6 +76,8 @@ class Repository:
     def rows(self, split: str, key: str) -> Any:
         """Returns the rows of a split: an `IterableDataset` if streamed, else a `Dataset`.
 
+        Both are classes of the library `datasets`; a row is a dict from column names to values.
+
         Args:
             split: name of the split.
             key: config key of the split, for messages.

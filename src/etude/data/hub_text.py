@@ -158,7 +158,14 @@ class HubText(TextData):
                 yield where, value
 
     def _rows(self, split: str) -> tuple[Any, str]:
-        """Returns the rows of a split, as in `Repository.rows`, and the name of the text column."""
+        """Returns the rows of a split, as in `Repository.rows`, and the name of the text column.
+
+        If the dataset does not declare its columns, the first `HEAD` rows decide which columns
+        contain text.
+
+        Raises:
+            RequestError: as for `Repository.rows` and `etude.data.rows.choose_column`.
+        """
         key = "data.split" if split == self.split else "data.validation_split"
         rows = self.repository.rows(split, key)
         features = rows.features

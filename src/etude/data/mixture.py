@@ -187,7 +187,10 @@ class Shares:
         return tuple(unit // math.gcd(*units) for unit in units)
 
     def counts(self, examples: int) -> list[int]:
-        """Returns the number of examples of each source among the first `examples` examples."""
+        """Returns the number of examples of each source among the first `examples` examples.
+
+        The sources are in the order of `weights`.
+        """
         # Up to time t a source provides floor(w t + 1/2) examples, and all K sources t +- K / 2.
         active = sum(unit > 0 for unit in self.units)
         twice, whole = max(2 * examples - active, 0), sum(self.units)

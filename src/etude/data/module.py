@@ -31,8 +31,8 @@ class Batch:
 
     Args:
         tokens: number of positions. For continuous text, each step has exactly this number, which
-            is a multiple of `sequence_length`; for other data, it is the largest number, including
-            padding unless examples are packed.
+            is a multiple of `sequence_length`. For other data, a step has at most this number;
+            padding counts, unless examples are packed.
         examples: number of examples; an example of continuous text is a window of
             `sequence_length` positions.
     """
@@ -54,9 +54,8 @@ class DataAttributes(pl.LightningDataModule, ABC):
             single source.
         labels: names of labels or tags, by id, available after `prepare`; empty for data without
             labels.
-        has_splits: set only for data without rows: a phrase that describes the data in messages,
-            with the verb "has": `continuous text has`, which messages complete with "no other
-            split".
+        has_splits: the beginning of a message about a missing split: a name of the data and the
+            verb "has", such as `continuous text has`. Set only for data without rows.
         shares_exactly: whether the number of examples of a step must be a multiple of the number
             of ranks.
         pack: whether one sequence may contain several examples, so an example may begin at any
@@ -190,6 +189,9 @@ class DataModule(DataAttributes):
     def evaluation_batches(self, split: Any) -> DataLoader[Any]:
         """Returns a loader of the batches of a whole split, with each example once.
 
+        Of the training split of synthetic data, only as many examples are read as the validation
+        split has.
+
         Args:
             split: name of the split, such as `val` or `train`.
 
@@ -200,6 +202,8 @@ class DataModule(DataAttributes):
     @abstractmethod
     def sources_of(self, documents: Collection[int]) -> dict[int, str]:
         """Returns a dict from document numbers to descriptions of where the documents come from.
+
+        A description is text for messages, such as file and row.
 
         Args:
             documents: numbers of documents of the training split, from 0.
@@ -218,7 +222,8 @@ class DataModule(DataAttributes):
     def examples_per_step(self) -> int:
         """Number of examples of an optimizer step over all ranks.
 
-        If steps differ in size, this is the maximum or an approximation.
+        It is an estimate for data whose examples differ in length if `batch.tokens` is set. If a
+        curriculum changes the batch size, it is the size that `batch` sets.
         """
 
     @property
@@ -235,6 +240,8 @@ class DataModule(DataAttributes):
     def evaluated_tokens(self, split: Any) -> int:
         """Returns the number of positions that the model computes to evaluate a whole split.
 
+        Padding is not counted.
+
         Args:
             split: name of the split, such as `val` or `train`.
         """
@@ -244,7 +251,8 @@ class DataModule(DataAttributes):
         """Yields lines that describe the prepared data, and some of its examples.
 
         Args:
-            examples: number of examples to show.
+            examples: number of training examples to show. Continuous text and synthetic data show
+                none.
         """
 
     # -- shared by all data -------------------------------------------------------------------
@@ -274,7 +282,7 @@ class DataModule(DataAttributes):
     def meant_for(self, reads: Reads) -> str | None:
         """Returns a hint that names a task for this data, if the run's task needs other data.
 
-        Returns None if there is no hint.
+        The hint completes the error message. The base class returns None, which means no hint.
 
         Args:
             reads: kind of data that the run's task reads.
@@ -314,7 +322,8 @@ class DataModule(DataAttributes):
     def tokens_per_step(self) -> int:
         """Number of positions of an optimizer step over all ranks.
 
-        If steps differ in size, this is the maximum or an approximation.
+        It is the number of examples times `sequence_length`. For data whose examples differ in
+        length, it is an estimate of the mean.
         """
         return self.examples_per_step * self.sequence_length
 
@@ -393,8 +402,8 @@ class DataModule(DataAttributes):
     def changes(self) -> Iterator[tuple[str, int]]:
         """Yields a pair (config key, optimizer step) for each change of a setting during a run.
 
-        A setting that changes several times has several pairs. The new value applies from the step
-        on.
+        The changes are those of a curriculum; data without a curriculum yields none. A setting that
+        changes several times has several pairs. The new value applies from the step on.
         """
         return iter(())
 

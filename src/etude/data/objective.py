@@ -63,11 +63,12 @@ class Objective(ABC):
     def bound(self, tokenizer: Any, meta: Any) -> Self:
         """Returns the objective with values from the prepared data, such as special token ids.
 
-        The result is a copy; it is the objective itself if the objective needs no such values.
+        The result is a copy with these values as attributes; which values, a subclass defines. It
+        is the objective itself if the objective needs no such values.
 
         Args:
             tokenizer: an `etude.data.tokenizer.Tokenizer`.
-            meta: the `StoreMeta` of the prepared data.
+            meta: the `StoreMeta` of the prepared data, with the names of labels, for example.
 
         Raises:
             RequestError: if the tokenizer or the data does not fit the task.
@@ -144,7 +145,8 @@ class ExampleObjective(Objective):
     def compose(self, fields: Arrays) -> Arrays:
         """Returns the inputs and targets of one example, as arrays by name.
 
-        Each array is one-dimensional, or a single number.
+        Each array is one-dimensional, or a single number (an array without dimensions). The targets
+        are under the key `labels`. The base class returns the fields themselves.
 
         Args:
             fields: the example's fields, by name.
@@ -208,8 +210,9 @@ class ExampleObjective(Objective):
     def packed(self, rows: Sequence[Sequence[Arrays]]) -> dict[str, Any]:
         """Returns one batch of sequences that contain several examples one after the other.
 
-        Each example is a document. Instead of masks, the batch contains the starts of the documents
-        (`Documents`). Their key is that of the mask with `keep` replaced by `documents`. Padding
+        Each example is a document. Instead of the masks that `padded` names, the batch contains the
+        starts of the documents (`Documents`), also one for each array in `padded`. The key is the
+        mask's name with `keep` replaced by `documents`. Padding
         after a sequence's last example is a further document, without targets. A number per example
         becomes an array of shape (N,), with one number for each of the N documents in the batch.
 
@@ -268,8 +271,9 @@ def _fill(name: str, like: NDArray[Any]) -> float:
     """Returns the value that pads an array: 0, or for labels a value that the loss ignores.
 
     Args:
-        name: name of the array.
-        like: an array of the same type.
+        name: name of the array; the array `labels` contains labels.
+        like: an array of the same type. The value for labels is NaN for a floating-point type, and
+            `IGNORE` for integers.
     """
     if name != "labels":
         return 0
@@ -277,7 +281,10 @@ def _fill(name: str, like: NDArray[Any]) -> float:
 
 
 def _rows(arrays: Sequence[NDArray[Any]], fill: float) -> torch.Tensor:
-    """Returns the arrays as rows of a tensor; the shorter arrays are padded with `fill`."""
+    """Returns the arrays as rows of a tensor; the shorter arrays are padded with `fill`.
+
+    The shape is (number of arrays, length of the longest array).
+    """
     rows = np.full((len(arrays), max(map(len, arrays))), fill, dtype=arrays[0].dtype)
     for row, array in zip(rows, arrays, strict=True):
         row[: len(array)] = array

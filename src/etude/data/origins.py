@@ -82,8 +82,9 @@ def find_occurrences(
         tokenizer: tokenizer that gives the tokens.
 
     Returns:
-        The spans as pairs (first, end) of token positions in the document, and the number of tokens
-        of the document.
+        The spans as pairs (first, end) of token positions in the document, where `end` is the
+        position after the last token, and the number of tokens of the document. Special tokens are
+        not counted. The list of spans is empty if the text does not occur.
     """
     offsets: list[tuple[int, int]] = []
     characters = 0

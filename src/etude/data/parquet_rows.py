@@ -16,6 +16,8 @@ SIZE = 1 << 24  # approximate bytes of a group
 def columns(file: Path) -> dict[str, bool]:
     """Returns a dict from each column name of a Parquet file to whether the column contains text.
 
+    A column contains text if its declared type is a string type.
+
     Raises:
         RequestError: if a name is repeated.
     """
@@ -44,7 +46,7 @@ def rows(file: Path, wanted: Sequence[str]) -> Iterator[tuple[int, dict[str, Any
         wanted: names of the columns to read.
 
     Raises:
-        RequestError: if a text is longer than `LONGEST`; the message contains the row number.
+        RequestError: if a text has more than `LONGEST` bytes; the message contains the row number.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -102,6 +104,9 @@ def _check_sizes(file: Path, table: Any, wanted: Sequence[str]) -> None:
 
 def _group_rows(table: Any, wanted: Sequence[str]) -> int:
     """Returns the number of rows to read at a time; fewer if rows are long.
+
+    The number is at most `GROUP`. It is chosen so that rows of the file's mean size have at most
+    `SIZE` bytes together, but is at least 1.
 
     Args:
         table: the opened file, a `ParquetFile`.

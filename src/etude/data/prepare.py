@@ -33,12 +33,12 @@ def write_text(
     the first.
 
     Args:
-        folder: an empty folder.
+        folder: an empty folder, to which the tokenizer, the columns and `meta.json` are written.
         parts: dict of functions. A function takes the name of a split, and yields the split's
             passages: pairs (document number, text). A mixture has one function for each source,
             under the source's name; other data has one, under the key "". Sources are stored one
-            after the other. Each function is called twice for "train": for training the
-            tokenizer, and for writing.
+            after the other. Documents are numbered from 0 in each function's result. Each function
+            is called twice for "train": for training the tokenizer, and for writing.
         names: names of the splits to write.
         recipe: recipe of the tokenizer.
         identity: everything that determines the content of the files; saved in `meta.json`.

@@ -57,7 +57,8 @@ def iterate_values(
 ) -> Iterator[tuple[str, Any]]:
     """Yields the values of a column in order, each as a pair (position, value).
 
-    The position is text for messages, such as `a.csv, line 3`.
+    The position is text for messages, such as `a.csv, line 3`. A null value, and a key that is
+    missing in a row of JSON, is None.
 
     Args:
         file: the file.
@@ -105,6 +106,8 @@ def iterate_rows(
 def row_values(rows: Any, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Yields each row of a dataset as a dict from the names in `columns` to the row's values.
 
+    A null value is None.
+
     Args:
         rows: a streamed or downloaded dataset of the `datasets` library.
         columns: names of the columns.
@@ -115,7 +118,7 @@ def row_values(rows: Any, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
 
 
 def column_values(rows: Any, column: str) -> Iterator[Any]:
-    """Yields all values of a column of a dataset, in order.
+    """Yields all values of a column of a dataset, in order; a null value is None.
 
     Args:
         rows: a streamed or downloaded dataset of the `datasets` library.
@@ -186,6 +189,8 @@ def choose_column(
 def declared_text_columns(features: Mapping[str, Any]) -> dict[str, bool]:
     """Returns a dict from the name of each column to whether the column's type is text.
 
+    The types `string` and `large_string` are text.
+
     Args:
         features: types of the columns, as in `features` of a dataset of the `datasets` library.
     """
@@ -198,7 +203,8 @@ def declared_text_columns(features: Mapping[str, Any]) -> dict[str, bool]:
 def infer_text_columns(rows: Iterable[Mapping[str, Any]]) -> dict[str, bool]:
     """Returns a dict from the name of each column to whether the column contains text.
 
-    A column contains text if some of its values are text and all other values are null.
+    A column contains text if some of its values are text and all other values are null. A column
+    that is missing in a row is judged by the other rows.
 
     Args:
         rows: dicts from the names of columns to values.
@@ -225,7 +231,7 @@ def split_rows(
         validation: v, the held-out fraction.
 
     Raises:
-        RequestError: if no document is held out.
+        RequestError: if `held_out` is true and no document is held out.
     """
     count = yielded = 0
     for count, document in enumerate(documents, 1):
@@ -302,7 +308,12 @@ def check_surrogates(where: str, text: str) -> None:
 
 
 def find_unused_quoting(quoting: Quoting | None, files: Sequence[Path]) -> list[Problem]:
-    """Returns a list with a problem if `data.quoting` is set and no file is CSV or TSV; else []."""
+    """Returns a list with a problem if `data.quoting` is set and no file is CSV or TSV; else [].
+
+    Args:
+        quoting: value of `data.quoting`; None if it is not set.
+        files: all files of the corpus.
+    """
     forms = [format_of(file) for file in files]
     if quoting is None or any(form is not None and form.kind == "csv" for form in forms):
         return []

@@ -38,9 +38,10 @@ def write_split(
     Args:
         path: path of the column, without suffixes.
         parts: dict of functions. A function takes the name of a split, and yields the split's
-            passages (pieces of documents): pairs (document number, text). A mixture has one
-            function for each source, under the source's name; other data has one, under the key "".
-            Their texts are written one after the other.
+            passages (pieces of documents): pairs (document number, text). All passages of a
+            document have its number. A mixture has one function for each source, under the
+            source's name; other data has one, under the key "". Their texts are written one after
+            the other.
         tokenizer: the tokenizer.
         dtype: NumPy type of the ids.
         name: name of the split.
@@ -87,7 +88,8 @@ class _Writer:
     def section(self, part: str, passages: Iterable[Passage]) -> None:
         """Appends the documents of a section, with the end-of-text id between documents.
 
-        A section is the text of one source of a mixture, or the whole split of other data.
+        A section is the text of one source of a mixture, or the whole split of other data. No
+        end-of-text id precedes its first document. Empty documents are skipped.
 
         Args:
             part: name of the source; empty for data that is not a mixture.
@@ -222,7 +224,8 @@ def encoded_passages(
 ) -> Iterator[tuple[list[Passage], list[list[int]]]]:
     """Yields batches, as pairs: a list of passages, and a list with the token ids of each passage.
 
-    The next batch is encoded in the background.
+    The passages are in their order. A batch has at least `BATCH` characters, the last may have
+    fewer. The next batch is encoded in the background.
     """
     with ThreadPoolExecutor(1, "encoding") as pool:
         pending: tuple[list[Passage], Future[list[list[int]]]] | None = None

@@ -75,6 +75,10 @@ class Share:
             arrays: the arrays, by name, with `parts` rows per example.
             step_values: values of the whole step, by name, which each micro-batch also contains.
             parts: number of rows into which each example was cut.
+
+        Returns:
+            The micro-batches in order, as dicts with the keys of `arrays` and `step_values`. The
+            list is empty if there are no examples.
         """
         count = len(next(iter(arrays.values())))
         size = parts * self.micro_batch if self.micro_batch else max(1, count)
@@ -106,6 +110,8 @@ class StepAssembler(Protocol):
         self, places: Collection[DocumentSpan], steps: Iterable[int], /
     ) -> Iterator[SpanRead]:
         """Yields a `SpanRead` for each example that contains one of `places`, or a part of one.
+
+        An example that contains several of them gives several.
 
         Args:
             places: the document spans to search for.
@@ -218,6 +224,7 @@ class WindowSteps:
         """Returns the number of token ids that a sequence of `length` targets needs.
 
         For next-token prediction, this number is `length` + 1: the last target is not an input.
+        With an objective, it is `objective.raw(length)`.
         """
         return self._raw(length) + (self.objective is None)
 
@@ -260,6 +267,9 @@ class WindowSteps:
 
     def sequences(self, starts: Numbers, length: int) -> Numbers:
         """Cuts windows into sequences, and returns the position at which each sequence begins.
+
+        The result is a one-dimensional array: the sequences of the first window in order, then
+        those of the next.
 
         Args:
             starts: position at which each window begins.

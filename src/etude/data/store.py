@@ -69,7 +69,7 @@ class Store:
     meta: StoreMeta
 
     def column(self, split: str, name: str) -> Column:
-        """Returns a column of a split.
+        """Returns a column of a split, opened for reading.
 
         Args:
             split: name of the split.
@@ -167,7 +167,12 @@ class Stored(DataModule):
         """
 
     def opened(self, store: Store) -> None:
-        """Checks that the prepared data fits the arguments, and logs notes for the user.
+        """Checks that the prepared data fits the arguments; a subclass may also log notes.
+
+        The base class does nothing.
+
+        Args:
+            store: the prepared data.
 
         Raises:
             RequestError: if the data does not fit the arguments.

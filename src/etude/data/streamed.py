@@ -182,8 +182,9 @@ class Streamed(TextData):
     def stream(self, start: StreamPosition) -> Iterator[tuple[StreamPosition, list[int]]]:
         """Yields the token ids of the training documents, in pieces, from a position on.
 
-        A piece is a pair: the position of its first id, and the ids. The stream is endless: it
-        repeats the documents epoch after epoch.
+        A piece is a pair: the position of its first id, and the ids. The field `block` of this
+        position is not set, and is 0. The stream is endless: it repeats the documents epoch after
+        epoch.
 
         Args:
             start: position of the first id to yield.
@@ -409,7 +410,10 @@ def _encoded_passages(
 
 
 def _passages_from(corpus: TextData, first: int) -> Iterator[tuple[int, str]]:
-    """Yields pairs (document number, piece of its text), from training document `first` on."""
+    """Yields pairs (document number, piece of its text), from training document `first` on.
+
+    Documents with text are numbered from 0; those without text are skipped and not counted.
+    """
     number, current = -1, None
     for document, text in corpus.passages("train"):
         if not text:

@@ -175,6 +175,8 @@ class TextData(Stored):
     def passages(self, split: Split) -> Iterator[Passage]:
         """Yields the documents of a split, cut into passages: pairs (document number, text).
 
+        Documents are numbered from 0 in each split; all passages of a document have its number.
+
         This method holds one document in memory; a corpus with huge documents should override it.
         """
         for number, document in enumerate(self.documents(split)):
@@ -195,7 +197,8 @@ class TextData(Stored):
     def parts(self) -> dict[str, Part]:
         """Returns a dict of functions that yield the passages (pieces of documents) of a split.
 
-        A function takes the name of the split, and yields pairs (document number, text).
+        A function takes the name of the split, and yields pairs (document number, text), as
+        `passages` does.
 
         A mixture has one function for each source, with the source's name as key; other data has
         one function, with an empty key.
@@ -365,6 +368,9 @@ class TextData(Stored):
         Args:
             split: "train", "val" or "test".
             sequence_length: number of targets in a window; None for the number in training.
+
+        Raises:
+            KeyError: if the data has no such split.
         """
         length = self.sequence_length if sequence_length is None else sequence_length
         examples = max(1, self.evaluation_positions(self.tokenizer_.vocab_size) // length)

@@ -323,6 +323,8 @@ class TextFiles(TextData):
     def _spans(self, split: Split) -> Iterator[tuple[Path, int, int]]:
         """Yields the text of a split as triples (file, first character, character after the last).
 
+        Characters are counted from 0 in each file.
+
         Files that contain no text of the split are left out.
         """
         files = self._files_of(split)
@@ -418,7 +420,9 @@ def _format(file: Path) -> Format:
 
 
 def find_files(paths: Sequence[str], where: str = "data.path", *, rows: bool = False) -> list[Path]:
-    """Returns the files that the paths select, in order, without duplicates.
+    """Returns the files that the paths select, without duplicates.
+
+    They are in the order of `paths`; the files of a folder or a glob are sorted by path.
 
     Args:
         paths: files, folders, globs.
@@ -446,6 +450,8 @@ _FILES = {False: f"text files: {endings()}", True: f"files with rows: {endings(r
 
 def list_searched_paths(paths: Sequence[str], files: Sequence[Path]) -> list[Path]:
     """Returns `files`, followed by each folder that was searched for them.
+
+    These are the folders in `paths` and the folders in which globs begin, with all subfolders.
 
     Args:
         paths: the files, folders and globs of the config.

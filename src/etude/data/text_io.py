@@ -99,7 +99,11 @@ def sha256(file: Path) -> str:
 
 @contextmanager
 def convert_read_errors(file: Path) -> Iterator[None]:
-    """Context manager that converts read errors of `file` into a `RequestError` with its path."""
+    """Context manager that converts read errors of `file` into a `RequestError` with its path.
+
+    Read errors are the exceptions in `etude.data.formats.BROKEN`, for a file that is unreadable,
+    truncated or damaged. Invalid UTF-8 is not among them.
+    """
     try:
         yield
     except BROKEN as error:
@@ -113,7 +117,11 @@ def convert_read_errors(file: Path) -> Iterator[None]:
 
 
 def characters_of(file: Path, first: int, last: int) -> Iterator[str]:
-    """Yields the characters at positions `first` to `last` - 1 of a text file, in chunks."""
+    """Yields the characters at positions `first` to `last` - 1 of a text file, in chunks.
+
+    Positions are counted from 0. A byte order mark is not a character. If the file ends before
+    `last`, its end is the end of the text.
+    """
     with io.TextIOWrapper(open_bytes(file), encoding="utf-8-sig") as stream:
         while first > 0:
             skipped = len(stream.read(min(first, CHUNK)))

@@ -204,7 +204,10 @@ class Tokenizer:
         return len(text[: encoding.offsets[0][1]].encode())
 
     def unknown_pieces(self, text: str) -> Counter[str]:
-        """Returns a counter of the characters or words in `text` that become the unknown token."""
+        """Returns a counter of the characters or words in `text` that become the unknown token.
+
+        The counter is empty if the tokenizer has no unknown token.
+        """
         if self.unknown is None:
             return Counter()
         encoding = self._encoding(text)

@@ -434,7 +434,7 @@ def _growth(part: Mapping[str, Any], table: bool) -> int:
 
     Args:
         part: the component.
-        table: whether a later `Precompiled` table may lengthen rare characters.
+        table: whether the component is followed by a `Precompiled` table; see `_size`.
     """
     kind = _kind(part)
     if kind == "Prepend":
@@ -456,8 +456,9 @@ def _size(content: Any, table: bool) -> int:
     """Returns the maximum length, in characters, of a replacement text after later components.
 
     Args:
-        content: the replacement text.
-        table: whether a later `Precompiled` table may lengthen rare characters.
+        content: the replacement text; 0 is returned if it is not a string.
+        table: whether a `Precompiled` table follows, which may replace any non-ASCII character by
+            up to `GROWTH` characters; each such character then counts as `GROWTH`.
     """
     if not isinstance(content, str):
         return 0

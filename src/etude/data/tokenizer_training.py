@@ -130,7 +130,7 @@ def check_vocabulary(size: int, least: int, needed: str) -> None:
 
     Args:
         size: the vocabulary size.
-        least: the minimum size.
+        least: the minimum size; the maximum is `LARGEST_VOCABULARY`.
         needed: the tokens that are always in the vocabulary, for the message.
 
     Raises:

@@ -84,8 +84,8 @@ class Unigram(Recipe):
 def count_words(texts: Iterable[str]) -> dict[bytes, int]:
     """Returns a dict from each of the `WORDS` most frequent words in `texts` to its count.
 
-    A word is in UTF-8. The parts of a long word count as words. The most frequent words are first;
-    words with the same count are in byte order.
+    A word is in UTF-8. A word of more than `LONGEST_WORD` bytes is cut into shorter parts, which
+    count as words. The most frequent words are first; words with the same count are in byte order.
     """
     words: Counter[str] = Counter()
     for text in learnable(texts):
@@ -242,7 +242,7 @@ class _Lattices:
         self._group_edges()
 
     def leave_out(self, pieces: NDArray[np.bool_]) -> None:
-        """Removes the spellings that contain certain pieces.
+        """Removes the spellings that contain certain pieces, for all later calls.
 
         Args:
             pieces: boolean array with one value per piece: whether spellings with it are removed.

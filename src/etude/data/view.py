@@ -20,7 +20,7 @@ def describe_rows(data: Any, examples: int) -> Iterator[str]:
 
     Args:
         data: the prepared data, an `ExampleData`.
-        examples: number of examples to show.
+        examples: number of training examples to show, from the first on; all if there are fewer.
     """
     yield from _splits(data)
     yield from data.meta.notes

@@ -91,6 +91,8 @@ def fused_attention(
 ) -> Tensor:
     """Computes the same as `reference_attention`, with torch's fused kernels.
 
+    Arguments and result are those of `reference_attention`, except that there is no `softcap`.
+
     The kernels are fastest without an explicit mask. Their argument `is_causal` hides later keys,
     but assumes that the first query is at position 0. A mask is created only where this argument is
     not sufficient.
@@ -394,6 +396,12 @@ def check_heads(checks: Checks, heads: int, head_dim: int | None, dim: int) -> N
     """Adds a problem to `checks` if the number of heads doesn't divide the model width `dim`.
 
     If `head_dim` is set, any positive `heads` and `head_dim` are valid.
+
+    Args:
+        checks: receives the problem.
+        heads: number of heads.
+        head_dim: the head dimension that the config sets; None if it is `dim` / `heads`.
+        dim: the model width.
     """
     if head_dim is None:
         check_divides(checks, "heads", heads, "dim", dim)

@@ -13,7 +13,10 @@ Context = dict[str, Any]
 
 
 class Block(nn.Module):
-    """Base class of blocks, which consist of two or three residual branches with norms.
+    """Base class of blocks, which consist of residual branches with norms.
+
+    The branches are the attention, the cross-attention and the feed-forward module; the last two
+    may be missing.
 
     Args:
         attention, norm, feedforward: factories without arguments; `norm` is called for each norm of
@@ -123,8 +126,8 @@ class ParallelBlock(Block):
     """Parallel block, in which all branches read the same x:
     x + attention(norm1(x)) + feedforward(norm2(x)).
 
-    GPT-NeoX (Black et al. 2022, arXiv:2204.06745, section 2.1, with a norm for each branch). The
-    cross-attention also reads x.
+    GPT-NeoX (Black et al. 2022, arXiv:2204.06745, section 2.1, with a norm for each branch). If
+    there is cross-attention, it also reads x, and its output is added to the sum.
     """
 
     final_norm = True

@@ -65,7 +65,8 @@ class Weight:
 
     def pieces(self) -> dict[str, Tensor]:
         """Returns a dict from names to the matrices that the weight contains, such as `q`, `k` and
-        `v`, which are filled separately. A single matrix may have the name "".
+        `v`, which are filled separately. For an embedding, or if `purpose` is None, the dict has
+        only the whole weight, with the name "".
         """
         if self.purpose is None or self.embeds:
             return {"": self.weight}

@@ -143,7 +143,7 @@ def adapt(module: nn.Module, options: LoRA) -> list[str]:
     the logits. Cross-attention is not adapted.
 
     Returns:
-        The names of the adapted layers.
+        The full names of the adapted layers, such as `blocks.0.attention.qkv`.
 
     Raises:
         InvalidArguments: a matrix in `options.targets` is missing from the model.

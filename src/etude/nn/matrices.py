@@ -67,7 +67,7 @@ def queries_keys_values(queries: int, others: int, head_dim: float) -> Matrix:
 
 def declared(module: nn.Module) -> dict[str, Matrix]:
     """Returns a dict from the names of a model's linear layers to the purposes that the methods
-    `matrices()` declare.
+    `matrices()` declare. The names are full, such as `blocks.0.attention.qkv`.
 
     In a module without this method, the layers named `out`, `down`, `gate`, `up` and `qkv` have the
     purposes of Étude's layers with these names; its other layers are omitted.

@@ -28,7 +28,10 @@ def memory_of_machine() -> int | None:
 
 
 def _cgroup_limits() -> list[Path]:
-    """Returns the files with the memory limits of this process's control group and its parents."""
+    """Returns the files with the memory limits of this process's control group and its parents.
+
+    Only existing files are returned, so the list is empty where there are no control groups.
+    """
     root = Path("/sys/fs/cgroup")
     paths = [root / "memory.max", root / "memory" / "memory.limit_in_bytes"]
     with suppress(OSError):

@@ -79,7 +79,9 @@ class Position(nn.Module):
         """
 
     def at_base_width(self, ratio: float) -> None:
-        """Rescales the initial weights to those of muP's base width.
+        """Rescales the initial weights in place, to the standard deviation at muP's base width.
+
+        Only weights whose initial values depend on the width change; the base class has none.
 
         Args:
             ratio: the width divided by the base width.
@@ -492,7 +494,7 @@ class _Table:
 
     Args:
         rows: function of positions (T,) that returns their rows (T, ...).
-        size: initial number of rows.
+        size: initial number of rows; `_FIRST_ROWS` if it is larger than that.
 
     The table is not a buffer of the module, because `model.bfloat16()` would round it and
     `to_empty()` would leave it undefined. It is on the device of the caller's tensors, and its

@@ -23,7 +23,8 @@ def parameter_groups(
     """Returns the parameter groups of a module for a `torch.optim.Optimizer`.
 
     Matrices and embeddings have weight decay; vectors, such as biases, have none. A shared
-    parameter occurs only once.
+    parameter occurs only once. A group is a dict with the keys `params`, `weight_decay` and, if
+    learning rates differ by `layer_decay` or muP, `lr`.
 
     Args:
         module: module whose trainable parameters are grouped.

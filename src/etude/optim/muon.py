@@ -110,7 +110,8 @@ class Muon(OptimizerRecipe):
 
         Args:
             module: the model.
-            named: dict from names to the matrices.
+            named: dict from the parameters' names to the matrices in blocks, which `Orthogonal`
+                trains.
         """
         factors = rate_factors(module, BY_SPECTRUM if self.scale == "original" else BY_RMS)
         groups: dict[float, list[Any]] = {}

@@ -58,7 +58,13 @@ class OptimizerRecipe:
         self.lr, self.weight_decay, self.layer_decay = lr, weight_decay, layer_decay
 
     def groups(self, module: nn.Module) -> list[dict[str, Any]]:
-        """Returns the parameter groups of a module: one per learning rate and weight decay."""
+        """Returns the parameter groups of a module: one per learning rate and weight decay.
+
+        They are those of `etude.optim.groups.parameter_groups`, with the recipe's arguments.
+
+        Raises:
+            InvalidArguments: the module uses muP, and `rule` is None.
+        """
         return parameter_groups(
             module,
             self.weight_decay,

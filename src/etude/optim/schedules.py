@@ -54,8 +54,8 @@ class Schedule:
     def misfit(self, total: int) -> str | None:
         """Returns why the schedule does not fit into a run of `total` steps; None if it fits.
 
-        A schedule does not fit if the warm-up is not shorter than the run. A subclass may have
-        further conditions.
+        The reason is text for a warning. A schedule does not fit if the warm-up is not shorter than
+        the run. A subclass may have further conditions.
         """
         if self.warmup_steps < total:
             return None
@@ -188,7 +188,11 @@ class WSD(Schedule):
 def falls(schedule: Callable[[int, int], float], total: int) -> bool:
     """Returns whether a schedule decays: whether its last factor is below its largest factor.
 
-    Only about 100 of the run's `total` steps are examined.
+    Only about 100 of the run's `total` steps, spread over the whole run, are examined.
+
+    Args:
+        schedule: function that returns the factor at a step, given the step and `total`.
+        total: number of optimizer steps of the run.
     """
     steps = {round(part / 100 * (total - 1)) for part in range(101)}
     return schedule(total - 1, total) < max(schedule(step, total) for step in steps)
