@@ -300,10 +300,9 @@ def _is_opaque(function: FunctionType) -> bool:
 
 
 def _has_instance_attribute(instance: Any, name: str) -> bool:
-    """Returns whether an object has the attribute `name` although its class does not define it.
+    """Returns whether an object has the attribute `name` itself, not only through its class.
 
-    This includes the registered parameters, buffers and modules of a `torch.nn.Module`. An
-    attribute that both the object and its class define counts, too.
+    The registered parameters, buffers and modules of a `torch.nn.Module` count, too.
     """
     if name in getattr(instance, "__dict__", ()):
         return True

@@ -260,9 +260,9 @@ class MixtureOrder:
         self._latest: list[tuple[int, NDArray[np.int64]]] = [_NOTHING] * len(sections)
 
     def starts(self, step: int) -> NDArray[np.int64]:
-        """Returns the position in the file at which each window of an optimizer step begins.
+        """Returns the index of the first token of each window of an optimizer step.
 
-        The shape is (number of windows in a step,).
+        The index counts the tokens of the file. The shape is (number of windows in a step,).
         """
         return self.windows(step, step * self.batch, self.batch)
 

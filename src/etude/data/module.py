@@ -322,8 +322,8 @@ class DataModule(DataAttributes):
     def tokens_per_step(self) -> int:
         """Number of positions of an optimizer step over all ranks.
 
-        It is the number of examples times `sequence_length`. For data whose examples differ in
-        length, it is an estimate of the mean.
+        It is the number of examples times `sequence_length`. Data whose examples differ in length
+        overrides this property with an estimate of the mean.
         """
         return self.examples_per_step * self.sequence_length
 

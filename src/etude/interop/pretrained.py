@@ -389,10 +389,12 @@ def save_weights(
     Args:
         folder: the folder, created if missing; existing files of these names are replaced.
         family: the family to save as; if None, the family that has all components of the module.
-        config: the fields of the `config.json` that the module was loaded with. They are preserved
-            where they describe the module. If None, the family sets all fields.
+        config: the fields of the `config.json` that the module was loaded with. They are written
+            unchanged if they describe the module; otherwise, the fields that the family sets
+            replace them. If None, the family sets all fields.
         architecture: the class of `transformers`; if None, the first class with the module's head.
-        rest: the tensors of `LoadedModel.rest`, by name; None for no such tensors.
+        rest: further tensors to write, by name: those of a loaded checkpoint that the module does
+            not use (`LoadedModel.rest`); None for no such tensors.
         dtype: the dtype of the saved weights; if None, that of the parameters.
 
     Raises:

@@ -158,7 +158,8 @@ def _clean_up(folder: Path, new: list[Path]) -> None:
     `run.json`; otherwise sets the status `interrupted` if the run's status is `running`.
 
     Args:
-        folder, new: See `_delete_if_empty`.
+        folder: The run's folder.
+        new: The folders that did not exist before: the run's folder, and then its parents.
     """
     _delete_if_empty(folder, new)
     if path_exists(folder / "run.json"):
