@@ -15,7 +15,14 @@ import torch
 from etude.config.checks import CheckedConfig
 from etude.config.nodes import Factory
 from etude.contracts.slots import CONTRACTS
-from etude.errors import InvalidArguments, Problem, RequestError, nearest, summarize_exception
+from etude.errors import (
+    InvalidArguments,
+    Problem,
+    RequestError,
+    nearest,
+    nearest_of,
+    summarize_exception,
+)
 from etude.models.families import family_names, is_of_other_family, lacks_head
 from etude.nn.drawing import shapes_only
 from etude.optim.widths import unsupported_optimizer, widths_of
@@ -156,7 +163,8 @@ def _the_monitor_has_a_direction(built: BuiltParts) -> Iterator[Problem]:
         name = monitor.rpartition("/")[2]
         expected = "a metric with a known direction (higher or lower is better)"
         choice = f'more_is_better = ("{name}",) or less_is_better = ("{name}",)'
-        known = nearest(monitor, task.metric_names)
+        computed = monitor in task.metric_names
+        known = None if computed else nearest_of(monitor, task.metric_names)
         hint = known or f"set {choice} in the class {task.__name__}"
         yield Problem("task.monitor", expected, monitor, hint)
 
