@@ -24,7 +24,8 @@ def complete(described: Any) -> list[str]:
     """Returns the lines of a docstring with a description of each parameter in the signature.
 
     Args:
-        described: a class or a function. Parameters that no docstring describes are omitted.
+        described: a class or a function. A parameter that no docstring describes has an entry
+            without text.
     """
     lines = _lines(described)
     entries = []

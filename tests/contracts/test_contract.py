@@ -306,8 +306,9 @@ def test_what_is_built_is_compared_too() -> None:
 
 def test_arguments_of_an_unrelated_class_are_not_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     """The config's arguments are those of the class that it replaces."""
-    monkeypatch.setitem(sys.modules, "mine", types.ModuleType("mine"))
-    sys.modules["mine"].Other = type("Other", (), {"__module__": "mine"})  # type: ignore[attr-defined]
+    module = types.ModuleType("mine")
+    vars(module)["Other"] = type("Other", (), {"__module__": "mine"})
+    monkeypatch.setitem(sys.modules, "mine", module)
     node, problems = check_node("data", {"_target_": "mine.Other", "batch": 3, "x": 1}, ["mine"])
     assert node is None
     assert [problem.expected for problem in problems] == [

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from etude.analysis.axis_ranges import value_range
-from etude.analysis.curves import COLOUR_MAP, new_figure
+from etude.analysis.curves import COLOUR_MAP, new_figure, shorten
 from etude.escaping import figure_label
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _HORIZONTAL = 10
 """Maximum length of a horizontal label of a column."""
 _MAX_LENGTH = 30
-"""Maximum length of a label."""
+"""Maximum length of a label; Chinese characters count twice."""
 
 
 def heat_map(values: Mapping[tuple[Any, Any], float], *, x: str, y: str, metric: str) -> Figure:
@@ -35,7 +35,9 @@ def heat_map(values: Mapping[tuple[Any, Any], float], *, x: str, y: str, metric:
     grid = np.full((len(rows), len(columns)), np.nan)
     for (column, row), value in values.items():
         grid[rows.index(row), columns.index(column)] = value
-    labels_x, labels_y = ([_shorten(_format_value(v)) for v in vs] for vs in (columns, rows))
+    labels_x, labels_y = (
+        [shorten(_format_value(v), _MAX_LENGTH) for v in vs] for vs in (columns, rows)
+    )
     is_long = max(map(len, labels_x)) > _HORIZONTAL
     height_x = 0.05 * max(map(len, labels_x)) if is_long else 0.0
     width_y = 0.08 * max(map(len, labels_y))
@@ -68,10 +70,6 @@ def _sorted_values(values: set[Any]) -> list[Any]:
     """Returns a list of the values: numbers in ascending order, then all others by their text."""
     numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
     return [*sorted(numbers), *sorted(values - set(numbers), key=str)]
-
-
-def _shorten(label: str) -> str:
-    return label if len(label) <= _MAX_LENGTH else f"{label[: _MAX_LENGTH - 1]}…"
 
 
 def _format_value(value: Any) -> str:

@@ -49,33 +49,6 @@ HYDRA_ERRORS = (*NOT_PARSED, AssertionError, TypeError, AttributeError, KeyError
 """Exceptions that Hydra raises while it composes a config; built-in ones are raised if the value of
 a group is not a name."""
 
-
-def _unclosed(value: str) -> str | None:
-    """Returns a hint at the bracket or quotation mark that a value does not close, if there is one.
-
-    Brackets in quotation marks are ignored.
-    """
-    opened: list[str] = []
-    quote = ""
-    escaped = False
-    for sign in value:
-        if escaped or sign == "\\":
-            escaped = not escaped
-        elif quote:
-            quote = "" if sign == quote else quote
-        elif sign in "'\"":
-            quote = sign
-        elif sign in _BRACKETS:
-            opened.append(sign)
-        elif opened and sign == _BRACKETS[opened[-1]]:
-            opened.pop()
-    if quote == "'":
-        return "the quotation mark ' is not closed; a text with an apostrophe needs double quotes"
-    if quote:
-        return f"the quotation mark {quote} is not closed"
-    return f"the bracket {opened[-1]} is not closed" if opened else None
-
-
 _BRACKETS = {"(": ")", "[": "]", "{": "}"}
 
 ConfigStore.instance().store(name="schema", node=Config)
@@ -483,6 +456,32 @@ def _explain_field(path: str, name: str, value: str, record: type) -> Problem:
     expected = describe_type(hints[name])
     takes_list = get_origin(hints[name]) is list
     return Problem(path, expected, value, None if takes_list else suggest_sweep(path, value))
+
+
+def _unclosed(value: str) -> str | None:
+    """Returns a hint at the bracket or quotation mark that a value does not close, if there is one.
+
+    Brackets in quotation marks are ignored.
+    """
+    opened: list[str] = []
+    quote = ""
+    escaped = False
+    for sign in value:
+        if escaped or sign == "\\":
+            escaped = not escaped
+        elif quote:
+            quote = "" if sign == quote else quote
+        elif sign in "'\"":
+            quote = sign
+        elif sign in _BRACKETS:
+            opened.append(sign)
+        elif opened and sign == _BRACKETS[opened[-1]]:
+            opened.pop()
+    if quote == "'":
+        return "the quotation mark ' is not closed; a text with an apostrophe needs double quotes"
+    if quote:
+        return f"the quotation mark {quote} is not closed"
+    return f"the bracket {opened[-1]} is not closed" if opened else None
 
 
 def _file_hint(error: Exception) -> str:

@@ -17,7 +17,6 @@ import json
 import os
 import socket
 import time
-from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
@@ -113,8 +112,8 @@ class RunLock:
         """
         if self._file is not None:
             self._file.truncate(0)
-            with suppress(OSError):  # a child process that was just forked has the same lock
-                fcntl.flock(self._file.fileno(), fcntl.LOCK_UN)
+            # Closing is not enough: a child process that was just forked has the same lock.
+            try_lock(self._file.fileno(), fcntl.LOCK_UN)
             self.close()
 
     def close(self) -> None:

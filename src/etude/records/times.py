@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from datetime import date, datetime, timedelta
 from typing import Any
 
-from etude.errors import Problem, RequestError
+from etude.errors import Problem, RequestError, nearest_of
 
 TIME_KEYS = ("started", "finished")
 """Keys of `record_fields` whose values are times."""
@@ -93,7 +92,5 @@ def parse_time(text: str) -> str:
         return (date.today() - timedelta(days=_DAYS[text])).isoformat()
     if text != "null" and not _is_time(text):
         expected = "today, yesterday, or a date such as 2026-01-31"
-        close = difflib.get_close_matches(text, _DAYS, 1)
-        hint = f"did you mean {close[0]}?" if close else None
-        raise RequestError(Problem("FILTER", expected, text, hint))
+        raise RequestError(Problem("FILTER", expected, text, nearest_of(text, _DAYS)))
     return str(to_local(text)).replace(" ", "T", 1)
