@@ -49,11 +49,12 @@ def descriptions(described: Any) -> dict[str, list[str]]:
     return {name: find_description(described, name) for name in names}
 
 
-def find_description(described: Any, name: str) -> list[str]:
+def find_description(described: Any, name: str, seen: tuple[Any, ...] = ()) -> list[str]:
     """Returns the lines that describe an argument, in a class's docstring or those of its bases.
 
     If the description begins with a reference to another class or function, such as "see `Stored`",
-    the description there replaces the reference.
+    the description there replaces the reference. `seen` are the objects whose references led here;
+    they are not searched again.
     """
     for owner in getattr(described, "__mro__", [described]):
         text = dict(_own_arguments(owner)).get(name)
@@ -63,8 +64,9 @@ def find_description(described: Any, name: str) -> list[str]:
         if reference is None:
             return text
         target = find_object(reference[1], owner)
-        elsewhere = [] if target in (described, owner) else find_description(target, name)
-        return [*elsewhere, reference[2]] if elsewhere else text
+        seen = (*seen, described, owner)
+        elsewhere = [] if target in seen else find_description(target, name, seen)
+        return [*elsewhere, *filter(None, [reference[2]])] if elsewhere else text
     return []
 
 

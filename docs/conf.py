@@ -6,8 +6,10 @@ import importlib.metadata
 import inspect
 import json
 import sys
+from collections import defaultdict
 from pathlib import Path
 
+import yaml
 from sphinx.application import Sphinx
 
 import etude
@@ -140,15 +142,58 @@ INTERNAL = "evaluated, prepare, under"
 """Public methods that only Étude itself calls."""
 
 
+def choices_by_class() -> dict[str, list[str]]:
+    """Returns a dict from each class to the config files that choose it: `model/norm=rmsnorm`."""
+    conf = HERE.parent / "conf"
+    choices: dict[str, list[str]] = defaultdict(list)
+    for file in sorted(conf.rglob("*.yaml")):
+        group = file.parent.relative_to(conf).as_posix()
+        for target in targets_in(file):
+            choices[target].append(f"{group}={file.stem}")
+    return choices
+
+
+def targets_in(file: Path) -> list[str]:
+    """Returns the class that a config file sets, or that of the file which it extends.
+
+    Files for loggers and callbacks can set several.
+    """
+    content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    if "_target_" in content:
+        return [content["_target_"]]
+    if file.parent.name in ("logger", "callbacks"):
+        return [node["_target_"] for node in content.values() if "_target_" in node]
+    extended = [each for each in content.get("defaults", []) if isinstance(each, str)]
+    files = [file.with_name(f"{name}.yaml") for name in extended if name != "_self_"]
+    return [target for each in files if each.is_file() for target in targets_in(each)]
+
+
+def describe_slot(slot: str) -> list[str]:
+    """Returns the lines below the heading of a slot: its config key, and the page of its contract.
+
+    Args:
+        slot: key path of the config, such as `model.attention` or `logger.*`.
+    """
+    key = slot.removesuffix(".*")
+    part = key.rpartition(".")[2]
+    contract = HERE / "contracts" / f"{part}.md"
+    link = f" What a class of your own needs: [{part}](../contracts/{part}.md)."
+    return [f"Config key: `{key}`.{link if contract.is_file() else ''}", ""]
+
+
 def write_api_pages() -> None:
     """Writes docs/api/ from `API_PAGES` and the table of classes that a config can name."""
+    choices = choices_by_class()
     table = json.loads((HERE.parent / "src/etude/config/targets.json").read_text())
     folder = HERE / "api"
     folder.mkdir(exist_ok=True)
     for name, (title, introduction, sections) in API_PAGES.items():
         lines = [f"# {title}", "", introduction, ""]
         for heading, content in sections:
-            lines += [f"## {heading}", "", "```{eval-rst}"]
+            lines += [f"## {heading}", ""]
+            if isinstance(content, str) and content != "functions":
+                lines += describe_slot(content)
+            lines += ["```{eval-rst}"]
             if content == "functions":
                 names = [name for name in etude.__all__ if name[0].islower()]
                 lines += [f".. autofunction:: etude.api.{each}\n" for each in names]
@@ -159,6 +204,9 @@ def write_api_pages() -> None:
                     lines += [f".. autoclass:: {path}"]
                     if isinstance(content, list):
                         lines += ["   :members:", f"   :exclude-members: {INTERNAL}"]
+                    if files := choices.get(each):
+                        listed = ", ".join(f"``{name}``" for name in files)
+                        lines += ["", f"   Config file{'s' * (len(files) > 1)}: {listed}"]
                     lines += [""]
             lines += ["```", ""]
         (folder / f"{name}.md").write_text("\n".join(lines), encoding="utf-8")

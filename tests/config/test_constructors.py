@@ -97,7 +97,7 @@ WRONG = {
     "optimizer.lr": [1],
     "optimizer.betas": [0.9],
     "trainer.logger": False,
-    "trainer.precision": "16",
+    "trainer.precision": "17",
     "task.label_smoothing": {"a": 1},
     "model.attention.dim": 8,
 }

@@ -7,8 +7,16 @@ from typing import Any
 
 import pytest
 
+from etude.config.checks import check
 from etude.config.compose import compose, quote_unicode
-from etude.config.equivalents import _OURS, equivalent_of, plugin_of, suggest_sweep
+from etude.config.equivalents import (
+    _OURS,
+    _VALUES,
+    equivalent_of,
+    equivalent_value,
+    plugin_of,
+    suggest_sweep,
+)
 from etude.config.targets import find_constructor
 from etude.errors import RequestError
 
@@ -22,10 +30,32 @@ from etude.errors import RequestError
         ("optimizer.lr", None),
         ("model.attention", "use model/attention=NAME"),
         ("nothing_like_it", None),
+        ("run.name", "use name"),
+        ("model.init_from", "use init_from"),
+        ("name", None),
     ],
 )
 def test_hints(typed: str, hint: str | None) -> None:
     assert equivalent_of(typed) == hint
+
+
+@pytest.mark.parametrize(
+    ("typed", "hint"),
+    [
+        ("fp16", "use 16-mixed"),
+        ("BFloat16", "use bf16-mixed"),
+        ("float32", "use 32-true"),
+        (8, None),
+    ],
+)
+def test_hints_at_values(typed: object, hint: str | None) -> None:
+    assert equivalent_value("trainer.precision", typed) == hint
+
+
+def test_each_value_in_a_hint_is_accepted() -> None:
+    for key, values in _VALUES.items():
+        for value in values:
+            check(compose(["experiment=debug", f"{key}={value}"]))
 
 
 def test_a_hint_names_the_typed_file() -> None:
@@ -57,7 +87,11 @@ def test_plugins_and_lists() -> None:
     )
     assert plugin_of("hydra/launcher", "processes") is None
     assert suggest_sweep("seed", [0, 1]) == "to sweep over several values, use seed=0,1 -m"
-    assert suggest_sweep("seed", "a") is None
+    assert suggest_sweep("model.bias", [True, None]) == (
+        "to sweep over several values, use model.bias=true,null -m"
+    )
+    for value in ("a", "[a]", [0.9], "a,b"):
+        assert suggest_sweep("seed", value) is None
 
 
 @pytest.mark.parametrize("text", ["第一次", "你好，世界"])

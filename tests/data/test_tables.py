@@ -388,6 +388,11 @@ class TestLongLines:
         path = tmp_path / "a.parquet"
         pq.write_table(pa.table({"text": ["a", "x" * 1001]}), path)
         assert ", row 2: expected at most" in refused(path)
+        plain = {"use_dictionary": False, "write_statistics": False}
+        pq.write_table(pa.table({"text": ["汉" * 1000]}), path, **plain)  # 3,000 bytes
+        assert table(path) == (["text"], [("汉" * 1000,)])
+        pq.write_table(pa.table({"text": ["a", "b", "汉" * 1001]}), path, **plain)
+        assert ", row 3: expected at most" in refused(path)
 
 
 PEAK = """

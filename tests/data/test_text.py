@@ -213,6 +213,12 @@ class TestEvaluation:
         assert targets.tolist() == data.store.column("val", "tokens").values.tolist()[1:]
         assert {batch["section"] for batch in batches} == {0}
 
+    def test_a_missing_split_is_refused(self, tmp_path: Path) -> None:
+        data = corpus()
+        data.prepare(tmp_path)
+        with pytest.raises(RequestError, match="expected one of train, val"):
+            data.evaluation_batches("test")
+
     def test_batches_hold_about_8192_targets(self, tmp_path: Path) -> None:
         data = corpus(val=["x" * 50_000])
         data.prepare(tmp_path)

@@ -115,6 +115,30 @@ def test_inherited_arguments_and_references() -> None:
     ]
 
 
+class One:
+    """A class.
+
+    Args:
+        size: see `Two`.
+    """
+
+    def __init__(self, size: int) -> None: ...
+
+
+class Two:
+    """A class.
+
+    Args:
+        size: see `One`.
+    """
+
+    def __init__(self, size: int) -> None: ...
+
+
+def test_classes_that_refer_to_each_other() -> None:
+    assert arguments.descriptions(One) == {"size": ["see `One`."]}
+
+
 def test_a_name_that_does_not_exist() -> None:
     with pytest.raises(LookupError, match=r"test_api_reference\.Base: there is no Nothing"):
         arguments.find_object("Nothing", Base)

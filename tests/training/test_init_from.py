@@ -110,6 +110,17 @@ def test_the_record_needs_its_source_no_more(pretrained: Record, toy: Toy, tmp_p
     assert run.model().module.head.classifier.weight.shape == (2, 8)
 
 
+def test_wrong_sources(pretrained: Record, toy: Toy, tmp_path: Path) -> None:
+    def refused(source: object) -> str:
+        words = toys(toy("classification", tmp_path), f"init_from={source}")
+        with pytest.raises(RequestError) as caught:
+            check_all(compose(words))
+        return str(caught.value)
+
+    hint = f"set init_from.source={pretrained.path} init_from.checkpoint=STEP"
+    assert hint in refused(pretrained.path / "checkpoints")
+
+
 def test_other_weights_make_another_run(pretrained: Record, toy: Toy, tmp_path: Path) -> None:
     words = toys(toy("classification", tmp_path))
     steps = [step for step, _ in pretrained.checkpoints()]

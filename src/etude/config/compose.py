@@ -32,7 +32,7 @@ from etude.config.loader import CachingLoader
 from etude.config.paths import check_current_folder, conf_dir
 from etude.config.replacements import report_replaced
 from etude.config.schema import NODES, ROOT_KEYS, Config
-from etude.config.type_names import describe_type
+from etude.config.type_names import describe_type, takes_list
 from etude.config.yaml_file import strict_files
 from etude.errors import Problem, RequestError, nearest
 from etude.secrets import mask_record
@@ -452,10 +452,13 @@ def _explain_field(path: str, name: str, value: str, record: type) -> Problem:
     hints = get_type_hints(record)
     if name not in hints:
         above = path.rpartition(".")[0] or "the config"
-        return Problem(path, f"a key of {above}", value, nearest(name, hints))
+        return Problem(
+            path, f"a key of {above}", value, equivalent_of(path, value) or nearest(name, hints)
+        )
     expected = describe_type(hints[name])
-    takes_list = get_origin(hints[name]) is list
-    return Problem(path, expected, value, None if takes_list else suggest_sweep(path, value))
+    return Problem(
+        path, expected, value, None if takes_list(hints[name]) else suggest_sweep(path, value)
+    )
 
 
 def _unclosed(value: str) -> str | None:

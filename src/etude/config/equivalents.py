@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 _CONTINUES = "to continue a run, repeat its command; to start from its weights, set init_from=RUN"
 
 _MEANINGS: dict[str, str] = {
@@ -24,7 +26,8 @@ _MEANINGS: dict[str, str] = {
     ),
     "data.workers": "num_workers workers dataloader_num_workers",
     "data=text_files data.path=..., or data=labelled_files data.path=...": (
-        "path data_path train_file dataset_path data_dir corpus text_file"
+        "path data_path file files data_file data_files train_file dataset_path data_dir corpus "
+        "text_file filename"
     ),
     "data=NAME": "dataset datamodule data_module",
     "data/tokenizer=NAME": "tokenizer",
@@ -72,7 +75,18 @@ _MEANINGS: dict[str, str] = {
     ),
 }
 
-_OURS = {name: ours for ours, names in _MEANINGS.items() for name in names.split()}
+_OURS = {key.rpartition(".")[2]: key for key in _MEANINGS if re.fullmatch(r"[\w.]+", key)}
+_OURS |= {name: ours for ours, names in _MEANINGS.items() for name in names.split()}
+
+_VALUES = {
+    "trainer.precision": {
+        "16-mixed": "fp16 float16 half",
+        "bf16-mixed": "bfloat16",
+        "32-true": "fp32 float32 float full",
+        "64-true": "fp64 float64 double",
+    }
+}
+"""Values of other tools, by config key and Étude's value."""
 
 _PLUGINS = {
     "hydra/launcher": {
@@ -107,15 +121,36 @@ def equivalent_of(key: str, value: object = "") -> str | None:
     return f"use {ours.replace('NAME', name) if name.isidentifier() else ours}"
 
 
+def equivalent_value(key: str, value: object) -> str | None:
+    """Returns a hint that names Étude's value if the user typed a value of another tool.
+
+    Returns None for other values.
+    """
+    for ours, theirs in _VALUES.get(key, {}).items():
+        if str(value).lower() in theirs.split():
+            return f"use {ours}"
+    return None
+
+
 def suggest_sweep(key: str, value: object) -> str | None:
     """Returns a hint that shows how to sweep a key over the items of a list.
 
-    The key accepts only one value. Returns None if `value` is neither a list nor the text of one,
-    such as `[0,1]`.
+    The key accepts only one value. Returns None if `value` is neither a list of several values nor
+    the text of one, such as `[0,1]`.
     """
-    text = ",".join(str(item) for item in value) if isinstance(value, list) else str(value)
-    is_list = isinstance(value, list) or (text.startswith("[") and text.endswith("]"))
-    return f"to sweep over several values, use {key}={text.strip('[]')} -m" if is_list else None
+    text = str(value)
+    if isinstance(value, list):
+        text = "[" + ",".join(_in_override(item) for item in value) + "]"
+    if "," not in text or not (text.startswith("[") and text.endswith("]")):
+        return None
+    return f"to sweep over several values, use {key}={text[1:-1]} -m"
+
+
+def _in_override(value: object) -> str:
+    """Returns a value as an override writes it: `true`, `null`."""
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    return str(value)
 
 
 def plugin_of(group: str, name: str) -> str | None:

@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from etude.config.constructors import NO_DEFAULT, Constructor, Parameter, describe_class, record_in
-from etude.config.equivalents import equivalent_of, suggest_sweep
+from etude.config.equivalents import equivalent_of, equivalent_value, suggest_sweep
 from etude.config.paths import conf_dir
 from etude.config.table import table
 from etude.config.targets import find_constructor, import_class, is_extension, is_factory
-from etude.config.type_names import describe_type, is_union, takes_bool
+from etude.config.type_names import describe_type, is_union, takes_bool, takes_list
 from etude.errors import (
     InvalidArguments,
     Problem,
@@ -124,7 +124,7 @@ class Factory:
         try:
             instance = self.constructor(**arguments)
         except InvalidArguments as error:
-            raise RequestError(problem.under(self.where) for problem in error.problems) from error
+            raise RequestError(self._located(each) for each in error.problems) from error
         except TypeError as error:  # a constructor with **kwargs passed one on
             match = re.search(r"unexpected keyword argument '(\w+)'", str(error))
             if match is None or match[1] not in self.arguments:
@@ -138,6 +138,17 @@ class Factory:
             raise self._refused(error) from error
         self._check(instance)
         return instance
+
+    def _located(self, problem: Problem) -> Problem:
+        """Returns a copy of a problem of the constructor, with the full key path.
+
+        For an argument that the config does not set, a hint names what passes it.
+        """
+        located = problem.under(self.where)
+        owner = self.where.partition(".")[0]
+        if owner == self.where or problem.where in self.arguments or problem.hint:
+            return located
+        return replace(located, hint=f"the {owner} passes this argument")
 
     def _check(self, instance: Any) -> None:
         """Checks that an instance of a user's class has the interface that its key requires.
@@ -344,8 +355,7 @@ def _check_value(
     try:
         return _adapter(hint).validate_python(value), []
     except ValidationError:
-        hint_ = _choice_hint(hint, value) or _file_hint(path, value) or suggest_sweep(path, value)
-        return None, [Problem(path, describe_type(hint), value, hint_)]
+        return None, [Problem(path, describe_type(hint), value, _value_hint(path, value, hint))]
     except TypeError:  # pydantic does not support the annotation; the constructor checks the value
         return value, []
 
@@ -376,6 +386,16 @@ def _value_type_in(hint: Any) -> Any:
     options = typing.get_args(hint) if is_union(hint) else (hint,)
     kinds = (typing.get_args(o)[1] for o in options if typing.get_origin(o) is dict)
     return next((kind for kind in kinds if record_in(kind) is not None), Any)
+
+
+def _value_hint(path: str, value: Any, hint: Any) -> str | None:
+    """Returns a hint for a value that does not have the type `hint`; None if there is none."""
+    return (
+        equivalent_value(path, value)
+        or _choice_hint(hint, value)
+        or _file_hint(path, value)
+        or (None if takes_list(hint) else suggest_sweep(path, value))
+    )
 
 
 def _choice_hint(hint: Any, value: Any) -> str | None:

@@ -57,6 +57,12 @@ def is_union(hint: Any) -> bool:
     return isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
 
 
+def takes_list(hint: Any) -> bool:
+    """Returns whether a list or tuple is one of the types in an annotation."""
+    options = typing.get_args(hint) if is_union(hint) else (hint,)
+    return any((typing.get_origin(option) or option) in (list, tuple) for option in options)
+
+
 def takes_bool(hint: Any) -> bool:
     """Returns whether `bool`, `Any` or `object` is one of the types in an annotation.
 

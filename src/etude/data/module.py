@@ -279,6 +279,15 @@ class DataModule(DataAttributes):
             raise RequestError(Problem("data", expected, hint=hint))
         self.objective = objective
 
+    def check_split(self, name: str) -> None:
+        """Checks that the prepared data has a split of this name.
+
+        Raises:
+            RequestError: the data has no such split; the message lists its splits.
+        """
+        if name not in self.meta.splits:
+            raise RequestError(Problem("split", f"one of {', '.join(self.meta.splits)}", name))
+
     def meant_for(self, reads: Reads) -> str | None:
         """Returns a hint that names a task for this data, if the run's task needs other data.
 

@@ -370,8 +370,9 @@ class TextData(Stored):
             sequence_length: number of targets in a window; None for the number in training.
 
         Raises:
-            KeyError: if the data has no such split.
+            RequestError: the data has no such split.
         """
+        self.check_split(split)
         length = self.sequence_length if sequence_length is None else sequence_length
         examples = max(1, self.evaluation_positions(self.tokenizer_.vocab_size) // length)
         places = [(s.start, s.tokens) for s in _sections(self._split(split)).values()]

@@ -58,6 +58,11 @@ def is_record(folder: Path | str) -> bool:
     )
 
 
+def enclosing_record(path: Path) -> Path | None:
+    """Returns the path of the run's folder that contains a path; None if no run contains it."""
+    return next((folder for folder in path.parents if is_record(folder)), None)
+
+
 def check_outside(path: Path, where: str) -> None:
     """Checks that a path is outside the folders of runs, sweeps and papers.
 
@@ -136,6 +141,10 @@ def find_folders(run: str, root: Path) -> list[Path]:
     path = Path(os.path.expanduser(run))
     if is_record(path):
         return [path]
+    record = enclosing_record(path)
+    if record is not None and (record != Path() or path_exists(str(path))):
+        hint = f"to choose a checkpoint of a run, use {record} and the option --checkpoint STEP"
+        raise RequestError(Problem("RUN", _EXPECTED, run, hint))
     if not root.is_dir():
         hint = f"{root} does not exist; no run was trained there"
         raise RequestError(Problem("RUN", _EXPECTED, run, hint))

@@ -23,7 +23,7 @@ from etude.records.files import sha256_file
 from etude.records.integrity import CONFIG, TOKENIZER
 from etude.records.manifest import WEIGHTS, read_manifest
 from etude.records.record import Record
-from etude.records.registry import find_record, is_record
+from etude.records.registry import enclosing_record, find_record, is_record
 from etude.training.checkpoints import load_mean
 from etude.training.position_growth import extend_positions, resolve_max_length
 
@@ -151,6 +151,11 @@ def _locate(options: Any, root: Path) -> WeightSource:
         if options.revision is not None:
             expected = "null, because init_from.source is a local path"
             raise RequestError(Problem("init_from.revision", expected, options.revision))
+        if (folder := enclosing_record(path)) is not None:
+            expected = "a run, a folder of weights, or a Hugging Face Hub id"
+            hint = "to choose a checkpoint of a run, set "
+            hint += f"init_from.source={folder} init_from.checkpoint=STEP"
+            raise RequestError(Problem("init_from", expected, typed, hint))
         return WeightSource(path=path)
     try:
         record = find_record(typed, root)
@@ -166,7 +171,8 @@ def _locate(options: Any, root: Path) -> WeightSource:
         except RequestError as error:
             expected = "a run, a folder of pretrained weights, or an accessible Hugging Face Hub id"
             hints = [problem.hint or problem.expected for problem in error.problems]
-            hint = f"{root} contains no run named {typed}; Hugging Face Hub: {'; '.join(hints)}"
+            hint = f"{root} contains no run named {typed}{_nearest_run(unknown)}; "
+            hint += f"Hugging Face Hub: {'; '.join(hints)}"
             raise RequestError(Problem("init_from", expected, typed, hint)) from error
         return WeightSource(
             path=location.path, repository=location.repository, commit=location.commit
@@ -175,6 +181,16 @@ def _locate(options: Any, root: Path) -> WeightSource:
     record.check(CONFIG, TOKENIZER)
     record.check_weights(folders)
     return WeightSource(record=record, checkpoints=tuple(folders))
+
+
+def _nearest_run(unknown: RequestError) -> str:
+    """Returns a question that names a run of a similar name, in brackets; empty if there is none.
+
+    Args:
+        unknown: the error of `find_record`.
+    """
+    hint = unknown.problems[0].hint or ""
+    return f" ({hint})" if hint.startswith("did you mean") else ""
 
 
 _HEADS = {

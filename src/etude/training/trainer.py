@@ -17,7 +17,7 @@ from etude.training.machine import missing_accelerator, missing_compiler, select
 Accelerator = Literal["auto", "cpu", "gpu", "cuda", "mps"]
 Precision = Literal["32-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true", "64-true"]
 
-_FULL = {"32": "32-true", "64": "64-true"}
+_PRECISIONS = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}
 
 _LENGTH_HINT = "set one of them to null: trainer.max_steps=null or trainer.max_epochs=null"
 
@@ -53,7 +53,7 @@ class Trainer:
         compile: Whether to train with `torch.compile`; see `etude.training.compilation`.
     """
 
-    aliases = {"precision": _FULL}  # noqa: RUF012 (used by the config's checks, before hashing)
+    aliases = {"precision": _PRECISIONS}  # noqa: RUF012 (used by the config's checks, before hashing)
 
     refused = {  # noqa: RUF012 (used by the config's checks)
         "logger": "Étude writes the metrics itself; to add loggers, set logger=...",

@@ -284,6 +284,23 @@ class TestRefusals:
         prepared(file, tmp_path, labels=["a", "b", "never"])
         assert "labels without training examples: never" in caplog.text
 
+    def test_labels_without_validation_examples(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Each tenth row is for validation; in this file, all of these have the same label."""
+        file = write(tmp_path / "rows.jsonl", simple(40))
+        data = prepared(file, tmp_path)
+        assert data.meta.splits["val"].labels == [0, 4]
+        assert "val: no example has the label a, so metrics ignore it" in caplog.text
+        caplog.clear()
+        prepared(file, tmp_path, validation=0.3)
+        assert "no example" not in caplog.text
+
+    def test_too_few_rows_for_validation(self, tmp_path: Path) -> None:
+        file = write(tmp_path / "rows.jsonl", simple(6))
+        (message,) = refused(file, tmp_path)
+        assert "the training split has 6 rows; for validation, set a larger fraction" in message
+
     def test_one_class_alone(self, tmp_path: Path) -> None:
         file = write(tmp_path / "rows.jsonl", simple(20, ["same"]))
         assert "expected a column with at least two labels" in refused(file, tmp_path)[0]
@@ -302,6 +319,10 @@ class TestRefusals:
         [
             {"validation": 0.0},
             {"validation": None},
+            {"validation": "20%"},
+            {"test": "2.5 %"},
+            {"label": "text"},
+            {"pair": "label"},
             {"validation": 0.6, "test": 0.4},
             {"fraction": 0.0},
             {"labels": ["a", "a"]},

@@ -238,6 +238,7 @@ class ExampleData(Stored, ExampleSource):
         Raises:
             RequestError: the split is missing or empty.
         """
+        self.check_split(split)
         if self.meta.splits[split].examples == 0:
             where = {"val": "data.validation", "test": "data.test"}.get(split, "data.path")
             raise RequestError(Problem(where, f"at least one example in the {split} split"))

@@ -112,6 +112,9 @@ def write_examples(folder: Path, source: ExampleSource, identity: dict[str, Any]
             where = "data.path" if split == "train" else "data.validation"
             meta = splits[split]
             hint = f"the split has {meta.rows} rows with text and {meta.empty} rows without text"
+            if split == "val" and meta.rows == meta.empty == 0:
+                hint = f"the training split has {splits['train'].rows} rows; for validation, set a "
+                hint += "larger fraction, or other files"
             if meta.dropped:
                 hint += f"; data.duplicates=drop dropped {meta.dropped} rows, "
                 hint += "which are also in another split"
@@ -160,6 +163,8 @@ def log_summary(meta: StoreMeta, duplicates: str, too_long: str) -> None:
             more = counts.examples - rows
             parts.append(f"from {rows:,} rows ({more:,} additional examples from long rows)")
         log.info("%s: %s", split, ", ".join(parts))
+        if split == "val":
+            _warn_of_missing_labels(meta)
         if counts.empty:
             log.warning("%s: skipped %s rows without text", split, f"{counts.empty:,}")
         if counts.leaked:
@@ -169,6 +174,16 @@ def log_summary(meta: StoreMeta, duplicates: str, too_long: str) -> None:
             other = "validation or test" if split == "train" else "test"
             count = f"{counts.leaked:,}"
             log.warning("%s: %s rows are also in %s and %s", split, count, other, action)
+
+
+def _warn_of_missing_labels(meta: StoreMeta) -> None:
+    """Logs a warning if labels of the training split have no validation example."""
+    pairs = zip(meta.labels, meta.splits["train"].labels, meta.splits["val"].labels, strict=False)
+    missing = [name for name, training, validation in pairs if training and not validation]
+    if missing:
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        names = ", ".join(missing[:5]) + more
+        log.warning("val: no example has the label %s, so metrics ignore it", names)
 
 
 def _held_out_keys(source: ExampleSource, spool: Spool) -> set[bytes]:

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -37,6 +38,8 @@ SPLIT_KEYS = {
 """The config key that sets the files of each split. For `other`, files that the user names on the
 command line, the option.
 """
+
+_PERCENT = re.compile(r"\d+(\.\d+)? ?%")
 
 TrainingRows = str | list[str] | HubRows
 """Location of the training rows: files, or a data set on the Hugging Face Hub."""
@@ -96,6 +99,10 @@ class TableData(ExampleData):
             fraction = self.fractions[split]
             valid = fraction is None or 0 < fraction < 1
             checks.that(valid, key, fraction, "a fraction between 0 and 1, or files")
+            percent = next((each for each in self.paths[split] if _PERCENT.fullmatch(each)), None)
+            if percent is not None:
+                hint = f"did you mean {float(percent.rstrip('% ')) / 100:g}?"
+                checks.that(False, key, percent, "a fraction between 0 and 1, or files", hint)
         fractions = [fraction for fraction in self.fractions.values() if fraction is not None]
         expected = "a fraction that leaves rows for training"
         # invalid fractions are reported above
@@ -260,6 +267,20 @@ def read_text(row: Row, column: str) -> str:
         raise RequestError(Problem(f"{row.where}, column {column}", "text or null", value))
     check_surrogates(f"{row.where}, column {column}", value)
     return newlines(value).strip()
+
+
+def check_label_column(checks: Checks, key: str, columns: Mapping[str, str | None]) -> None:
+    """Checks that the column of the labels is not also a column of texts.
+
+    Args:
+        checks: object that collects the problems.
+        key: the config key of the label column, without `data.`.
+        columns: as returned by `TableData.columns`.
+    """
+    for other, column in columns.items():
+        if other != key:
+            expected = f"another column than data.{other}, which the model reads"
+            checks.that(column != columns[key], key, columns[key], expected)
 
 
 def pair_values(column: str | None, pair: str | None) -> dict[str, Any]:

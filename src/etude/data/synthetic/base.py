@@ -311,7 +311,11 @@ class SyntheticData(DataModule):
 
         For validation, these are all its examples. For training, these are the first examples of
         the training split, at most as many as there are validation examples.
+
+        Raises:
+            RequestError: the data has no such split.
         """
+        self.check_split(split)
         return loader(_EvaluationBatches(self, (split,)))
 
     # -- examples -----------------------------------------------------------------------------
