@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.csv as arrow_csv
@@ -393,6 +394,14 @@ class TestLongLines:
         assert table(path) == (["text"], [("汉" * 1000,)])
         pq.write_table(pa.table({"text": ["a", "b", "汉" * 1001]}), path, **plain)
         assert ", row 3: expected at most" in refused(path)
+
+
+def test_a_parquet_text_that_is_not_utf8(tmp_path: Path) -> None:
+    offsets = pa.py_buffer(np.array([0, 1, 3], np.int32).tobytes())
+    text = pa.Array.from_buffers(pa.string(), 2, [None, offsets, pa.py_buffer(b"a\xf9b")])
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": text}), path)
+    assert refused(path) == ", row 2, column text = '0xf9': expected UTF-8 text"
 
 
 PEAK = """

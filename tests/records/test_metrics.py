@@ -124,12 +124,14 @@ def test_the_table_is_that_of_the_rows(tmp_path: Path, rows: list, cut: int) -> 
         '{"step": 1, "step": 2}\n',
         '{"step": 1}\r\n{"step": 2}\r\n',
         '{"step": 1, "x": NaN}\n',
+        '{"step": 1, "x\udcf9": 2}\n{"step": 2}\n',  # not UTF-8
+        '{"step": 1, "x": "\udcf9"}\n{"step": 2}\n',
         "",
     ],
 )
 def test_the_table_of_odd_lines_is_that_of_the_rows(tmp_path: Path, text: str) -> None:
     path = tmp_path / "metrics.jsonl"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8", errors="surrogateescape")
     pd.testing.assert_frame_equal(read_frame(path), pd.DataFrame(read_rows(path)))
 
 

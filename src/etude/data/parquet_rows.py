@@ -69,10 +69,35 @@ def rows(file: Path, wanted: Sequence[str]) -> Iterator[tuple[int, dict[str, Any
                     raise RequestError(
                         too_long_problem(f"{file}, row {count + sizes.index(longest) + 1}")
                     )
-            values = [batch.column(name).to_pylist() for name in wanted]
+            values = [_values(batch.column(name), name, file, count) for name in wanted]
             for each in zip(*values, strict=True):
                 count += 1
                 yield count, dict(zip(wanted, each, strict=True))
+
+
+def _values(column: Any, name: str, file: Path, rows: int) -> list[Any]:
+    """Returns the values of a column of a group of rows.
+
+    Args:
+        column: an Arrow array.
+        name: name of the column.
+        file: the file, for messages.
+        rows: number of rows before the group.
+
+    Raises:
+        RequestError: a text is not UTF-8, which Parquet requires.
+    """
+    try:
+        return list(column.to_pylist())
+    except UnicodeDecodeError:
+        for number, value in enumerate(column, rows + 1):
+            try:
+                value.as_py()
+            except UnicodeDecodeError as error:
+                byte = f"0x{error.object[error.start]:02x}"
+                where = f"{file}, row {number}, column {name}"
+                raise RequestError(Problem(where, "UTF-8 text", byte)) from error
+        raise
 
 
 def _check_sizes(file: Path, table: Any, wanted: Sequence[str]) -> None:

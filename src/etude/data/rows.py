@@ -277,10 +277,9 @@ def _convert_errors(file: Path, form: Format) -> Iterator[None]:
             yield
     except (EtudeError, MemoryError):
         raise
-    except UnicodeDecodeError:
-        scan(file)  # reports the line and the byte
-        raise
     except Exception as error:
+        if isinstance(error, UnicodeDecodeError) and form.kind != "parquet":
+            scan(file)  # reports the line and the byte
         reason = str(error).strip().splitlines()
         expected = f"a valid {form.suffix} file"
         raise RequestError(

@@ -230,7 +230,8 @@ def iter_lines(file: IO[bytes]) -> Iterator[bytes]:
 def _arrow_table(file: IO[bytes]) -> Any:
     """Returns the rows of a `metrics.jsonl` as an Arrow table of integers and floats.
 
-    Returns None if there are values of other types, or if the last line is incomplete.
+    Returns None if there are values of other types, if a name is not UTF-8, or if the last line is
+    incomplete.
     """
     from importlib import import_module
 
@@ -245,11 +246,10 @@ def _arrow_table(file: IO[bytes]) -> Any:
     file.seek(0)
     try:
         table = reader.read_json(pa.PythonFile(file, "r"))
-    except pa.ArrowException:
+        kinds = dict(zip(table.schema.names, table.schema.types, strict=True))
+    except (pa.ArrowException, UnicodeDecodeError):  # Arrow does not check that names are UTF-8
         return None
-    numeric = all(
-        pa.types.is_int64(kind) or pa.types.is_float64(kind) for kind in table.schema.types
-    )
+    numeric = all(pa.types.is_int64(kind) or pa.types.is_float64(kind) for kind in kinds.values())
     if not numeric or table.num_rows != count:
         return None
     # an integer beyond 64 bits would have become a float
