@@ -11,9 +11,9 @@ import pytest
 from omegaconf import OmegaConf
 
 import etude
-from etude.api import read_config
 from etude.config.compose import compose, plain_yaml
 from etude.errors import RequestError
+from etude.records.config_file import read_config
 from etude.records.record import FORMAT
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
