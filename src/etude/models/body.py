@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from etude.activations.inspectable import Inspectable
 from etude.errors import Checks, InvalidArguments, Problem
 from etude.models.kinds import LayerKind, check_mask, check_position, kinds_of_layers
 from etude.models.mup import MuP, widths
@@ -20,10 +21,11 @@ from etude.nn.documents import Documents
 from etude.nn.mask import Mask, causal_mask, own_key
 from etude.nn.parts import Part, accepted_arguments
 from etude.nn.position import Position
+from etude.nn.sites import Tap, site
 from etude.optim.widths import Widths
 
 
-class Body(nn.Module):
+class Body(Inspectable, nn.Module):
     """Transformer without a head: maps token ids to vectors by a stack of blocks.
 
     Arguments that are not listed here are those of `Decoder`. B is the batch size, T the number of
@@ -61,6 +63,7 @@ class Body(nn.Module):
     """
 
     embedding: nn.Embedding | nn.Linear
+    tap: Tap | None = None
 
     def __init__(
         self,
@@ -129,6 +132,11 @@ class Body(nn.Module):
         self.blocks = _new_blocks(layer_parts, arguments, new_norm, cross)
         self._add_kinds(kinds, layer_kinds, position_arguments)
         self.norm = new_norm() if self.blocks[-1].final_norm else nn.Identity()
+
+    @property
+    def own_sites(self) -> dict[str, str]:
+        """The model's own sites; see `etude.nn.sites`. A subclass adds its output."""
+        return {"embed": "B T D", "final": "B T D"}
 
     def _embedding_scale(self, dim: int) -> float:
         """Returns sqrt(D), the factor of the embeddings; in muP, D is the base width."""
@@ -233,6 +241,7 @@ class Body(nn.Module):
         if positions is not None:
             self._reach(start + tokens.shape[1])
         x = self._embed(tokens, start if positions is None else positions, token_types)
+        x = site(self, "embed", x)
         contexts = self._attention_contexts(x, start, keep, positions, documents)
         cross_context = self._cross_context(memory, memory_keep, cache, documents, memory_documents)
         recompute = self.recompute and self.training and cache is None and torch.is_grad_enabled()
@@ -248,7 +257,7 @@ class Body(nn.Module):
                 if recompute
                 else block(x, **arguments)
             )
-        return self.norm(x[:, -1:] if last_only else x)
+        return site(self, "final", self.norm(x[:, -1:] if last_only else x))
 
     def _check_packed(self, cache: KVCache | None) -> None:
         checks = Checks()

@@ -13,6 +13,7 @@ from etude.nn.cache import KVCache
 from etude.nn.documents import Documents
 from etude.nn.init import GPT2, Initialise
 from etude.nn.parts import Part
+from etude.nn.sites import site
 
 
 class Decoder(Body):
@@ -137,4 +138,8 @@ class Decoder(Body):
             tokens, cache, keep=keep, positions=positions, documents=documents, last_only=last_only
         )
         output = self.embedding if self.head is None else self.head
-        return logits(x, output, self.logit_softcap, scale=self.logit_scale)
+        return site(self, "logits", logits(x, output, self.logit_softcap, scale=self.logit_scale))
+
+    @property
+    def own_sites(self) -> dict[str, str]:
+        return super().own_sites | {"logits": "B T V"}

@@ -10,6 +10,7 @@ from etude.models.mup import check_initialise
 from etude.nn.documents import Documents
 from etude.nn.init import Initialise, Normal
 from etude.nn.parts import Part
+from etude.nn.sites import site
 
 
 class Encoder(Body):
@@ -102,4 +103,11 @@ class Encoder(Body):
         )
         if self.head is None:
             return x
-        return self.head(x, keep) if documents is None else self.head.of_packed(x, documents)
+        y = self.head(x, keep) if documents is None else self.head.of_packed(x, documents)
+        return site(self, "logits", y)
+
+    @property
+    def own_sites(self) -> dict[str, str]:
+        letters = {"vocabulary": "B T V", "tags": "B T L", "classes": "B L"}
+        gives = getattr(self.head, "gives", None)
+        return super().own_sites | ({} if gives is None else {"logits": letters[gives]})

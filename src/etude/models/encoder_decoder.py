@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from etude.activations.inspectable import Inspectable
 from etude.errors import Checks
 from etude.models.body import Body
 from etude.models.heads import logits
@@ -16,10 +17,11 @@ from etude.nn.documents import Documents
 from etude.nn.init import Initialise, Xavier
 from etude.nn.mask import Bidirectional, Mask
 from etude.nn.parts import Part
+from etude.nn.sites import Tap, site
 from etude.optim.widths import Widths
 
 
-class EncoderDecoder(nn.Module):
+class EncoderDecoder(Inspectable, nn.Module):
     """Encoder-decoder Transformer: an encoder of the source, and a decoder of the target with
     cross-attention to the encoder's output.
 
@@ -46,6 +48,8 @@ class EncoderDecoder(nn.Module):
     Raises:
         InvalidArguments: the sizes are inconsistent, or a module rejects its arguments.
     """
+
+    tap: Tap | None = None
 
     def __init__(
         self,
@@ -188,7 +192,13 @@ class EncoderDecoder(nn.Module):
     def _logits(self, x: Tensor) -> Tensor:
         if self.logit_scale != 1:
             x = x * self.logit_scale
-        return logits(x, self.embedding if self.head is None else self.head, bias=self.logit_bias)
+        y = logits(x, self.embedding if self.head is None else self.head, bias=self.logit_bias)
+        return site(self, "logits", y)
+
+    @property
+    def own_sites(self) -> dict[str, str]:
+        """The model's output; see `etude.nn.sites`."""
+        return {"logits": "B T V"}
 
 
 class ConditionedDecoder:

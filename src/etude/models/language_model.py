@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from etude.activations.inspectable import first_row
 from etude.generation.text_constraints import Tokenizer
 from etude.models.decoder import Decoder
 from etude.models.padding import have_equal_length, left_padded
@@ -48,7 +49,7 @@ class LanguageModel(TextGenerator):
         """Maps token ids (B, T) to logits (B, T, V), or ids (T,) to logits (T, V)."""
         tokens = torch.as_tensor(ids, dtype=torch.long, device=self.device)
         logits: Tensor = self.module(tokens[None] if tokens.ndim == 1 else tokens)
-        return logits[0] if tokens.ndim == 1 else logits
+        return first_row(logits) if tokens.ndim == 1 else logits
 
     def _encode(self, text: str) -> list[int]:
         ids = self.tokenizer.encode(text)

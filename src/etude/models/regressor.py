@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from etude.activations.inspectable import InspectableWrapper, first_row
 from etude.errors import Checks
 from etude.models.body import Body
 from etude.models.heads import logits
@@ -14,6 +15,7 @@ from etude.models.kinds import LayerKind
 from etude.models.mup import check_initialise
 from etude.nn.init import GPT2, Initialise
 from etude.nn.parts import Part
+from etude.nn.sites import site
 
 
 class Regressor(Body):
@@ -82,10 +84,14 @@ class Regressor(Body):
             InvalidArguments: the sequence is longer than the position module supports.
         """
         x = self.hidden(numbers.to(self.embedding.weight.dtype))
-        return logits(x, self.head, scale=self.logit_scale).squeeze(-1)
+        return site(self, "logits", logits(x, self.head, scale=self.logit_scale).squeeze(-1))
+
+    @property
+    def own_sites(self) -> dict[str, str]:
+        return super().own_sites | {"logits": "B T"}
 
 
-class NumberModel:
+class NumberModel(InspectableWrapper):
     """A trained regressor, which maps lists or tensors of numbers to predictions.
 
     Example:
@@ -111,4 +117,4 @@ class NumberModel:
         """Maps numbers (B, T, I) to predictions (B, T), or numbers (T, I) to predictions (T,)."""
         inputs = torch.as_tensor(numbers, dtype=torch.float32, device=self.device)
         predictions: Tensor = self.module(inputs[None] if inputs.ndim == 2 else inputs)
-        return predictions[0] if inputs.ndim == 2 else predictions
+        return first_row(predictions) if inputs.ndim == 2 else predictions

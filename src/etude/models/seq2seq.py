@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from etude.activations.inspectable import first_row
 from etude.generation.model_modes import evaluation_mode
 from etude.generation.text_constraints import Tokenizer
 from etude.models.encoder_decoder import EncoderDecoder
@@ -46,7 +47,7 @@ class Seq2Seq(TextGenerator):
         ids = [torch.as_tensor(x, dtype=torch.long, device=self.device) for x in (source, target)]
         is_single = ids[0].ndim == 1
         logits: Tensor = self.module(*(x[None] if is_single else x for x in ids))
-        return logits[0] if is_single else logits
+        return first_row(logits) if is_single else logits
 
     def _encode(self, text: str) -> list[int]:
         end = self.tokenizer.end_of_text

@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from etude.activations.inspectable import InspectableWrapper, first_row
 from etude.generation.model_modes import evaluation_mode
 from etude.models.encoder import Encoder
 from etude.models.padding import right_padded
@@ -33,7 +34,7 @@ class EncoderOutput(NamedTuple):
     keep: Tensor
 
 
-class TextEncoder:
+class TextEncoder(InspectableWrapper):
     """An encoder with its tokenizer, which maps texts to vectors or to the outputs of its head.
 
     Example:
@@ -64,7 +65,7 @@ class TextEncoder:
         """
         tokens = torch.as_tensor(ids, dtype=torch.long, device=self.device)
         output: Tensor = self.module(tokens[None] if tokens.ndim == 1 else tokens)
-        return output[0] if tokens.ndim == 1 else output
+        return first_row(output) if tokens.ndim == 1 else output
 
     @torch.inference_mode()
     def read(self, texts: str | Sequence[str]) -> EncoderOutput:

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from etude.activations.inspectable import InspectableWrapper
 from etude.errors import Checks, InvalidArguments, Problem
 from etude.generation.generate import generate
 from etude.generation.generation_config import EarlyStopping, GenerationConfig
@@ -42,7 +43,7 @@ class PromptBatch:
     shown: list[int]
 
 
-class TextGenerator(ABC):
+class TextGenerator(InspectableWrapper, ABC):
     """Base class of models that generate text with a module and its tokenizer.
 
     Args:

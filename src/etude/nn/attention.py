@@ -19,6 +19,7 @@ from etude.nn.mask import causal_mask, hide_later
 from etude.nn.matrices import Matrix, queries_keys_values, whole
 from etude.nn.norm import OffsetRMSNorm, RMSNorm, multiply
 from etude.nn.position import Position
+from etude.nn.sites import Tap, site
 
 SCALES: dict[str, Callable[[float], float]] = {
     "inverse_sqrt": lambda K: 1 / math.sqrt(K),
@@ -41,6 +42,7 @@ def reference_attention(
     scale: float | None = None,
     dropout: float = 0.0,
     softcap: float | None = None,
+    observe: Callable[[str, Tensor], Tensor] = lambda name, value: value,
 ) -> Tensor:
     """Computes softmax(q k^T * scale + bias + mask) v with elementary operations.
 
@@ -60,6 +62,9 @@ def reference_attention(
             evaluation.
         softcap: c; if set, each score is replaced by c tanh(score / c), which is between -c and c,
             before bias and mask are applied (Gemma Team 2024, arXiv:2408.00118, section 2).
+        observe: function that receives the name and the value of `scores` (after the mask) and
+            `pattern` (the softmax, before dropout), both (B, H, T, S), and returns the value to
+            continue with.
 
     Returns:
         The outputs of the heads, (B, H, T, K).
@@ -75,8 +80,9 @@ def reference_attention(
     if causal:
         visible = causal_mask(scores.shape[-2], scores.shape[-1], scores.device)
         scores = scores.masked_fill(~visible, -torch.inf)
-    weights = F.dropout(scores.softmax(dim=-1), dropout)  # (B, H, T, S)
-    return weights.to(v.dtype) @ v
+    scores = observe("scores", scores)
+    pattern = observe("pattern", scores.softmax(dim=-1))  # (B, H, T, S)
+    return F.dropout(pattern, dropout).to(v.dtype) @ v
 
 
 def fused_attention(
@@ -118,6 +124,20 @@ def fused_attention(
         scale=scale,
         enable_gqa=q.shape[1] != k.shape[1],
     )
+
+
+class _SameGradient(torch.autograd.Function):
+    """Returns the values of one tensor, with the gradient of another that is equal but for
+    rounding.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, differentiated: Tensor) -> Tensor:
+        return values.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
+        return None, gradient
 
 
 class MultiHeadAttention(nn.Module):
@@ -171,6 +191,7 @@ class MultiHeadAttention(nn.Module):
     """
 
     fused: ClassVar[bool] = True
+    tap: Tap | None = None
     given = frozenset(  # by the model
         {"dim", "heads", "bias", "dropout", "head_dim", "base_head_dim", "layer", "layers"}
     )
@@ -265,9 +286,12 @@ class MultiHeadAttention(nn.Module):
         options: dict[str, Any] = {"causal": causal, "scale": self.scale, "dropout": dropout}
         if documents is None:
             y = self.attend(q, k, v, bias=bias, **options)
+        elif self.tap is not None and self.tap.wants("scores", "pattern"):
+            whole_bias = documents.bias(q.shape[2], like=x, causal=causal, bias=bias)
+            y = self.attend(q, k, v, bias=whole_bias, **options | {"causal": False})
         else:
             y = documents.attend(self.attend, q, k, v, bias=bias, **options)
-        return self.merge(y)
+        return self.merge(site(self, "mixed", y))
 
     def project(
         self,
@@ -289,6 +313,8 @@ class MultiHeadAttention(nn.Module):
         q, k, v = self._project_self(x)
         start = 0 if cache is None else cache.length
         q, k = position.rotate(q, k, start=start if positions is None else positions)
+        if self.tap is not None:
+            q, k, v = self.tap("q", q), self.tap("k", k), self.tap("v", v)
         if cache is not None:
             k, v = cache.append(k, v)
         return q, k, v
@@ -310,10 +336,21 @@ class MultiHeadAttention(nn.Module):
 
         If `forward` receives `documents`, it calls this method for each document separately.
         """
-        attention: Callable[..., Tensor] = fused_attention
-        if not self.fused or self.softcap is not None:
-            attention = partial(reference_attention, softcap=self.softcap)
-        return attention(q, k, v, causal=causal, bias=bias, scale=scale, dropout=dropout)
+        options: dict[str, Any] = {"causal": causal, "bias": bias, "scale": scale}
+        options["dropout"] = dropout
+        reference: Callable[..., Tensor] = partial(
+            reference_attention, softcap=self.softcap, **options
+        )
+        is_fused = self.fused and self.softcap is None
+        tap = self.tap
+        if tap is None or not tap.wants("scores", "pattern"):
+            return fused_attention(q, k, v, **options) if is_fused else reference(q, k, v)
+        visible = reference(q, k, v, observe=tap)
+        if not is_fused or tap.replaces("scores", "pattern"):
+            return visible
+        # the fused kernel's values, so that observing changes no bit
+        fused = fused_attention(q, k, v, **options)
+        return fused if dropout else _SameGradient.apply(fused, visible)
 
     def merge(self, y: Tensor) -> Tensor:
         """Returns the module's output (B, T, D), given the outputs of the heads (B, H, T, K)."""
@@ -342,16 +379,34 @@ class MultiHeadAttention(nn.Module):
         weights = self.qkv.weight.split_with_sizes(rows)
         biases = (None, None) if self.qkv.bias is None else self.qkv.bias.split_with_sizes(rows)
         q = linear(x, weights[0], biases[0]).unflatten(-1, (-1, K)).transpose(1, 2)
-        q = self._normed(self.q_norm, q)
+        q = site(self, "q", self._normed(self.q_norm, q))
         if cache is not None and cache.memory is not None:
             return q, *cache.memory
         assert memory is not None
         both = linear(memory, weights[1], biases[1]).unflatten(-1, (2 * G, K))
         k, v = (each.transpose(1, 2) for each in both.split_with_sizes((G, G), dim=2))
-        k = self._normed(self.k_norm, k)
+        k, v = site(self, "k", self._normed(self.k_norm, k)), site(self, "v", v)
         if cache is not None:
             k, v = cache.memory = (k.contiguous(), v.contiguous())
         return q, k, v
+
+    @property
+    def own_sites(self) -> dict[str, str]:
+        """The module's sites, except its output; see `etude.nn.sites`.
+
+        A subclass that overrides a step lacks the sites of this step, unless it lists them.
+        """
+        steps = {
+            "project": {"q": "B H T K", "k": "B G S K", "v": "B G S K"},
+            "attend": {"scores": "B H T S", "pattern": "B H T S"},
+            "forward": {"mixed": "B H T K"},
+        }
+        return {
+            name: letters
+            for step, sites in steps.items()
+            if getattr(type(self), step) is getattr(MultiHeadAttention, step)
+            for name, letters in sites.items()
+        }
 
     def matrices(self) -> dict[str, Matrix]:
         """Returns a dict from the names of the linear layers to their purposes, such as whether a

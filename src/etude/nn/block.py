@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from etude.nn.feedforward import NoFeedForward
+from etude.nn.sites import Tap, site
 
 Context = dict[str, Any]
 
@@ -27,9 +28,12 @@ class Block(nn.Module):
 
     Attributes:
         final_norm: whether the output of the last block needs a final norm.
+        parallel: whether all branches read the block's input.
     """
 
     final_norm: bool
+    tap: Tap | None = None
+    parallel: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -56,6 +60,23 @@ class Block(nn.Module):
     def add_norms(self, norm: Callable[[], nn.Module]) -> None:
         """Builds the additional norms of a subclass; the base class has none."""
 
+    @property
+    def own_sites(self) -> dict[str, str]:
+        """The block's sites, with the outputs of its branches; see `etude.nn.sites`.
+
+        `mid` is the value after the attention, `crossed` the value after the cross-attention. A
+        block has neither of them if all branches read its input, nor `mid` without another branch.
+        """
+        further = self.has_cross or self.has_feedforward
+        names = ["in", "attention.out"]
+        names += ["mid"] if further and not self.parallel else []
+        names += ["cross.out"] if self.has_cross else []
+        names += (
+            ["crossed"] if self.has_cross and self.has_feedforward and not self.parallel else []
+        )
+        names += ["feedforward.out"] if self.has_feedforward else []
+        return dict.fromkeys([*names, "out"], "B T D")
+
 
 class PreNormBlock(Block):
     """Pre-norm block: x + f(norm(x)) for each branch f.
@@ -73,9 +94,9 @@ class PreNormBlock(Block):
                 means no arguments.
             context: keyword arguments of the attention.
         """
-        x = x + self.attention(self.attention_norm(x), **context)
+        x = site(self, "mid", x + self.attention(self.attention_norm(x), **context))
         if self.has_cross:
-            x = x + self.cross(self.cross_norm(x), **(across or {}))
+            x = site(self, "crossed", x + self.cross(self.cross_norm(x), **(across or {})))
         if self.has_feedforward:
             x = x + self.feedforward(self.feedforward_norm(x))
         return x
@@ -99,9 +120,11 @@ class SandwichBlock(Block):
 
     def forward(self, x: Tensor, across: Context | None = None, **context: Any) -> Tensor:
         """Maps (B, T, D) to (B, T, D); see `PreNormBlock.forward`."""
-        x = x + self.attention_post_norm(self.attention(self.attention_norm(x), **context))
+        y = self.attention_post_norm(self.attention(self.attention_norm(x), **context))
+        x = site(self, "mid", x + y)
         if self.has_cross:
-            x = x + self.cross_post_norm(self.cross(self.cross_norm(x), **(across or {})))
+            y = self.cross_post_norm(self.cross(self.cross_norm(x), **(across or {})))
+            x = site(self, "crossed", x + y)
         if self.has_feedforward:
             x = x + self.feedforward_post_norm(self.feedforward(self.feedforward_norm(x)))
         return x
@@ -114,9 +137,9 @@ class PostNormBlock(Block):
 
     def forward(self, x: Tensor, across: Context | None = None, **context: Any) -> Tensor:
         """Maps (B, T, D) to (B, T, D); see `PreNormBlock.forward`."""
-        x = self.attention_norm(x + self.attention(x, **context))
+        x = site(self, "mid", self.attention_norm(x + self.attention(x, **context)))
         if self.has_cross:
-            x = self.cross_norm(x + self.cross(x, **(across or {})))
+            x = site(self, "crossed", self.cross_norm(x + self.cross(x, **(across or {}))))
         if self.has_feedforward:
             x = self.feedforward_norm(x + self.feedforward(x))
         return x
@@ -131,6 +154,7 @@ class ParallelBlock(Block):
     """
 
     final_norm = True
+    parallel = True
 
     def forward(self, x: Tensor, across: Context | None = None, **context: Any) -> Tensor:
         """Maps (B, T, D) to (B, T, D); see `PreNormBlock.forward`."""

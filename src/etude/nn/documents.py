@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from etude.nn.mask import causal_mask
+
 SHORT = 16
 """Mean length in tokens below which documents are separated by a mask, because a call of the
 attention for each document is slower.
@@ -74,6 +76,25 @@ class Documents:
         """
         keys = self if of is None else of
         return self.number[:, None, :, None] == keys.number[:, None, None, :]
+
+    def bias(self, T: int, *, like: Tensor, causal: bool, bias: Tensor | None) -> Tensor:
+        """Returns a bias of the scores that also hides the other documents, (B, 1 or H, T, T).
+
+        Args:
+            T: number of tokens of a sequence.
+            like: tensor whose data type and device the result gets.
+            causal: whether to hide later keys, too.
+            bias: a bias to which the result is added; a boolean bias is a mask.
+        """
+        visible = self.mask()
+        if causal:
+            visible = visible & causal_mask(T, T, like.device)
+        if bias is not None and bias.dtype == torch.bool:
+            visible = visible & bias
+        elif bias is not None:
+            return bias.masked_fill(~visible, -torch.inf)
+        zeros = torch.zeros_like(visible, dtype=like.dtype)
+        return zeros.masked_fill(~visible, -torch.inf)
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the vectors of the N documents in the batch, of shape (N, L, D), with one row per

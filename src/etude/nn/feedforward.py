@@ -6,6 +6,7 @@ There are two forms: `down(activation(up(x)))`, and gated `down(activation(gate(
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from etude.errors import Checks
 from etude.nn.matrices import Matrix, whole
+from etude.nn.sites import Tap, site
 
 
 class FeedForward(nn.Module, ABC):
@@ -26,6 +28,9 @@ class FeedForward(nn.Module, ABC):
         dropout: dropout probability of the output.
         hidden: F, the width of the hidden layer; None uses 4 D.
     """
+
+    own_sites: ClassVar[dict[str, str]] = {"hidden": "B T F"}
+    tap: Tap | None = None
 
     def __init__(self, *, dim: int, bias: bool, dropout: float, hidden: int | None = None) -> None:
         super().__init__()
@@ -41,7 +46,7 @@ class FeedForward(nn.Module, ABC):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (B, T, D) to (B, T, D)."""
-        return self.dropout(self.down(self.activation(self.up(x))))
+        return self.dropout(self.down(site(self, "hidden", self.activation(self.up(x)))))
 
     def matrices(self) -> dict[str, Matrix]:
         """Returns a dict from the names of the linear layers to their purposes, such as whether a
@@ -107,6 +112,9 @@ class GatedFeedForward(nn.Module, ABC):
             that the three matrices have about as many weights as two matrices with F = 4 D.
     """
 
+    own_sites: ClassVar[dict[str, str]] = {"hidden": "B T F"}
+    tap: Tap | None = None
+
     def __init__(self, *, dim: int, bias: bool, dropout: float, hidden: int | None = None) -> None:
         super().__init__()
         hidden = -(-dim // 3) * 8 if hidden is None else hidden
@@ -122,7 +130,8 @@ class GatedFeedForward(nn.Module, ABC):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (B, T, D) to (B, T, D)."""
-        return self.dropout(self.down(self.activation(self.gate(x)) * self.up(x)))
+        hidden = site(self, "hidden", self.activation(self.gate(x)) * self.up(x))
+        return self.dropout(self.down(hidden))
 
     def matrices(self) -> dict[str, Matrix]:
         """Returns a dict from the names of the linear layers to their purposes, such as whether a

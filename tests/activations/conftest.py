@@ -1,0 +1,3 @@
+"""Fixtures of the tests of activations."""
+
+from small_models import model as model
