@@ -114,7 +114,8 @@ def find_sites(model: nn.Module, patterns: Iterable[str]) -> list[Site]:
     problems = []
     for pattern in patterns:
         name = _count_from_last(_translate(pattern), known)
-        sites = [each for each in known.values() if _matches(name, each.name)]
+        exact = known.get(name)
+        sites = [exact] if exact else [s for s in known.values() if _matches(name, s.name)]
         sites = sites or _module_sites(model, name)
         if not sites:
             hint = _nearest_site(name, known)

@@ -137,8 +137,15 @@ class Decoder(Body):
         x = self.hidden(
             tokens, cache, keep=keep, positions=positions, documents=documents, last_only=last_only
         )
+        return site(self, "logits", self._logits(x))
+
+    def read_out(self, x: Tensor) -> Tensor:
+        """Returns the logits (B, T, V) for vectors (B, T, D) as the last block returns them."""
+        return self._logits(self.norm(x))
+
+    def _logits(self, x: Tensor) -> Tensor:
         output = self.embedding if self.head is None else self.head
-        return site(self, "logits", logits(x, output, self.logit_softcap, scale=self.logit_scale))
+        return logits(x, output, self.logit_softcap, scale=self.logit_scale)
 
     @property
     def own_sites(self) -> dict[str, str]:

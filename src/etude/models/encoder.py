@@ -106,6 +106,14 @@ class Encoder(Body):
         y = self.head(x, keep) if documents is None else self.head.of_packed(x, documents)
         return site(self, "logits", y)
 
+    def read_out(self, x: Tensor) -> Tensor:
+        """Returns the head's output for vectors (B, T, D) as the last block returns them, without
+        padding. Without a head, returns the normalised vectors.
+        """
+        x = self.norm(x)
+        y: Tensor = x if self.head is None else self.head(x)
+        return y
+
     @property
     def own_sites(self) -> dict[str, str]:
         letters = {"vocabulary": "B T V", "tags": "B T L", "classes": "B L"}

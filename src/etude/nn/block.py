@@ -29,11 +29,13 @@ class Block(nn.Module):
     Attributes:
         final_norm: whether the output of the last block needs a final norm.
         parallel: whether all branches read the block's input.
+        additive: whether the output is the input plus the (normalised) outputs of the branches.
     """
 
     final_norm: bool
     tap: Tap | None = None
     parallel: ClassVar[bool] = False
+    additive: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -59,6 +61,14 @@ class Block(nn.Module):
 
     def add_norms(self, norm: Callable[[], nn.Module]) -> None:
         """Builds the additional norms of a subclass; the base class has none."""
+
+    def output_norm(self, branch: str) -> nn.Module | None:
+        """Returns the norm between a branch and the residual stream; None if there is none.
+
+        Args:
+            branch: `attention`, `cross` or `feedforward`.
+        """
+        return None
 
     @property
     def own_sites(self) -> dict[str, str]:
@@ -118,6 +128,9 @@ class SandwichBlock(Block):
         if self.has_feedforward:
             self.feedforward_post_norm = norm()
 
+    def output_norm(self, branch: str) -> nn.Module | None:
+        return self.get_submodule(f"{branch}_post_norm")
+
     def forward(self, x: Tensor, across: Context | None = None, **context: Any) -> Tensor:
         """Maps (B, T, D) to (B, T, D); see `PreNormBlock.forward`."""
         y = self.attention_post_norm(self.attention(self.attention_norm(x), **context))
@@ -134,6 +147,7 @@ class PostNormBlock(Block):
     """Post-norm block: norm(x + f(x)) for each branch f (Vaswani et al. 2017, section 3.1)."""
 
     final_norm = False
+    additive = False
 
     def forward(self, x: Tensor, across: Context | None = None, **context: Any) -> Tensor:
         """Maps (B, T, D) to (B, T, D); see `PreNormBlock.forward`."""

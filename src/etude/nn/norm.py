@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+class Frozen(NamedTuple):
+    """A norm as an affine function, with the statistics of given vectors.
+
+    Attributes:
+        linear: the linear function of vectors (..., D).
+        constant: vector (D,) that is added; None if there is none.
+    """
+
+    linear: Callable[[Tensor], Tensor]
+    constant: Tensor | None = None
 
 
 class LayerNorm(nn.LayerNorm):
@@ -20,6 +35,17 @@ class LayerNorm(nn.LayerNorm):
     def __init__(self, *, dim: int, bias: bool, eps: float = 1e-5) -> None:
         super().__init__(dim, eps=eps, bias=bias)
 
+    def frozen(self, x: Tensor) -> Frozen:
+        """Returns the affine function that the norm is while the statistics are those of x.
+
+        At x, it equals the norm.
+
+        Args:
+            x: vectors (..., D).
+        """
+        gain = (x.var(-1, correction=0, keepdim=True) + self.eps).rsqrt() * self.weight
+        return Frozen(lambda part: (part - part.mean(-1, keepdim=True)) * gain, self.bias)
+
 
 class RMSNorm(nn.RMSNorm):
     """RMS normalisation over the last dimension: weight * x / sqrt(mean(x^2) + eps) (Zhang &
@@ -33,6 +59,11 @@ class RMSNorm(nn.RMSNorm):
 
     def __init__(self, *, dim: int, bias: bool, eps: float = 1e-6) -> None:
         super().__init__(dim, eps=eps)
+
+    def frozen(self, x: Tensor) -> Frozen:
+        """Returns the linear function that the norm is while the statistics are those of x."""
+        gain = _inverse_rms(x, self.eps) * self.weight
+        return Frozen(lambda part: part * gain)
 
 
 class OffsetRMSNorm(nn.RMSNorm):
@@ -59,6 +90,11 @@ class OffsetRMSNorm(nn.RMSNorm):
         gain = 1 + self.weight.to(precise)
         return F.rms_norm(x.to(precise), self.normalized_shape, gain, self.eps).to(x.dtype)
 
+    def frozen(self, x: Tensor) -> Frozen:
+        """Returns the linear function that the norm is while the statistics are those of x."""
+        gain = _inverse_rms(x, self.eps) * (1 + self.weight)
+        return Frozen(lambda part: part * gain)
+
 
 class NoNorm(nn.Module):
     """Norm that returns its input unchanged, for models without normalisation.
@@ -72,6 +108,15 @@ class NoNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x
+
+    def frozen(self, x: Tensor) -> Frozen:
+        """Returns the identity."""
+        return Frozen(lambda part: part)
+
+
+def _inverse_rms(x: Tensor, eps: float | None) -> Tensor:
+    eps = torch.finfo(x.dtype).eps if eps is None else eps
+    return (x.square().mean(-1, keepdim=True) + eps).rsqrt()
 
 
 @torch.no_grad()
