@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -300,6 +300,45 @@ class Run:
         from etude.analysis.scoring import example_scores
 
         return example_scores(self, split, which)
+
+    @property
+    def checkpoints(self) -> list[int]:
+        """The steps of the saved checkpoints, in ascending order."""
+        return [step for step, _ in self.record.checkpoints()]
+
+    def over_steps(
+        self,
+        measure: Callable[..., Any],
+        *args: Any,
+        steps: Sequence[int] | None = None,
+        **more: Any,
+    ) -> pd.Series:
+        """Returns the values of a measure for the models of the saved checkpoints.
+
+        Values are stored in the run's folder, in `measures/`, and reused by later calls. They are
+        computed again if the function's module, its arguments or the weights have changed. The
+        values of a function that uses local variables, or of arguments without a hash, are not
+        stored.
+
+        Example:
+            run.over_steps(etude.interpret.induction_scores, length=30).unstack("step")
+
+        Args:
+            measure: function of a model, as `model` returns it, which returns a `pandas.Series` or
+                a number, such as those in `etude.interpret`.
+            args, more: further arguments of the function.
+            steps: steps of the checkpoints; None for all.
+
+        Returns:
+            The values, with `step` as the first level of the index.
+
+        Raises:
+            RequestError: the run has no checkpoint of a step, or the measure returns something
+                else.
+        """
+        from etude.analysis.measures import measure_steps
+
+        return measure_steps(self, measure, args, more, steps)
 
     def batch(self, step: int) -> dict[str, Any]:
         """Returns the batch of an optimizer step, over all processes, as tensors by name.

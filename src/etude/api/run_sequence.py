@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from etude.api.run import Run
+from etude.errors import Problem, RequestError
 from etude.records.filters import parse_filter
 from etude.records.record import Record
 from etude.records.record_fields import (
@@ -114,6 +115,46 @@ class Runs(Sequence[Run]):
 
         finished = [run.record for run in self._runs if run.status == "finished"]
         return Groups(finished, metric=metric, by=by)
+
+    def over_steps(
+        self,
+        measure: Callable[..., Any],
+        *args: Any,
+        steps: Sequence[int] | None = None,
+        **more: Any,
+    ) -> pd.Series:
+        """Returns the values of a measure for the saved checkpoints of all runs; see
+        `Run.over_steps`.
+
+        Example:
+            scores = runs("experiments/induction").over_steps(etude.interpret.induction_scores)
+            scores.groupby(["label", "step", "layer", "head"]).agg(["mean", "std"])
+
+        Args:
+            measure, args, steps, more: as for `Run.over_steps`.
+
+        Returns:
+            The values, whose first index levels are `label` (the overrides that distinguish the
+            run, without the seed), `seed` and `step`.
+
+        Raises:
+            RequestError: there are no runs, two runs have the same label and seed, or as for
+                `Run.over_steps`.
+        """
+        import pandas as pd
+
+        from etude.analysis.measures import label_without_seed
+
+        parts: dict[tuple[str, int], pd.Series] = {}
+        for run in self._runs:
+            key = (label_without_seed(run.record), int(run.config.seed))
+            if key in parts:
+                expected = "runs with different labels or seeds"
+                raise RequestError(Problem("runs", expected, f"{key[0]} seed={key[1]}".strip()))
+            parts[key] = run.over_steps(measure, *args, steps=steps, **more)
+        if not parts:
+            raise RequestError(Problem("runs", "at least one run"))
+        return pd.concat(parts, names=["label", "seed"])
 
     def significance(self, split: str = "val") -> pd.DataFrame:
         """Tests whether the other runs differ from the first run, by the score of each example.

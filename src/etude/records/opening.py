@@ -66,6 +66,7 @@ STATE = Kind("checkpoints/*/state.pt", 1024 * _GIB)
 EVALUATION = Kind("evaluations/*.json", 64 * _MIB)
 EVALUATIONS_LOG = Kind("evaluations/log.jsonl", 1 * _GIB)
 PREDICTIONS = Kind("predictions/*", 2 * _GIB)
+MEASURES = Kind("measures/*.json", 256 * _MIB)
 SAMPLE = Kind("samples/*.txt", 16 * _MIB)
 FIGURE = Kind("figures/*", 64 * _MIB)
 SWEEP = Kind("sweep.json", 256 * _MIB)  # this and the next four: in `_sweeps/<id>/`

@@ -1,0 +1,215 @@
+"""Measures of a run's model at its saved steps, stored in the run's folder.
+
+`measures/<function>-<key>.json` contains the values of one function with one set of arguments, by
+the hash of the weights of each checkpoint. The key is a hash of the function's name, the source
+code of its module, and the arguments. So a changed function, argument or checkpoint is measured
+again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import logging
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from etude.errors import Problem, RequestError
+from etude.records import opening
+from etude.records.manifest import WEIGHTS, read_manifest
+from etude.records.opening import path_exists
+from etude.records.record import Record
+from etude.records.sealed import digest, read_sealed, write_sealed
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+log = logging.getLogger("etude")
+
+FOLDER = "measures"
+_INTERVAL = 10.0  # seconds between lines of progress
+
+
+def measure_steps(
+    run: Any,
+    measure: Callable[..., Any],
+    args: Sequence[Any] = (),
+    more: Mapping[str, Any] | None = None,
+    steps: Sequence[int] | None = None,
+) -> pd.Series:
+    """Returns the values of a measure for the models of a run's checkpoints.
+
+    Values that are stored in the run's folder are not computed again.
+
+    Args:
+        run: an `etude.api.Run`.
+        measure: function of a model, which returns a series or a number.
+        args, more: further arguments of the function.
+        steps: steps of the checkpoints; None for all.
+
+    Returns:
+        The values, with `step` as the first level of the index.
+
+    Raises:
+        RequestError: the run has no checkpoint of a step, or the measure returns something else.
+    """
+    more = more or {}
+    saved = dict(run.record.checkpoints())
+    chosen = list(saved) if steps is None else list(steps)
+    if missing := [step for step in chosen if step not in saved]:
+        hint = f"saved: {', '.join(map(str, saved)) or 'none'}"
+        raise RequestError(Problem("steps", "steps with a checkpoint", missing, hint))
+    if not chosen:
+        raise RequestError(Problem(str(run.path), "a run with checkpoints"))
+    file = _file(run.path, measure, args, more)
+    stored = _read(file)
+    results: dict[int, pd.Series] = {}
+    computed = 0
+    last = time.monotonic()
+    for number, step in enumerate(chosen, 1):
+        weights = read_manifest(saved[step])["sha256"][WEIGHTS]
+        if weights not in stored:
+            if time.monotonic() - last > _INTERVAL:
+                last = time.monotonic()
+                log.info("%s: checkpoint %d of %d", _name(measure), number, len(chosen))
+            stored[weights] = _encode(measure(run.model(str(step)), *args, **more), measure)
+            computed += 1
+        results[step] = _decode(stored[weights])
+    if computed and file is not None:
+        file.parent.mkdir(exist_ok=True)
+        content = {"function": _name(measure), "arguments": repr((*args, more)), "values": stored}
+        write_sealed(file, content, opening.MEASURES)
+    return _concatenate(results)
+
+
+def _concatenate(results: Mapping[int, pd.Series]) -> pd.Series:
+    """Returns the series of all steps as one; those of a single number by step alone."""
+    import pandas as pd
+
+    if all(series.index.names == [None] and len(series) == 1 for series in results.values()):
+        index = pd.Index(list(results), name="step")
+        return pd.Series([series.iloc[0] for series in results.values()], index=index, dtype=float)
+    return pd.concat(results, names=["step"])
+
+
+def _file(
+    folder: Path, measure: Callable[..., Any], args: Sequence[Any], more: Mapping[str, Any]
+) -> Path | None:
+    """Returns the file of a measure's values; None if its arguments cannot be identified."""
+    try:
+        key = digest([_identity(measure), [_identity(x) for x in args], _identity(dict(more))])
+    except TypeError:
+        return None
+    name = re.sub(r"\W+", "_", _name(measure).rpartition(".")[2]) or "function"
+    return folder / FOLDER / f"{name}-{key[:12]}.json"
+
+
+def _name(measure: Callable[..., Any]) -> str:
+    if isinstance(measure, partial):
+        return _name(measure.func)
+    module = getattr(measure, "__module__", "")
+    return f"{module}.{getattr(measure, '__qualname__', type(measure).__name__)}"
+
+
+def _identity(value: Any) -> Any:
+    """Returns a JSON value that identifies an argument or a function.
+
+    Raises:
+        TypeError: there is none.
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list | tuple):
+        return [_identity(each) for each in value]
+    if isinstance(value, dict):
+        return {str(key): _identity(each) for key, each in value.items()}
+    if isinstance(value, partial):
+        keywords = _identity(value.keywords)
+        return ["partial", _identity(value.func), _identity(value.args), keywords]
+    if hasattr(value, "numpy") or hasattr(value, "tobytes"):  # a tensor or an array
+        array = value.detach().cpu().numpy() if hasattr(value, "detach") else value
+        content = hashlib.sha256(array.tobytes()).hexdigest()
+        return [str(array.dtype), list(array.shape), content]
+    if inspect.isfunction(value):
+        return [_name(value), hashlib.sha256(_source(value).encode()).hexdigest()]
+    raise TypeError(f"{type(value).__name__} has no hash")
+
+
+def _source(function: Any) -> str:
+    """Returns the source code of a function's module; in a notebook, of the function.
+
+    Raises:
+        TypeError: there is none, or the function depends on local variables.
+    """
+    if function.__closure__:
+        raise TypeError("a function that depends on local variables")
+    module = sys.modules.get(function.__module__)
+    described = module if getattr(module, "__file__", None) else function
+    try:
+        return inspect.getsource(described or function)
+    except OSError as error:
+        raise TypeError("a function without source code") from error
+
+
+def _read(file: Path | None) -> dict[str, Any]:
+    if file is None or not path_exists(file):
+        return {}
+    hint = "the file was changed; to measure again, delete it"
+    values: dict[str, Any] = read_sealed(file, opening.MEASURES, hint)["values"]
+    return values
+
+
+def _encode(value: Any, measure: Callable[..., Any]) -> dict[str, Any]:
+    """Returns a series or a number as JSON values.
+
+    Raises:
+        RequestError: the value is neither.
+    """
+    import pandas as pd
+
+    if not isinstance(value, pd.Series | str):
+        with suppress(TypeError, ValueError, RuntimeError):  # reported below
+            value = pd.Series([float(value)])
+    if not isinstance(value, pd.Series):
+        expected = "a function that returns a pandas.Series or a number"
+        raise RequestError(Problem(_name(measure), expected, type(value).__name__))
+    frame = value.index.to_frame(index=False)
+    columns = [[_plain(each) for each in frame[name]] for name in frame.columns]
+    return {
+        "levels": list(value.index.names),
+        "index": columns,
+        "values": [None if number != number else float(number) for number in value],
+    }
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else value
+
+
+def _decode(stored: Mapping[str, Any]) -> pd.Series:
+    import pandas as pd
+
+    levels, columns = stored["levels"], stored["index"]
+    index = (
+        pd.Index(columns[0], name=levels[0])
+        if len(levels) == 1
+        else pd.MultiIndex.from_arrays(columns, names=levels)
+    )
+    return pd.Series(stored["values"], index=index, dtype=float)
+
+
+def label_without_seed(record: Record) -> str:
+    """Returns the overrides that distinguish a run from its experiment file, without the seed."""
+    words = (word for word in record.label.split() if not word.startswith("seed="))
+    return " ".join(words)
+
+
+def stored_files(folder: Path) -> Iterator[Path]:
+    """Yields the files with stored measures in a run's folder."""
+    yield from sorted((folder / FOLDER).glob("*.json"))
