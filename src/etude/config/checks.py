@@ -193,7 +193,8 @@ def _identity(values: Mapping[str, Any], nodes: _Nodes, callbacks: _Nodes) -> di
 
     The data has a canonical form: configs with the same meaning give equal data. Its keys are
     `name`, `seed`, `callbacks`, `extensions`, those of `nodes` and, if an option of `init_from`
-    is set, `init_from`. Keys that do not affect the result, such as `data.workers`, are left out.
+    is set, `init_from`. Keys that do not affect the result, such as `data.workers`, are left out,
+    and so are callbacks that only measure.
 
     Args:
         values: the resolved config as plain data; `name`, `seed`, `extensions` and `init_from` are
@@ -206,7 +207,11 @@ def _identity(values: Mapping[str, Any], nodes: _Nodes, callbacks: _Nodes) -> di
         "name": values["name"],
         "seed": values["seed"],
         **{key: node.canonical() for key, node in nodes.items()},
-        "callbacks": {name: node.canonical() for name, node in callbacks.items()},
+        "callbacks": {
+            name: node.canonical()
+            for name, node in callbacks.items()
+            if not node.description.observes
+        },
         "extensions": sorted(values["extensions"]),
     }
     start = values["init_from"]

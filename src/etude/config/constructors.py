@@ -65,6 +65,8 @@ class Constructor:
             replaces it.
         pins: whether the class has a method `pinned`, which replaces mutable references in its
             arguments, such as a branch, by commits; see `etude.config.pinning`.
+        observes: whether objects of the class only measure, so that they are not part of a run's
+            signature.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Constructor:
     refused: Mapping[str, str] = field(default_factory=dict)
     aliases: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     pins: bool = False
+    observes: bool = False
 
     def settable(self, partial: bool) -> list[str]:
         """Returns the names of the arguments that a config may set.
@@ -120,6 +123,7 @@ def describe_class(constructor: Any, location: str = "") -> Constructor:
         refused=getattr(constructor, "refused", {}),
         aliases=getattr(constructor, "aliases", {}),
         pins=hasattr(constructor, "pinned"),
+        observes=getattr(constructor, "observes", False) is True,
     )
 
 
@@ -242,6 +246,7 @@ def _pack(constructor: Constructor) -> dict[str, Any]:
         "refused": dict(constructor.refused),
         "aliases": {name: dict(values) for name, values in constructor.aliases.items()},
         "pins": constructor.pins,
+        "observes": constructor.observes,
     }
 
 

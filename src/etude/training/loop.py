@@ -311,7 +311,7 @@ class RunLoop(pl.Callback):
             return
         self._reported = True
         listed = {*task.metric_names, *(f"val/{each}/loss" for each in task.section_names)}
-        known = tuple(f"{name}/" for name in listed)
+        known = ("inside/", *(f"{name}/" for name in listed))  # `inside/`: of `Measured`
         if new := [name for name in metrics if name not in listed and not name.startswith(known)]:
             kind = type(task).__name__
             message = "%s computes metrics that its metric_names doesn't list: %s"
