@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from etude.data.examples.base import ExampleData
 from etude.data.examples.encoding import encode
@@ -79,6 +79,8 @@ class Pairs(PairData, TableData):
         quoting: `csv` if quotation marks can enclose a cell, `none` if they are regular characters;
             None detects this in TSV files, and means `csv` for CSV files.
     """
+
+    distinct_columns: ClassVar[bool] = False  # a model can be trained to repeat a text
 
     source: str = "source"
     target: str = "target"

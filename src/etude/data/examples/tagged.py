@@ -21,7 +21,7 @@ from etude.data.examples.conll import (
 )
 from etude.data.examples.schemes import Scheme, TagInspection
 from etude.data.examples.source import Inspection, Row, Split, Text
-from etude.data.examples.tables import SPLIT_KEYS, TableData, check_label_column
+from etude.data.examples.tables import SPLIT_KEYS, TableData
 from etude.data.examples.word_data import WordData, split_words
 from etude.data.formats import KINDS, format_of
 from etude.data.objective import IGNORE
@@ -99,7 +99,6 @@ class Tagged(TaggedData, TableData):
 
     def validate(self, checks: Checks) -> None:
         check_label_names(checks, self.labels)
-        check_label_column(checks, "tags", self.columns())
         super().validate(checks)
 
     @property
