@@ -15,6 +15,11 @@ from collections.abc import Iterator
 from typing import Any
 
 _SECTION = re.compile(r"(Args|Attributes|Returns|Yields|Raises|Examples?|Notes?):")
+_HEADINGS = {
+    "Example:": ["Example::", ""],
+    "Examples:": ["Examples::", ""],
+    "Returns:": [":returns:"],
+}
 _ENTRY = re.compile(r"    (\*{0,2}\w+(?:, *\*{0,2}\w+)*)(?: \([^)]*\))?:(?: (.*))?")
 _WRAPPED_NAMES = re.compile(r"^( {4}[\w*, ]+,)\n {8}", re.MULTILINE)
 _UNDESCRIBED = ("self", "cls", "args", "kwargs")
@@ -27,8 +32,7 @@ def complete(described: Any) -> list[str]:
     Examples become code blocks, and the text of "Returns" may contain a colon.
 
     Args:
-        described: a class or a function. A parameter that no docstring describes has an entry
-            without text.
+        described: a class or a function. A parameter that no docstring describes has no entry.
     """
     lines = _lines(described)
     arguments = dict(_entries(described, "Args"))
@@ -44,7 +48,9 @@ def complete(described: Any) -> list[str]:
     for title, described_names in texts.items():
         entries = []
         for name, text in described_names.items():
-            first, *others = text or [""]
+            if not text:
+                continue
+            first, *others = text
             entries += [f"    {name}: {first}", *(f"        {line}" for line in others if line)]
         start, end = _section(lines, title)
         if entries:
@@ -53,22 +59,11 @@ def complete(described: Any) -> list[str]:
 
 
 def _as_rst(lines: list[str]) -> list[str]:
-    """Returns the lines of a docstring, with those sections as RST that napoleon misreads.
+    """Returns the lines of a docstring, with those headings as RST that napoleon misreads.
 
     It renders the code of an example as prose, and the text of "Returns" up to a colon as a type.
     """
-    rst: list[str] = []
-    section = ""
-    for line in lines:
-        if title := _SECTION.fullmatch(line):
-            section = title[1].rstrip("s") if title[1].startswith("Example") else title[1]
-            heading = {"Example": ["Example::", ""], "Returns": [":returns:"]}.get(section, [line])
-            rst += heading
-        else:
-            if line and not line.startswith(" "):
-                section = ""
-            rst.append(line)
-    return rst
+    return [line for each in lines for line in _HEADINGS.get(each, [each])]
 
 
 def descriptions(described: Any) -> dict[str, list[str]]:
