@@ -52,7 +52,8 @@ def warn_repeated_seeds(groups: Iterable[Sequence[Record]]) -> None:
         keys = ", ".join([*differing][:5]) + (", ..." if len(differing) > 5 else "")
         log.warning(
             f"some groups contain several runs with the same seed, which differ in {keys}; these "
-            "runs are not independent seeds (group by these keys too, or select runs that agree in them)"
+            "runs are not independent seeds (group by these keys too, or select runs that agree in "
+            "them)"
         )
 
 
