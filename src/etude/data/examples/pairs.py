@@ -111,7 +111,8 @@ class Catalogs(PairData):
         packages: import names of installed packages; their code is not executed.
         locale: locale of the translations, such as `zh_CN` or `zh_Hans`; or a list of locales, all
             of whose catalogs are read.
-        validation, test: fractions of the messages for validation and test.
+        validation: fraction of the messages for validation.
+        test: fraction of the messages for testing.
         sequence_length, too_long: see `Pairs`.
         tokenizer, batch, duplicates, fraction, bucket_steps, workers, pack: see `ExampleData`.
     """
