@@ -15,27 +15,55 @@ from collections.abc import Iterator
 from typing import Any
 
 _SECTION = re.compile(r"(Args|Attributes|Returns|Yields|Raises|Examples?|Notes?):")
+_HEADINGS = {
+    "Example:": ["Example::", ""],
+    "Examples:": ["Examples::", ""],
+    "Returns:": [":returns:"],
+}
 _ENTRY = re.compile(r"    (\*{0,2}\w+(?:, *\*{0,2}\w+)*)(?: \([^)]*\))?:(?: (.*))?")
 _WRAPPED_NAMES = re.compile(r"^( {4}[\w*, ]+,)\n {8}", re.MULTILINE)
+_UNDESCRIBED = ("self", "cls", "args", "kwargs")
 _REFERENCE = re.compile(r"(?:see|as for) `([\w.]+)`(?:[.;] ?)?(.*)")
 
 
 def complete(described: Any) -> list[str]:
     """Returns the lines of a docstring with a description of each parameter in the signature.
 
+    Examples become code blocks, and the text of "Returns" may contain a colon.
+
     Args:
-        described: a class or a function. A parameter that no docstring describes has an entry
-            without text.
+        described: a class or a function. A parameter that no docstring describes has no entry.
     """
     lines = _lines(described)
-    entries = []
-    for name, text in descriptions(described).items():
-        first, *others = text or [""]
-        entries += [f"    {name}: {first}", *(f"        {line}" for line in others if line)]
-    start, end = _section(lines, "Args")
-    if not entries:
-        return lines
-    return [*lines[:start], "", "Args:", *entries, "", *lines[end:]]
+    arguments = dict(_entries(described, "Args"))
+    attributes = dict(_entries(described, "Attributes"))  # of a dataclass, also its arguments
+    texts = {
+        "Args": {
+            name: text
+            for name, text in descriptions(described).items()
+            if name in arguments or name not in attributes
+        },
+        "Attributes": {name: find_description(described, name) for name in attributes},
+    }
+    for title, described_names in texts.items():
+        entries = []
+        for name, text in described_names.items():
+            if not text:
+                continue
+            first, *others = text
+            entries += [f"    {name}: {first}", *(f"        {line}" for line in others if line)]
+        start, end = _section(lines, title)
+        if entries:
+            lines = [*lines[:start], "", f"{title}:", *entries, "", *lines[end:]]
+    return _as_rst(lines)
+
+
+def _as_rst(lines: list[str]) -> list[str]:
+    """Returns the lines of a docstring, with those headings as RST that napoleon misreads.
+
+    It renders the code of an example as prose, and the text of "Returns" up to a colon as a type.
+    """
+    return [line for each in lines for line in _HEADINGS.get(each, [each])]
 
 
 def descriptions(described: Any) -> dict[str, list[str]]:
@@ -43,21 +71,23 @@ def descriptions(described: Any) -> dict[str, list[str]]:
 
     The lines are empty if neither the docstring nor that of a base class describes the parameter.
     """
-    own = dict(_own_arguments(described))
-    names = [name for name in _parameters(described) if name not in ("args", "kwargs")]
+    own = dict(_entries(described, "Args"))
+    names = [name for name in _parameters(described) if name not in _UNDESCRIBED]
     names += [name for name in own if name not in names]
     return {name: find_description(described, name) for name in names}
 
 
 def find_description(described: Any, name: str, seen: tuple[Any, ...] = ()) -> list[str]:
-    """Returns the lines that describe an argument, in a class's docstring or those of its bases.
+    """Returns the lines that describe an argument or an attribute, in a class's docstring or those
+    of its bases.
 
     If the description begins with a reference to another class or function, such as "see `Stored`",
     the description there replaces the reference. `seen` are the objects whose references led here;
     they are not searched again.
     """
     for owner in getattr(described, "__mro__", [described]):
-        text = dict(_own_arguments(owner)).get(name)
+        own = {**dict(_entries(owner, "Attributes")), **dict(_entries(owner, "Args"))}
+        text = own.get(name)
         if text is None:
             continue
         reference = _REFERENCE.fullmatch(" ".join(text))
@@ -123,12 +153,17 @@ def _section(lines: list[str], title: str) -> tuple[int, int]:
     return where, where
 
 
-def _own_arguments(described: Any) -> Iterator[tuple[str, list[str]]]:
-    """Yields each argument in the section "Args" of a docstring, and the lines that describe it."""
+def _entries(described: Any, title: str) -> Iterator[tuple[str, list[str]]]:
+    """Yields each name in a section of a docstring, and the lines that describe it.
+
+    Args:
+        described: the class or function with the docstring.
+        title: the section: `Args` or `Attributes`.
+    """
     if not inspect.isclass(described) and not inspect.isroutine(described):
         return
     lines = _lines(described)
-    start, end = _section(lines, "Args")
+    start, end = _section(lines, title)
     block = "\n".join(lines[start + 1 : end])
     while (joined := _WRAPPED_NAMES.sub(r"\1 ", block)) != block:
         block = joined

@@ -52,7 +52,7 @@ class Problem:
 
 
 class EtudeError(Exception):
-    """Base class of all errors that are reported to the user.
+    """Base class of all errors that are reported to the user; `except EtudeError` catches them all.
 
     Messages may quote any input, so secrets are masked and control characters are escaped.
     """
@@ -71,9 +71,9 @@ class _Problems(EtudeError):
 
 
 class InvalidArguments(_Problems, ValueError):
-    """Raised for invalid arguments of a constructor or a function.
+    """Raised for invalid arguments of a constructor or a function; it is also a `ValueError`.
 
-    The attribute `where` of each problem is the name of an argument.
+    The attribute `problems` is the list of errors; `where` of each is the name of an argument.
     """
 
 
@@ -106,6 +106,7 @@ class RunHeld(EtudeError):
     """Raised when the run is in use by another process.
 
     Args:
+        message: which process uses the run.
         hint: text that states what the user can do.
         folder: folder of the run.
     """
@@ -125,6 +126,7 @@ class Interrupted(EtudeError):
 
     Args:
         signum: signal number (2 for Ctrl-C, 15 for SIGTERM).
+        message: text of the error; if empty, it names the signal.
     """
 
     def __init__(self, signum: int, message: str = "") -> None:

@@ -47,6 +47,16 @@ def records(tmp_path: Path) -> list[Record]:
     return made
 
 
+def test_runs_with_the_same_seed_in_one_group_are_reported(
+    records: list[Record], caplog: pytest.LogCaptureFixture
+) -> None:
+    Groups(records)
+    Groups(records, by=["vars.position"])
+    assert caplog.text == ""
+    Groups(records, by=["model.dim"])
+    assert "several runs with the same seed, which differ in vars.position" in caplog.text
+
+
 def test_the_numbers(records: list[Record]) -> None:
     groups = Groups(records)
     assert groups.metric == "best/val/loss"

@@ -218,6 +218,8 @@ class TestEvaluation:
         data.prepare(tmp_path)
         with pytest.raises(RequestError, match="expected one of train, val"):
             data.evaluation_batches("test")
+        with pytest.raises(RequestError, match="expected one of train, val"):
+            data.evaluation_batches(["val"])
 
     def test_batches_hold_about_8192_targets(self, tmp_path: Path) -> None:
         data = corpus(val=["x" * 50_000])

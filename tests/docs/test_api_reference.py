@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import inspect
+import sys
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,9 @@ import etude
 import etude.api
 from etude.config.table import table
 
-FILE = Path(__file__).parents[2] / "docs" / "arguments.py"
-SPEC = importlib.util.spec_from_file_location("arguments", FILE)
-assert SPEC is not None
-assert SPEC.loader is not None
-arguments = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(arguments)
+sys.path.append(str(Path(__file__).parents[2] / "docs"))
+api_pages = importlib.import_module("api_pages")
+arguments = importlib.import_module("arguments")
 
 ROOTS = ("data", "logger", "model", "optimizer", "schedule", "task", "trainer")
 
@@ -108,7 +106,6 @@ def test_inherited_arguments_and_references() -> None:
         "        here it is even.",
         "    second: shared text.",
         "    depth: its own argument.",
-        "    unknown: ",
         "",
         "Raises:",
         "    ValueError: never.",
@@ -142,3 +139,88 @@ def test_classes_that_refer_to_each_other() -> None:
 def test_a_name_that_does_not_exist() -> None:
     with pytest.raises(LookupError, match=r"test_api_reference\.Base: there is no Nothing"):
         arguments.find_object("Nothing", Base)
+
+
+@dataclass
+class Result:
+    """A result.
+
+    Attributes:
+        first, second: numbers.
+        size: see `One`.
+
+    Example:
+        Result(1, 2, 3)
+    """
+
+    first: int
+    second: int
+    size: int
+
+    def total(self, more: int) -> int:
+        """Returns a sum.
+
+        Args:
+            more: a number.
+
+        Returns:
+            A sum of four: those of the result, and one more.
+        """
+        return self.first + self.second + self.size + more
+
+
+def test_attributes_are_listed_once_and_each_on_its_own() -> None:
+    assert [line for line in arguments.complete(Result) if line] == [
+        "A result.",
+        "Attributes:",
+        "    first: numbers.",
+        "    second: numbers.",
+        "    size: see `One`.",
+        "Example::",
+        "    Result(1, 2, 3)",
+    ]
+
+
+def test_self_is_no_argument_and_a_colon_in_the_result_is_no_type() -> None:
+    assert [line for line in arguments.complete(Result.total) if line] == [
+        "Returns a sum.",
+        "Args:",
+        "    more: a number.",
+        ":returns:",
+        "    A sum of four: those of the result, and one more.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("file", "values"),
+    [
+        ("model/attention/grouped_query", "kv_heads: 2"),
+        ("model/attention/qk_norm_8", "qk_norm: true, kv_heads: 8"),
+        ("model/attention/multi_head", ""),
+        ("model/head/classification", "labels: null"),
+        ("model/gpt2_large", "layers: 36, heads: 20, dim: 1280"),
+        ("model/roberta_base", ""),
+        ("model/nano", ""),
+        ("data/sotu", ""),
+        ("logger/wandb", ""),
+    ],
+)
+def test_small_files_show_their_values(file: str, values: str) -> None:
+    conf = Path(__file__).parents[2] / "conf"
+    assert api_pages.values_in(conf / f"{file}.yaml") == values
+
+
+@pytest.mark.parametrize("keys", list(api_pages.KEYS.values()))
+def test_every_key_of_the_schema_is_described(keys: type) -> None:
+    texts = arguments.descriptions(keys)
+    assert [field.name for field in fields(keys) if not texts.get(field.name)] == []
+
+
+def test_pages_of_keys_and_commands() -> None:
+    keys = "\n".join(api_pages.describe_keys())
+    assert "| `run.keep_last` | `null` |" in keys
+    assert "| `init_from.lora.rank` | `0` |" in keys
+    commands = "\n".join(api_pages.describe_commands())
+    for command in ("train", "data find", "runs export", "reproduce"):
+        assert f"## `etude {command}`" in commands
+    assert "--length-penalty" in commands

@@ -100,9 +100,22 @@ def test_find_refuses(root: Path, run: str, said: str) -> None:
 @pytest.mark.parametrize("path", ["checkpoints", "checkpoints/last", "metrics.jsonl"])
 def test_a_path_in_a_run(root: Path, path: str) -> None:
     run = root / "nano/aaaa00000000"
-    hint = f"to choose a checkpoint of a run, use {run} and the option --checkpoint STEP"
+    hint = f"the path is inside the run {run}; a checkpoint is chosen by its step"
     with pytest.raises(RequestError, match=re.escape(hint)):
         find_record(str(run / path), root)
+
+
+def test_a_name_in_a_folder_that_looks_like_a_run(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A foreign `run.json` in the current folder changes nothing."""
+    folder = tmp_path.parent / f"{tmp_path.name}-elsewhere"
+    (folder / "nano").mkdir(parents=True)
+    (folder / "run.json").write_text("{}")
+    monkeypatch.chdir(folder)
+    assert find_record("nano", root).path == root / "nano/aaaa00000000"
+    with pytest.raises(RequestError, match="did you mean nano"):
+        find_record("../nanno", root)
 
 
 def test_damaged_records_are_collected(root: Path) -> None:

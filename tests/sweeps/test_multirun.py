@@ -105,6 +105,28 @@ def test_a_sweep_of_refused_jobs_alone_was_a_wrong_request(
 
 
 @pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["model.layrs=1,2"], ["model.layrs = 1", "model.layrs = 2", "did you mean layers?"]),
+        (["model.layrs=1"], ["model.layrs = 1"]),
+        (["optimizer.lr=1e-3,fast"], ["optimizer.lr = 'fast': expected a number"]),
+        (
+            ["task=masked_lm,causal_lm", "+task.rate=0.1,0.2"],
+            ["task.rate = 0.1: expected an argument of CausalLM"],
+        ),
+    ],
+)
+def test_unknown_keys_and_wrong_types_are_refused_before_any_job(
+    etude, corpus: Path, tiny, tmp_path: Path, overrides: list[str], said: list[str]
+) -> None:
+    answer = etude("train", "-m", *tiny("corpus.txt", "experiments", *overrides), cwd=tmp_path)
+    assert answer.code == 2
+    for text in said:
+        assert text in answer.err
+    assert not (tmp_path / "experiments").exists()
+
+
+@pytest.mark.parametrize(
     "content",
     quick_first(
         ['{"jobs": [{}]}', "{", "[]", '{"jobs": 3}', '{"jobs": [3]}', '{"jobs": [{"key": 3}]}'], 2

@@ -117,7 +117,7 @@ def test_wrong_sources(pretrained: Record, toy: Toy, tmp_path: Path) -> None:
             check_all(compose(words))
         return str(caught.value)
 
-    hint = f"set init_from.source={pretrained.path} init_from.checkpoint=STEP"
+    hint = f"the path is inside the run {pretrained.path}; its checkpoint is chosen by init_from"
     assert hint in refused(pretrained.path / "checkpoints")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,26 @@ def without_duplicates(records: Sequence[Record]) -> list[Record]:
         paths = ", ".join(map(str, replaced[:5])) + (", ..." if len(replaced) > 5 else "")
         log.warning(f"ignored {paths}: another selected run has the same config and seed")
     return list(counted.values())
+
+
+def warn_repeated_seeds(groups: Iterable[Sequence[Record]]) -> None:
+    """Warns about runs of one group with the same seed, and names the keys in which they differ.
+
+    Such runs are not independent seeds: they make the number of runs too large, and the confidence
+    interval mixes the effect of the keys with that of the seed.
+    """
+    differing: dict[str, None] = {}
+    for records in groups:
+        seeds = [field_value(record, "seed") for record in records]
+        if len(set(seeds)) < len(seeds):
+            differing |= dict.fromkeys(key for key in config_differences(records) if key != "seed")
+    if differing:
+        keys = ", ".join([*differing][:5]) + (", ..." if len(differing) > 5 else "")
+        log.warning(
+            f"some groups contain several runs with the same seed, which differ in {keys}; these "
+            "runs are not independent seeds (group by these keys too, or select runs that agree in "
+            "them)"
+        )
 
 
 def group_key(record: Record, by: Sequence[str]) -> str:

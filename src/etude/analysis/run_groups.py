@@ -29,6 +29,7 @@ from etude.analysis.group_keys import (
     group_key,
     short_key,
     table_value,
+    warn_repeated_seeds,
     without_duplicates,
 )
 from etude.analysis.group_tests import check_reference, comparison_table
@@ -110,8 +111,9 @@ class Groups:
         metric: metric such as `val/loss` (its last value) or `best/val/loss`; None for the best
             value of the metric by which the runs selected their best checkpoint. If this metric
             differs between the runs, that of the first run is used.
-        by: config keys; runs with the same values of these keys form a group. If empty, runs form
-            a group if their configs differ only in the seed.
+        by: config keys; runs with the same values of these keys form a group, even if they differ
+            in other keys. A warning names these keys if runs of a group have the same seed. If
+            empty, runs form a group if their configs differ only in the seed.
 
     Raises:
         RequestError: there are no runs, no run has the metric, or all runs lack one of the keys.
@@ -144,6 +146,8 @@ class Groups:
             hint = nearest(self.metric, choices)
             expected = "a metric that a run has logged"
             raise RequestError(Problem("--metric", expected, self.metric, hint))
+        if by:
+            warn_repeated_seeds([record for record, _ in members] for members in parts.values())
         keys = distinguishing_keys([members[0][0] for members in parts.values()], by)
         groups = [
             Group(

@@ -68,7 +68,7 @@ class Run:
     @property
     def summary(self) -> dict[str, Any]:
         """The content of `run.json` in the run's folder, such as the status, the duration, and the
-        best and final metrics; `docs/records.md` lists the keys.
+        best and final metrics. The page Records lists the keys.
         """
         return self.record.info
 

@@ -105,8 +105,8 @@ class Runs(Sequence[Run]):
             metric: the metric: its final value (such as `val/loss`) or its best value (such as
                 `best/val/loss`). None is the best value of the metric that selects the best
                 checkpoint.
-            by: config keys; runs with the same values of these keys are a group. If empty, the
-                whole config without the seed defines the group.
+            by: config keys; runs with the same values of these keys are a group, even if they
+                differ in other keys. If empty, the whole config without the seed defines the group.
 
         Raises:
             RequestError: no run is finished, or no finished run has the metric.

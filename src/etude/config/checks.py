@@ -48,7 +48,7 @@ _MARK = "VALUE_FROM_THE_ENVIRONMENT"
 
 
 class InvalidConfig(RequestError):
-    """Raised for a config with errors in its keys or types.
+    """Raised for a config with errors in its keys or types; it is a `RequestError`.
 
     Attributes:
         sound: the nodes (values with a `_target_`) without errors, by key path; loggers are not

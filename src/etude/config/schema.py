@@ -120,7 +120,26 @@ class InitFrom:
 
 @dataclass
 class Config:
-    """The config of one run; `conf/train.yaml` lists the default file of each node."""
+    """The config of one run; `conf/train.yaml` lists the default file of each node.
+
+    Attributes:
+        name: name of the run; its folder is `<run.root>/<name>/<signature>`.
+        seed: seed of the initial weights, the data order, dropout and masks; part of the signature.
+        model: the model and its parts.
+        data: the data and its tokenizer.
+        task: the loss, the targets and the metrics.
+        optimizer: the optimizer.
+        schedule: the learning rate over the run, as a factor of the optimizer's rate.
+        trainer: the length of the run, validation, precision and devices.
+        init_from: initial weights; see `init_from.*`.
+        callbacks: Lightning callbacks, by any name: `callbacks.NAME._target_` is a class.
+            `callbacks=early_stopping` sets `pytorch_lightning.callbacks.EarlyStopping`.
+        logger: loggers in addition to the run's own files, by any name.
+        extensions: modules of your own, which are imported before the config is checked. Part of
+            the signature.
+        vars: free keys, for values that other keys refer to: `${vars.width}`.
+        run: options for executing and saving the run; see `run.*`.
+    """
 
     name: str = MISSING
     seed: int = 0

@@ -285,7 +285,7 @@ class DataModule(DataAttributes):
         Raises:
             RequestError: the data has no such split; the message lists its splits.
         """
-        if name not in self.meta.splits:
+        if not isinstance(name, str) or name not in self.meta.splits:
             raise RequestError(Problem("split", f"one of {', '.join(self.meta.splits)}", name))
 
     def meant_for(self, reads: Reads) -> str | None:

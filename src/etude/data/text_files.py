@@ -6,6 +6,7 @@ import glob
 import hashlib
 import logging
 import os
+import re
 import sys
 from array import array
 from collections.abc import Iterator, Sequence
@@ -499,6 +500,9 @@ def _resolve(typed: str, where: str, rows: bool) -> list[Path]:
     names = [entry.name for entry in parent.iterdir()]
     hint = f"{parent} does not contain {path.name}"
     close = nearest(path.name, names)
+    percent = re.fullmatch(r"(\d{1,2}(?:\.\d+)?|\.\d+) ?[%％]", typed)
+    if percent and float(percent[1]) > 0 and where in ("data.validation", "data.test"):
+        close = f"for a fraction, use {float(percent[1]) / 100:g}"
     hint = f"{hint}; {close}" if close else hint
     raise RequestError(Problem(where, "a file, a folder or a glob", typed, hint))
 

@@ -61,16 +61,8 @@ def beam_search(
     Args:
         reader: a new `Reader` of the B prompts, which has not read any tokens yet.
         tokens: token ids of the prompts, of shape (B, T).
-        config: the options. A beam search uses the following options:
-
-            `max_new_tokens`.
-            `beams`: the number of beams, and of hypotheses returned.
-            `length_penalty`: above 0 favours longer texts, below 0 shorter ones.
-            `early_stopping`: when the search for a prompt is done. `False`: when the best
-            continuation, at its current length, scores below the worst hypothesis; if
-            `length_penalty` is above 0, a longer text could still score higher. `"never"`: when no
-            continuation can score above the worst hypothesis. `True`: as soon as there are `beams`
-            hypotheses.
+        config: the options. A beam search uses `max_new_tokens`, `beams`, `length_penalty` and
+            `early_stopping`.
         ends: the stop conditions of a hypothesis.
         processors: see `etude.generation.processors`; they receive only the unfinished prompts.
     """

@@ -32,7 +32,11 @@ class GenerationConfig:
             other stop conditions are not affected.
         temperature, top_k, top_p, min_p, greedy: see `etude.generation.sampling.choose`.
         beams: the number of beams; a number above 1 selects a beam search.
-        length_penalty, early_stopping: see `etude.generation.beams.beam_search`.
+        length_penalty: for a beam search, divides the log-probability of a text by its length to
+            the power of this number: above 0 favours longer texts, below 0 shorter ones.
+        early_stopping: when a beam search ends. `False`: when the best unfinished text, at its
+            current length, scores below the worst of the `beams` finished texts. `"never"`: when no
+            unfinished text can score above it. `True`: when there are `beams` finished texts.
         repetition_penalty: above 1, makes tokens that occur in the prompt or the new text less
             probable; 1 has no effect.
         no_repeat_ngram: the length of n-grams that may occur only once in the prompt and the new

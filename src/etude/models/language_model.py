@@ -22,6 +22,8 @@ class LanguageModel(TextGenerator):
     Generated text begins with the prompt, exactly as it was typed. An empty prompt starts a new
     document.
 
+    The method `generate` is that of `TextGenerator`.
+
     Example:
         model.generate("To be, or", samples=5, max_new_tokens=50, top_p=0.9, seed=0)
 

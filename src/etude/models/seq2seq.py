@@ -21,6 +21,8 @@ class Seq2Seq(TextGenerator):
     The input is the source and the tokenizer's end-of-text token, as in T5 and Marian; the output
     is the target only.
 
+    The method `generate` is that of `TextGenerator`.
+
     Example:
         model.generate("translate English to German: Good morning.", beams=4, length_penalty=0.6)
 

@@ -113,12 +113,12 @@ class TextGenerator(InspectableWrapper, ABC):
             max_new_tokens: largest number of new tokens.
             min_new_tokens: number of new tokens before a stop token is allowed.
             temperature, top_k, top_p, min_p, greedy: see `etude.generation.sampling.choose`.
-            beams, length_penalty, early_stopping: beam search if `beams` is above 1; see
-                `etude.generation.beams.beam_search`.
-            repetition_penalty, no_repeat_ngram: see `etude.generation.processors`.
+            beams, length_penalty, early_stopping, repetition_penalty, no_repeat_ngram: see
+                `GenerationConfig`.
             stop: texts that end the generated text; they are not part of it.
-            forbidden: words that are not generated; see `ForbiddenWords`.
-            processors: additional logits processors; see `etude.generation.processors`.
+            forbidden: words that are not generated, in any case and however they are tokenized.
+            processors: functions that change the logits of each token before it is selected;
+                called with the token ids so far, (B, T), and the logits, (B, V).
             seed: random seed; each text is a function of the seed, the prompt and its index among
                 the prompt's samples. None uses torch's global generator.
             stream: called with each piece of the text when it is generated, beginning with the

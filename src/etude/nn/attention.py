@@ -163,8 +163,8 @@ class MultiHeadAttention(nn.Module):
             is grouped-query attention (Ainslie et al. 2023); with G = 1, multi-query attention
             (Shazeer 2019, arXiv:1911.02150).
         head_dim: K, the head dimension; None uses D / H.
-        qkv_bias, out_bias: whether the `qkv` and the `out` projection have a bias; None uses
-            `bias`.
+        qkv_bias: whether the `qkv` projection has a bias; None uses `bias`.
+        out_bias: whether the `out` projection has a bias; None uses `bias`.
         qk_norm: whether each head's query and key are RMS-normalised over the K dimensions, with a
             learned weight, before the position module rotates them (Henry et al. 2020,
             arXiv:2010.04245; the form of Qwen3, arXiv:2505.09388).

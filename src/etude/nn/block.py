@@ -20,9 +20,10 @@ class Block(nn.Module):
     may be missing.
 
     Args:
-        attention, norm, feedforward: factories without arguments; `norm` is called for each norm of
-            the block. If `feedforward` returns a `NoFeedForward`, the block has no feed-forward
-            branch.
+        attention: factory of the attention, called without arguments.
+        norm: factory of a norm, called without arguments for each norm of the block.
+        feedforward: factory of the feed-forward module, called without arguments. If it returns a
+            `NoFeedForward`, the block has no feed-forward branch.
         cross: factory of the cross-attention, the branch after the attention (Vaswani et al. 2017,
             section 3.1); None omits the branch.
 

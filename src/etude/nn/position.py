@@ -318,8 +318,8 @@ class Llama3Rotary(Rotary):
 
     Args:
         factor: divisor of low frequencies.
-        low, high: a frequency with fewer than `low` full turns in `original_length` positions is
-            low, one with more than `high` full turns is high.
+        low: frequencies with fewer full turns than this in `original_length` positions are low.
+        high: frequencies with more full turns than this in `original_length` positions are high.
         original_length: sequence length of the previous training, in tokens.
     """
 

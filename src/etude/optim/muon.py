@@ -34,8 +34,10 @@ class Muon(OptimizerRecipe):
         scale: scale of the update of a matrix with a rows and b columns: `original` is
             sqrt(max(1, a / b)), `match_rms_adamw` is 0.2 sqrt(max(a, b)) (Liu et al. 2025,
             arXiv:2502.16982, section 2.2).
-        adamw_lr, betas, eps, adamw_weight_decay: learning rate and other arguments of AdamW for the
-            other parameters.
+        adamw_lr: learning rate of AdamW for the other parameters.
+        betas: AdamW's decay rates of the first and second moment.
+        eps: number that AdamW adds to the square root of the second moment.
+        adamw_weight_decay: AdamW's weight decay of the other parameters.
     """
 
     rule = BY_ENTRY  # of AdamW

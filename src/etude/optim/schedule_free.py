@@ -26,7 +26,7 @@ class ScheduleFree(AdamW):
 
     Args:
         lr, layer_decay, eps: see `AdamW`.
-        weight_decay: see `AdamW`; it acts on y.
+        weight_decay: see `AdamW`. The decay is computed from y.
         betas: b1, the weight of x in y, and the decay rate of the second moment.
     """
 

@@ -122,8 +122,9 @@ class WSD(Schedule):
 
     Args:
         final_scale: learning rate at the last step, as a fraction of the base learning rate.
-        decay_steps, decay_fraction: length of the decay in steps, or as a fraction of the run; set
-            exactly one. The decay does not begin before the end of the warm-up.
+        decay_steps: length of the decay in steps; set either this or `decay_fraction`. The decay
+            does not begin before the end of the warm-up.
+        decay_fraction: length of the decay as a fraction of the run, between 0 and 1.
         shape: function s(p) of the progress p of the decay, from 0 to 1. The learning rate, as a
             fraction of the base, is final_scale + (1 - final_scale) s(p). `linear` is
             s(p) = 1 - p; `sqrt` is s(p) = 1 - sqrt(p) (Hägele et al. 2024, arXiv:2405.18392,

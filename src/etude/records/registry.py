@@ -60,7 +60,8 @@ def is_record(folder: Path | str) -> bool:
 
 def enclosing_record(path: Path) -> Path | None:
     """Returns the path of the run's folder that contains a path; None if no run contains it."""
-    return next((folder for folder in path.parents if is_record(folder)), None)
+    clean = Path(os.path.normpath(path))  # `..` is no folder
+    return next((folder for folder in clean.parents if is_record(folder)), None)
 
 
 def check_outside(path: Path, where: str) -> None:
@@ -141,10 +142,6 @@ def find_folders(run: str, root: Path) -> list[Path]:
     path = Path(os.path.expanduser(run))
     if is_record(path):
         return [path]
-    record = enclosing_record(path)
-    if record is not None and (record != Path() or path_exists(str(path))):
-        hint = f"to choose a checkpoint of a run, use {record} and the option --checkpoint STEP"
-        raise RequestError(Problem("RUN", _EXPECTED, run, hint))
     if not root.is_dir():
         hint = f"{root} does not exist; no run was trained there"
         raise RequestError(Problem("RUN", _EXPECTED, run, hint))
@@ -168,6 +165,10 @@ def find_folders(run: str, root: Path) -> list[Path]:
             listed = ", ".join(f"{f.parent.name}/{f.name}" for f in matching[:6])
             expected = "enough characters of a signature to select one run"
             raise RequestError(Problem("RUN", expected, run, f"matching runs: {listed}"))
+    record = enclosing_record(path)
+    if record is not None and (record != Path() or path_exists(str(path))):
+        hint = f"the path is inside the run {record}; a checkpoint is chosen by its step"
+        raise RequestError(Problem("RUN", _EXPECTED, run, hint))
     choices = {folder.parent.name for folder in existing} | {folder.name for folder in existing}
     raise RequestError(Problem(f"RUN in {root}", _EXPECTED, run, nearest(run, choices)))
 

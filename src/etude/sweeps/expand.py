@@ -18,6 +18,7 @@ from hydra.core.override_parser.types import ChoiceSweep, Override, RangeSweep
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
+from etude.config.checks import check
 from etude.config.compose import (
     HYDRA_ERRORS,
     NOT_PARSED,
@@ -26,6 +27,7 @@ from etude.config.compose import (
     remove_plus_signs,
 )
 from etude.config.replacements import is_choice, report_replaced
+from etude.console import hide_messages
 from etude.contracts.slots import CONTRACTS
 from etude.errors import Problem, RequestError
 
@@ -147,26 +149,32 @@ def combinations(overrides: Sequence[str]) -> list[list[str]]:
 def value_problems(sweep: Sweep) -> list[Problem]:
     """Checks the swept values of a sweep, and returns a list of problems.
 
-    Each value is checked in a config with the first values of the other swept keys. If there is no
-    problem, all combinations of config files are checked. Other combinations are not checked here;
-    if two values are incompatible, the job with both values reports the problem.
+    The problems are unknown files, unknown keys and values of wrong types. Each value is checked in
+    a config with the first values of the other swept keys. If there is no problem, all combinations
+    of config files are checked. Other combinations are not checked here; if two values are
+    incompatible, or a class rejects a value, the job with these values reports the problem.
     """
     problems: list[Problem] = []
     first = {key: values[0] for key, values in sweep.axes.items()}
-    for key, values in sweep.axes.items():
-        for value in values[1:]:
-            job = first | {key: value}
-            try:
-                compose_in_search([*sweep.fixed, *(f"{k}={v}" for k, v in job.items())])
-            except RequestError as error:
-                problems += error.problems
+    jobs = [first, *(first | {key: v} for key, each in sweep.axes.items() for v in each[1:])]
+    for job in jobs:
+        problems += _job_problems([*sweep.fixed, *(f"{k}={v}" for k, v in job.items())])
     if not problems and sum(map(is_choice, sweep.axes)) > 1:
         for combination in _choices({item: item for item in sweep.fixed}, sweep.axes):
-            try:
-                compose_in_search(combination)
-            except RequestError as error:
-                problems += error.problems
+            problems += _job_problems(combination)
     return list({str(problem): problem for problem in problems}.values())
+
+
+def _job_problems(overrides: Sequence[str]) -> list[Problem]:
+    """Returns the problems of a job that are known before its objects are built: overrides that
+    cannot be composed, unknown keys and values of wrong types.
+    """
+    try:
+        with hide_messages():
+            check(compose_in_search(list(overrides)))
+    except RequestError as error:
+        return error.problems
+    return []
 
 
 def sweep_error(sweep: Sweep, error: Exception) -> RequestError:

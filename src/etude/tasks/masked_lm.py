@@ -123,8 +123,8 @@ class MaskedLM(TokenTask):
         setup: model, optimizer and other arguments from the run; see `etude.tasks.base.Setup`.
         rate: fraction of the tokens that are selected. 40 % may be better than 15 % (Wettig et al.
             2022, arXiv:2202.08005).
-        mask, random: fractions of the selected tokens that are replaced by the mask token, and by
-            random tokens.
+        mask: fraction of the selected tokens that are replaced by the mask token.
+        random: fraction of the selected tokens that are replaced by random tokens.
         whole_word: whether to select whole words, each with probability `rate`.
     """
 

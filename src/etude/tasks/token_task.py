@@ -48,7 +48,8 @@ class TokenTask(Task):
 
     Args:
         setup: model, optimizer and other arguments from the run; see `etude.tasks.base.Setup`.
-        label_smoothing, z_loss: see `etude.tasks.losses.cross_entropy`; not applied in validation.
+        label_smoothing, z_loss: see `etude.tasks.losses.cross_entropy`. It is not applied
+            in validation.
         monitor: the metric that selects the best checkpoint.
     """
 

@@ -20,8 +20,9 @@ class Devices:
     Args:
         accelerator: As in `pytorch_lightning.Trainer`.
         strategy: As in `pytorch_lightning.Trainer`.
-        devices: `auto`, the number of devices, or a list of GPU indices. `auto` is one device, or
-            with the strategy `ddp` all GPUs of the machine.
+        devices: `auto`, the number of devices, or a list of GPU indices. With the strategy
+            `ddp`, `auto` is all GPUs of the machine, and one process if it has none; otherwise it
+            is one device.
     """
 
     accelerator: str

@@ -151,10 +151,11 @@ def _locate(options: Any, root: Path) -> WeightSource:
         if options.revision is not None:
             expected = "null, because init_from.source is a local path"
             raise RequestError(Problem("init_from.revision", expected, options.revision))
-        if (folder := enclosing_record(path)) is not None:
+        has_weights = path.is_file() or (path / "config.json").exists()
+        if not has_weights and (folder := enclosing_record(path)) is not None:
             expected = "a run, a folder of weights, or a Hugging Face Hub id"
-            hint = "to choose a checkpoint of a run, set "
-            hint += f"init_from.source={folder} init_from.checkpoint=STEP"
+            hint = f"the path is inside the run {folder}; its checkpoint is chosen by "
+            hint += "init_from.checkpoint=STEP"
             raise RequestError(Problem("init_from", expected, typed, hint))
         return WeightSource(path=path)
     try:

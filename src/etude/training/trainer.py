@@ -42,8 +42,9 @@ class Trainer:
         accelerator: As in `pytorch_lightning.Trainer`.
         strategy: `ddp`, or `auto`, which is `ddp` if `devices` sets several devices. With `ddp`,
             each device has its own process, which computes a part of every optimizer step.
-        devices: Number of devices, list of GPU indices, or `auto`, which is one device, or with
-            `ddp` all GPUs of the machine.
+        devices: Number of devices, list of GPU indices, or `auto`: with `strategy=ddp`, all GPUs of
+            the machine, and one process if it has none; otherwise one device. `trainer=ddp` sets 2:
+            two GPUs, or two processes on a machine without GPUs.
         num_nodes: Must be 1.
         precision: As in `pytorch_lightning.Trainer`.
         deterministic: As in `pytorch_lightning.Trainer`.

@@ -291,7 +291,7 @@ class TestRefusals:
         file = write(tmp_path / "rows.jsonl", simple(40))
         data = prepared(file, tmp_path)
         assert data.meta.splits["val"].labels == [0, 4]
-        assert "val: no example has the label a, so metrics ignore it" in caplog.text
+        assert "val: no example has the label a" in caplog.text
         caplog.clear()
         prepared(file, tmp_path, validation=0.3)
         assert "no example" not in caplog.text
@@ -299,7 +299,23 @@ class TestRefusals:
     def test_too_few_rows_for_validation(self, tmp_path: Path) -> None:
         file = write(tmp_path / "rows.jsonl", simple(6))
         (message,) = refused(file, tmp_path)
-        assert "the training split has 6 rows; for validation, set a larger fraction" in message
+        assert "the split has no rows, and the training split has 6; set a larger" in message
+
+    @pytest.mark.parametrize(
+        ("typed", "fraction"), [("20%", 0.2), ("2.5 %", 0.025), (".5%", 0.005)]
+    )
+    def test_a_percentage(self, typed: str, fraction: float, tmp_path: Path) -> None:
+        file = write(tmp_path / "rows.jsonl", simple(6))
+        for key in ("validation", "test"):
+            (message,) = refused(file, tmp_path, **{key: typed})
+            assert f"for a fraction, use {fraction}" in message
+        (message,) = refused(file, tmp_path, validation="150%")
+        assert "fraction" not in message
+        (tmp_path / "30%").mkdir()
+        write(tmp_path / "30%" / "rows.jsonl", simple(3))
+        assert (
+            prepared(file, tmp_path, validation=str(tmp_path / "30%")).meta.splits["val"].rows == 3
+        )
 
     def test_one_class_alone(self, tmp_path: Path) -> None:
         file = write(tmp_path / "rows.jsonl", simple(20, ["same"]))
@@ -319,10 +335,9 @@ class TestRefusals:
         [
             {"validation": 0.0},
             {"validation": None},
-            {"validation": "20%"},
-            {"test": "2.5 %"},
             {"label": "text"},
             {"pair": "label"},
+            {"pair": "text"},
             {"validation": 0.6, "test": 0.4},
             {"fraction": 0.0},
             {"labels": ["a", "a"]},

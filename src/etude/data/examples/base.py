@@ -246,7 +246,12 @@ class ExampleData(Stored, ExampleSource):
         return loader(ExampleEvaluation(self.table(split), positions))
 
     def evaluated(self, split: Split) -> Evaluated:
-        """Returns the examples of a prepared split for evaluation, without the rows' contents."""
+        """Returns the examples of a prepared split for evaluation, without the rows' contents.
+
+        Raises:
+            RequestError: the data has no such split.
+        """
+        self.check_split(split)
         table = self.table(split)
         return Evaluated(
             self,

@@ -17,7 +17,6 @@ from etude.data.examples.encoding import encode
 from etude.data.examples.source import Encoded, Inspection, Row, join_words
 from etude.data.examples.tables import (
     TableData,
-    check_label_column,
     pair_values,
     read_text,
 )
@@ -63,7 +62,6 @@ class LabelledFiles(TableData):
 
     def validate(self, checks: Checks) -> None:
         check_label_names(checks, self.labels)
-        check_label_column(checks, "label", self.columns())
         super().validate(checks)
 
     def columns(self) -> dict[str, str | None]:

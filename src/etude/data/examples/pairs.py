@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from etude.data.examples.base import ExampleData
 from etude.data.examples.encoding import encode
@@ -80,6 +80,8 @@ class Pairs(PairData, TableData):
             None detects this in TSV files, and means `csv` for CSV files.
     """
 
+    distinct_columns: ClassVar[bool] = False  # a model can be trained to repeat a text
+
     source: str = "source"
     target: str = "target"
     quoting: Literal["csv", "none"] | None = None
@@ -109,7 +111,8 @@ class Catalogs(PairData):
         packages: import names of installed packages; their code is not executed.
         locale: locale of the translations, such as `zh_CN` or `zh_Hans`; or a list of locales, all
             of whose catalogs are read.
-        validation, test: fractions of the messages for validation and test.
+        validation: fraction of the messages for validation.
+        test: fraction of the messages for testing.
         sequence_length, too_long: see `Pairs`.
         tokenizer, batch, duplicates, fraction, bucket_steps, workers, pack: see `ExampleData`.
     """

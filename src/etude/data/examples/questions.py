@@ -47,7 +47,8 @@ class Questions(TableData):
         duplicates: `warn`, `drop` or `refuse` a row whose question and context are in two splits;
             see `ExampleData` for the meaning.
         too_long: `chunk` splits a context that is too long; `refuse` raises an error.
-        question, context: columns of the texts.
+        question: column of the question.
+        context: column of the text that contains the answers.
         answers: column of the answers: an object with two lists, `text` and `answer_start`
             (character indices), as in SQuAD on the Hugging Face Hub; or a list of objects with
             `text` and `answer_start`. The first answer is the target; a row without answers is

@@ -21,6 +21,7 @@ from etude.data.examples.spool import GROUP_SIZE, Spool, SpooledRow
 from etude.data.store import TOKENIZER, StoreMeta, write_store
 from etude.data.tokenizer import Tokenizer, lost_text_problem
 from etude.errors import Problem, RequestError
+from etude.escaping import printable
 
 log = logging.getLogger("etude.data")
 
@@ -113,8 +114,8 @@ def write_examples(folder: Path, source: ExampleSource, identity: dict[str, Any]
             meta = splits[split]
             hint = f"the split has {meta.rows} rows with text and {meta.empty} rows without text"
             if split == "val" and meta.rows == meta.empty == 0:
-                hint = f"the training split has {splits['train'].rows} rows; for validation, set a "
-                hint += "larger fraction, or other files"
+                hint = f"the split has no rows, and the training split has {splits['train'].rows}; "
+                hint += "set a larger fraction, or files with rows"
             if meta.dropped:
                 hint += f"; data.duplicates=drop dropped {meta.dropped} rows, "
                 hint += "which are also in another split"
@@ -182,8 +183,8 @@ def _warn_of_missing_labels(meta: StoreMeta) -> None:
     missing = [name for name, training, validation in pairs if training and not validation]
     if missing:
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-        names = ", ".join(missing[:5]) + more
-        log.warning("val: no example has the label %s, so metrics ignore it", names)
+        names = ", ".join(printable(name[:40], line=True) for name in missing[:5]) + more
+        log.warning("val: no example has the label %s", names)
 
 
 def _held_out_keys(source: ExampleSource, spool: Spool) -> set[bytes]:

@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -39,8 +39,6 @@ SPLIT_KEYS = {
 command line, the option.
 """
 
-_PERCENT = re.compile(r"\d+(\.\d+)? ?%")
-
 TrainingRows = str | list[str] | HubRows
 """Location of the training rows: files, or a data set on the Hugging Face Hub."""
 
@@ -70,9 +68,11 @@ class TableData(ExampleData):
             `etude.data.delimited.uses_csv_quoting`.
         extra_columns: additional columns to read.
         lists: whether rows contain lists, which CSV and TSV files cannot contain.
+        distinct_columns: whether no column may be read for two purposes.
     """
 
     lists: ClassVar[bool] = False
+    distinct_columns: ClassVar[bool] = True
 
     path: TrainingRows
     validation: SplitSource = 0.1
@@ -99,10 +99,6 @@ class TableData(ExampleData):
             fraction = self.fractions[split]
             valid = fraction is None or 0 < fraction < 1
             checks.that(valid, key, fraction, "a fraction between 0 and 1, or files")
-            percent = next((each for each in self.paths[split] if _PERCENT.fullmatch(each)), None)
-            if percent is not None:
-                hint = f"did you mean {float(percent.rstrip('% ')) / 100:g}?"
-                checks.that(False, key, percent, "a fraction between 0 and 1, or files", hint)
         fractions = [fraction for fraction in self.fractions.values() if fraction is not None]
         expected = "a fraction that leaves rows for training"
         # invalid fractions are reported above
@@ -111,6 +107,10 @@ class TableData(ExampleData):
             checks.that(sum(fractions) < 1, "test", self.fractions["test"], expected, hint)
         missing = self.validation is None
         checks.that(not missing, "validation", None, "a fraction between 0 and 1, or files")
+        for (first, column), (second, other) in combinations(self.columns().items(), 2):
+            if column is not None and column == other and self.distinct_columns:
+                where = f"{first} and data.{second}"
+                checks.that(False, where, column, "two different columns")
         super().validate(checks)
 
     def stated_quoting(self) -> Quoting | None:
@@ -267,20 +267,6 @@ def read_text(row: Row, column: str) -> str:
         raise RequestError(Problem(f"{row.where}, column {column}", "text or null", value))
     check_surrogates(f"{row.where}, column {column}", value)
     return newlines(value).strip()
-
-
-def check_label_column(checks: Checks, key: str, columns: Mapping[str, str | None]) -> None:
-    """Checks that the column of the labels is not also a column of texts.
-
-    Args:
-        checks: object that collects the problems.
-        key: the config key of the label column, without `data.`.
-        columns: as returned by `TableData.columns`.
-    """
-    for other, column in columns.items():
-        if other != key:
-            expected = f"another column than data.{other}, which the model reads"
-            checks.that(column != columns[key], key, columns[key], expected)
 
 
 def pair_values(column: str | None, pair: str | None) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from etude.data.examples.conll import (
 )
 from etude.data.examples.schemes import Scheme, TagInspection
 from etude.data.examples.source import Inspection, Row, Split, Text
-from etude.data.examples.tables import SPLIT_KEYS, TableData, check_label_column
+from etude.data.examples.tables import SPLIT_KEYS, TableData
 from etude.data.examples.word_data import WordData, split_words
 from etude.data.formats import KINDS, format_of
 from etude.data.objective import IGNORE
@@ -66,13 +66,15 @@ class Tagged(TaggedData, TableData):
     `etude.data.examples.schemes`. If they cannot be detected, they must be set in the config.
 
     Args:
-        path, validation, test: see `TableData`; `.conllu` is CoNLL-U, any other text is CoNLL.
+        path, validation, test: see `TableData`. A `.conllu` file is CoNLL-U, any other text file
+            is CoNLL.
         tokenizer, sequence_length, batch, too_long, duplicates, fraction, bucket_steps, workers,
             pack: see `ExampleData`.
-        words, tags: columns of the words and of the tags. In rows, names; in CoNLL-U, names such as
-            `form`, `upos`, `xpos`, `deprel`; in CoNLL, numbers, from 0, or negative from the end.
-            If None: `words` and `tags` in rows, `form` and `upos` in CoNLL-U, and the first and the
-            last column in CoNLL.
+        words: column of the words: a name in rows and in CoNLL-U (such as `form`); in CoNLL, a
+            number, from 0, or negative from the end. None is `words` in rows, `form` in CoNLL-U,
+            and the first column in CoNLL.
+        tags: column of the tags, given in the same way. None is `tags` in rows, `upos` in CoNLL-U,
+            and the last column in CoNLL.
         labels: names of all tags, in order; if None, the tags of the training split.
         separator: separator of the columns of CoNLL: `tab` is one tab; `space` is any number of
             spaces and tabs. If None, the separator is detected.
@@ -99,7 +101,6 @@ class Tagged(TaggedData, TableData):
 
     def validate(self, checks: Checks) -> None:
         check_label_names(checks, self.labels)
-        check_label_column(checks, "tags", self.columns())
         super().validate(checks)
 
     @property
