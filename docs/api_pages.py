@@ -6,6 +6,7 @@ The pages are in docs/api/, which is not in the repository.
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import inspect
 import io
 import json
@@ -22,6 +23,7 @@ from omegaconf import MISSING
 
 import etude
 import etude.cli
+import etude.interpret
 from etude.cli.runs import ACTIONS
 from etude.config.schema import Config, InitFrom, LoRAOptions, Run
 
@@ -110,6 +112,24 @@ API_PAGES = {
         "Tasks",
         "Classes for `task`.",
         (("Tasks", "task"), ("Arguments from the run", ["etude.tasks.base.Setup"])),
+    ),
+    "interpret": (
+        "Activations and measures",
+        "Captures and changes of a model's activations, and functions that measure a model. The "
+        "guide is [Look inside a model](../inside.md).",
+        (
+            ("Methods of models", ["etude.activations.inspectable.Inspectable"]),
+            ("Captures", ["etude.activations.capture.Capture"]),
+            (
+                "Changes",
+                [f"etude.activations.{name}" for name in ("add", "from_", "heads", "positions")],
+            ),
+            ("Measures", [f"etude.interpret.{name}" for name in etude.interpret.__all__]),
+            (
+                "Measures during training",
+                ["etude.training.measuring.Measured", "etude.training.measuring.HeadScores"],
+            ),
+        ),
     ),
     "training": (
         "Optimizers, schedules, trainer, loggers",
@@ -215,8 +235,9 @@ def write_api_pages() -> None:
                 classes = content if isinstance(content, list) else table["slots"][content]
                 for each in classes:
                     path = table["moved"].get(each, each)
-                    lines += [f".. autoclass:: {path}"]
-                    if isinstance(content, list):
+                    kind = "function" if is_function(path) else "class"
+                    lines += [f".. auto{kind}:: {path}"]
+                    if isinstance(content, list) and kind == "class":
                         lines += ["   :members:", f"   :exclude-members: {INTERNAL}"]
                     if files := choices.get(each):
                         lines += ["", f"   Config file{'s' * (len(files) > 1)}:", ""]
@@ -229,6 +250,12 @@ def write_api_pages() -> None:
     index = ["# API reference", "", "Generated from docstrings.", ""]
     index += ["```{toctree}", ":maxdepth: 2", "keys", *API_PAGES]
     (folder / "index.md").write_text("\n".join([*index, "```", ""]), encoding="utf-8")
+
+
+def is_function(path: str) -> bool:
+    """Returns whether a dotted path is that of a function."""
+    module, _, name = path.rpartition(".")
+    return inspect.isfunction(getattr(importlib.import_module(module), name))
 
 
 def describe_keys() -> list[str]:

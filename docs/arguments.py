@@ -12,6 +12,7 @@ import inspect
 import re
 import sys
 from collections.abc import Iterator
+from functools import reduce
 from typing import Any
 
 _SECTION = re.compile(r"(Args|Attributes|Returns|Yields|Raises|Examples?|Notes?):")
@@ -115,9 +116,10 @@ def find_object(name: str, owner: Any) -> Any:
             return importlib.import_module(name)
     module_of_owner = sys.modules[owner.__module__]
     outer = getattr(module_of_owner, owner.__qualname__.rpartition(".")[0], module_of_owner)
+    first, *attributes = name.split(".")
     for scope in [outer, module_of_owner, *_modules()]:
-        if name in vars(scope):
-            return vars(scope)[name]
+        if first in vars(scope):
+            return reduce(getattr, attributes, vars(scope)[first])
     raise LookupError(f"{owner.__module__}.{owner.__qualname__}: there is no {name}")
 
 
