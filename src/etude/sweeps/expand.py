@@ -18,13 +18,8 @@ from hydra.core.override_parser.types import ChoiceSweep, Override, RangeSweep
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from etude.config.compose import (
-    HYDRA_ERRORS,
-    NOT_PARSED,
-    add_plus_signs,
-    compose_in_search,
-    remove_plus_signs,
-)
+from etude.config.compose import add_plus_signs, compose_in_search, remove_plus_signs
+from etude.config.file_errors import HYDRA_ERRORS, NOT_PARSED
 from etude.config.replacements import is_choice, report_replaced
 from etude.contracts.slots import CONTRACTS
 from etude.errors import Problem, RequestError
