@@ -347,6 +347,9 @@ def _check_importable(named: Sequence[str], where: str) -> Iterator[Problem]:
             is_importable = False
         if not is_importable:
             hint = "install the module, or run etude in the folder that contains it"
+            if module.endswith(".py"):
+                name = module.removesuffix(".py").replace("/", ".")
+                hint = f"name the module without .py: {where}=[{name}]"
             yield Problem(where, "a module that can be imported", module, hint)
 
 
