@@ -234,7 +234,7 @@ def nearest_of(name: str, choices: Iterable[str]) -> str | None:
     close = sorted((each for each in options if each.endswith(f".{name}")), key=len)
     begun = [each for each in options if len(name) > 2 and each.startswith(name)]
     close = close or (begun if len(begun) == 1 else [])
-    close = close or difflib.get_close_matches(name, options, n=1, cutoff=0.5)
+    close = close or difflib.get_close_matches(name, options, n=1)
     return f"did you mean {close[0]}?" if close else None
 
 

@@ -215,7 +215,9 @@ def _dispatch(arguments: list[str]) -> int:
     if arguments[0] in ("-sc", "--shell-completion"):  # the shell passes no command name
         return _complete(arguments)
     if arguments[0] not in _COMMANDS:
-        hint = nearest(arguments[0], _COMMANDS)
+        from etude.config.equivalents import hint_to_continue
+
+        hint = hint_to_continue(arguments[0]) or nearest(arguments[0], _COMMANDS)
         raise RequestError(Problem("COMMAND", "a command of etude", arguments[0], hint))
     if broken := [item for item in arguments if "\0" in item]:  # only possible from Python
         expected = "arguments without null characters"

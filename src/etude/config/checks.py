@@ -9,7 +9,7 @@ import re
 import sys
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, cast, get_type_hints
@@ -137,6 +137,7 @@ def check(config: DictConfig, *, trust: Sequence[str] | None = None) -> CheckedC
     problems += _check_root(values)
     nodes, callbacks, loggers = _check_nodes(values, extensions, problems)
     constructors.save_index()
+    problems = [_with_origin(problem, values["run"]["overrides"]) for problem in problems]
     reported = {problem.where for problem in of_values}
     problems = [*of_values, *(problem for problem in problems if problem.where not in reported)]
     if problems:
@@ -157,6 +158,21 @@ def check(config: DictConfig, *, trust: Sequence[str] | None = None) -> CheckedC
         shown=masked_config(pinned, read if pinned is config else None),
         mask=read.mask,
     )
+
+
+def _with_origin(problem: Problem, overrides: Sequence[str]) -> Problem:
+    """Adds a hint to the problem of an unknown argument if a config file, and no override, sets it.
+
+    Problems with a suggestion are returned unchanged.
+    """
+    is_unknown = problem.expected.startswith("an argument of ")
+    if not is_unknown or (problem.hint or "").startswith(("did you mean", "use ")):
+        return problem
+    typed = [item.lstrip("+").partition("=")[0] for item in overrides]
+    if any("." in key and _any_below([problem.where], key) for key in typed):
+        return problem
+    origin = f"a config file sets this key; to remove it, add '~{problem.where}'"
+    return replace(problem, hint="; ".join(filter(None, [problem.hint, origin])))
 
 
 _Nodes = dict[str, Node]

@@ -22,11 +22,12 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf._utils import get_omega_conf_dumper
 
 from etude.config import environment  # noqa: F401 (registers its own `oc.env`)
-from etude.config.equivalents import equivalent_of, plugin_of, suggest_sweep
+from etude.config.equivalents import equivalent_of, own_file_hint, plugin_of, suggest_sweep
 from etude.config.file_errors import HYDRA_ERRORS, NOT_PARSED, explain_choice, first_line
 from etude.config.loader import CachingLoader
 from etude.config.paths import check_current_folder, conf_dir
@@ -41,6 +42,9 @@ HYDRA_VERSION_BASE = "1.3"
 _QUOTE = "quote a value that contains commas or spaces: 'key=\"one, two\"'"
 _FULL_WIDTH = {"＝": "=", "，": ",", "［": "[", "］": "]", "：": ":", "–": "-", "—": "--"}
 """Characters that input methods and word processors write for those of an override."""
+_IGNORED = ("hydra.run.dir", "hydra.sweep.dir")
+"""Keys of Hydra that do not affect a run of Étude."""
+
 _BRACKETS = {"(": ")", "[": "]", "{": "}"}
 
 ConfigStore.instance().store(name="schema", node=Config)
@@ -91,6 +95,14 @@ def compose_in_search(typed: Sequence[str]) -> DictConfig:
     Raises:
         RequestError: as for `compose`.
     """
+    ignored = [item for item in typed if item.partition("=")[0] in _IGNORED]
+    if ignored:
+        expected = "no value, because Étude chooses the folders of runs and sweeps"
+        hint = "to choose the folder of all runs, set run.root=DIR"
+        raise RequestError(
+            Problem(key, expected, value, hint)
+            for key, _, value in (item.partition("=") for item in ignored)
+        )
     try:
         config = _compose(typed)
     except HYDRA_ERRORS as error:
@@ -313,9 +325,9 @@ def _explain(item: str, error: Exception) -> Problem:
         return Problem(item, "KEY=VALUE without spaces around =")
     if "=" not in item and not item.startswith("~"):
         typed = "".join(_FULL_WIDTH.get(sign, sign) for sign in item)
-        usage = (
-            "for example optimizer.lr=1e-3; quote a value that contains spaces: 'run.notes=\"a b\"'"
-        )
+        if typed == item and item.partition(":")[0] in (*ROOT_KEYS, *_groups()):
+            typed = item.replace(":", "=", 1)
+        usage = own_file_hint(item) or _hint_at_name(item)
         return Problem(item, "KEY=VALUE", hint=usage if typed == item else f"type {typed}")
     try:
         override: Override = OverridesParser.create().parse_override(add_plus_signs(item))
@@ -339,9 +351,13 @@ def _explain(item: str, error: Exception) -> Problem:
     if key in groups:
         return explain_choice(key, value, error, groups, _repository())
     if "/" in key:
-        return Problem(key, "a config group", value, nearest(key, groups))
+        from etude.config.suggestions import is_key  # heavy: it imports constructors
+
+        dotted = key.replace("/", ".")
+        value_hint = f"use {dotted}={value}" if is_key(dotted, _compose([])) else None
+        return Problem(key, "a config group", value, value_hint or nearest(key, groups))
     if top == "hydra":
-        return Problem(key, "a key of Hydra's config", value, first_line(error))
+        return Problem(key, "a key of Hydra's config", value, _hint_at_hydra_key(key, error))
     if top not in ROOT_KEYS:
         choices = {"".join([known, *rest]) for known in (*ROOT_KEYS, *groups) if "/" not in known}
         from etude.config.suggestions import suggest_node  # heavy: it imports constructors
@@ -375,6 +391,28 @@ def _explain_field(path: str, name: str, value: str, record: type) -> Problem:
     return Problem(
         path, expected, value, None if takes_list(hints[name]) else suggest_sweep(path, value)
     )
+
+
+def _hint_at_name(item: str) -> str:
+    """Returns a hint for an override without `=`; it may be a key, or the name of a config file."""
+    groups = _groups()
+    if item in (*ROOT_KEYS, *groups):
+        return f"type {item}=VALUE"
+    found = [group for group, names in groups.items() if item in names]
+    if found:
+        group = "experiment" if "experiment" in found else found[0]
+        return f"did you mean {group}={item}?"
+    usage = "for example optimizer.lr=1e-3; quote a value that contains spaces: "
+    return f"{usage}'run.notes=\"a b\"'"
+
+
+def _hint_at_hydra_key(key: str, error: Exception) -> str:
+    """Returns a hint at the most similar one of Hydra's keys, or else Hydra's message."""
+    config = _loader().load_configuration("train", [], RunMode.MULTIRUN, from_shell=False)
+    above, _, name = key.rpartition(".")
+    node = OmegaConf.select(config, above)
+    known = list(map(str, node)) if isinstance(node, DictConfig) else [name]
+    return (None if name in known else nearest(name, known)) or first_line(error)
 
 
 def _unclosed(value: str) -> str | None:

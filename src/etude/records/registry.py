@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from etude.errors import Problem, RequestError, nearest
+from etude.errors import Problem, RequestError, nearest_of
 from etude.escaping import printable
 from etude.records.files import read_json
 from etude.records.opening import SWEEP, file_type, path_exists
@@ -168,8 +168,13 @@ def find_folders(run: str, root: Path) -> list[Path]:
             listed = ", ".join(f"{f.parent.name}/{f.name}" for f in matching[:6])
             expected = "enough characters of a signature to select one run"
             raise RequestError(Problem("RUN", expected, run, f"matching runs: {listed}"))
-    choices = {folder.parent.name for folder in existing} | {folder.name for folder in existing}
-    raise RequestError(Problem(f"RUN in {root}", _EXPECTED, run, nearest(run, choices)))
+    names = {folder.parent.name for folder in existing}
+    near = nearest_of(run, names | {folder.name for folder in existing})
+    if path.name in names:  # the user typed the folder of all runs of a name
+        near = f"did you mean {path.name}?"
+    option = "" if root == Path("experiments") else f" --root {root}"
+    hint = near or f"`etude runs list{option}` lists all runs"
+    raise RequestError(Problem(f"RUN in {root}", _EXPECTED, run, hint))
 
 
 def find_finished(runs: Sequence[str], root: Path) -> list[Record]:
