@@ -18,6 +18,7 @@ from typing import NoReturn
 from etude.cli.common import DONE, FAILED, HELD, SIGNALLED, WRONG, HelpShown
 from etude.config.paths import check_current_folder
 from etude.console import discard_unwritten, guard, guarded, open_closed_streams, show_messages
+from etude.counts import counted
 from etude.errors import (
     EtudeError,
     Interrupted,
@@ -251,7 +252,7 @@ def _complete(arguments: list[str]) -> int:
 
 
 def _refuse(problems: Sequence[Problem], debug: bool) -> int:
-    count = "1 error" if len(problems) == 1 else f"{len(problems)} errors"
+    count = counted(len(problems), "error")
     entries = [str(problem).replace("\n", "\n    ") for problem in problems]
     _print_error(f"{count} in the request:\n" + "\n".join(f"  {entry}" for entry in entries))
     if debug:

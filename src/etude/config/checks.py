@@ -38,7 +38,7 @@ from etude.config.schema import (
 )
 from etude.config.suggestions import suggest_node
 from etude.config.targets import PACKAGE, installed_extensions
-from etude.config.type_names import describe_type
+from etude.config.type_names import describe_type, takes_bool
 from etude.errors import Problem, RequestError, nearest, nearest_of
 from etude.secrets import Mask, find_secret_variable, mask_passwords
 
@@ -136,6 +136,8 @@ def check(config: DictConfig, *, trust: Sequence[str] | None = None) -> CheckedC
         problems += _check_importable(extensions, "trust")
     problems += _check_root(values)
     nodes, callbacks, loggers = _check_nodes(values, extensions, problems)
+    if trust is None:  # records of earlier versions may contain such values
+        problems += _ambiguous_booleans(values, nodes)
     constructors.save_index()
     problems = [_with_origin(problem, values["run"]["overrides"]) for problem in problems]
     reported = {problem.where for problem in of_values}
@@ -158,6 +160,31 @@ def check(config: DictConfig, *, trust: Sequence[str] | None = None) -> CheckedC
         shown=masked_config(pinned, read if pinned is config else None),
         mask=read.mask,
     )
+
+
+_BOOLEANS = {"yes": "true", "on": "true", "no": "false", "off": "false"}
+
+
+def _ambiguous_booleans(values: Mapping[str, Any], nodes: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yields a problem for each value such as `yes` of an argument that is true or false.
+
+    Config files must not contain these values either; see `etude.config.yaml_file`.
+
+    Args:
+        values: the config as plain data.
+        nodes: the node of each root key; None if it is not valid.
+    """
+    for path, value in _leaves(values):
+        meant = _BOOLEANS.get(value.lower()) if isinstance(value, str) else None
+        root, *above, name = path.split(".") if "." in path else (path, path)
+        node = nodes.get(root)
+        for key in above:
+            node = node.arguments.get(key) if isinstance(node, Node) else None
+        if meant is None or not isinstance(node, Node) or name not in node.description.parameters:
+            continue
+        hint = node.description.parameters[name].hint
+        if takes_bool(hint) and not fits(value, hint):
+            yield Problem(path, describe_type(hint), value, f"did you mean {meant}?")
 
 
 def _with_origin(problem: Problem, overrides: Sequence[str]) -> Problem:

@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from etude.counts import counted
 from etude.errors import Problem, RequestError, nearest_of
 from etude.escaping import printable
 from etude.records.files import read_json
@@ -307,7 +308,7 @@ def report_damaged(damaged: Sequence[RequestError]) -> None:
     others = [error.problems[0] for error in damaged if isinstance(error, UnreadableEntry)]
     if records:
         listed = _join_first([_short_name(error.problems[0].where) for error in records])
-        count = "1 damaged run" if len(records) == 1 else f"{len(records)} damaged runs"
+        count = counted(len(records), "damaged run")
         message = f"{count}: {listed} (to see the errors, run `etude runs verify`)"
         print(printable(message, line=True), file=sys.stderr)
     if others:
