@@ -478,6 +478,5 @@ def test_a_slot_that_the_chosen_files_have_not() -> None:
         compose(["experiment=sentiment", "model=nano", "data.path=rows.jsonl"])
     told = str(caught.value)
     assert "expected a file whose `defaults` list contains the group model/head, because" in told
-    assert (
-        "(choose from: bert_base, encoder_nano; or, to ignore the files that the experiment" in told
-    )
+    assert "(the task needs an encoder, which has a head; choose from: bert_base, encoder" in told
+    assert "to ignore the files that the experiment chooses, add '~experiment')" in told

@@ -18,6 +18,7 @@ from typing import NoReturn
 from etude.cli.common import DONE, FAILED, HELD, SIGNALLED, WRONG, HelpShown
 from etude.config.paths import check_current_folder
 from etude.console import discard_unwritten, guard, guarded, open_closed_streams, show_messages
+from etude.counts import counted
 from etude.errors import (
     EtudeError,
     Interrupted,
@@ -215,7 +216,9 @@ def _dispatch(arguments: list[str]) -> int:
     if arguments[0] in ("-sc", "--shell-completion"):  # the shell passes no command name
         return _complete(arguments)
     if arguments[0] not in _COMMANDS:
-        hint = nearest(arguments[0], _COMMANDS)
+        from etude.config.equivalents import hint_to_continue
+
+        hint = hint_to_continue(arguments[0]) or nearest(arguments[0], _COMMANDS)
         raise RequestError(Problem("COMMAND", "a command of etude", arguments[0], hint))
     if broken := [item for item in arguments if "\0" in item]:  # only possible from Python
         expected = "arguments without null characters"
@@ -249,7 +252,7 @@ def _complete(arguments: list[str]) -> int:
 
 
 def _refuse(problems: Sequence[Problem], debug: bool) -> int:
-    count = "1 error" if len(problems) == 1 else f"{len(problems)} errors"
+    count = counted(len(problems), "error")
     entries = [str(problem).replace("\n", "\n    ") for problem in problems]
     _print_error(f"{count} in the request:\n" + "\n".join(f"  {entry}" for entry in entries))
     if debug:

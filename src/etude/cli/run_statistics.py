@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from etude.cli.common import DONE, RUN, add_output, add_trust, split
+from etude.counts import counted
 from etude.errors import Problem, RequestError
 from etude.escaping import printable
 
@@ -180,9 +181,9 @@ def significance(args: Namespace) -> int:
         return DONE
     first = runs[0]
     mean = frame["mean"].iloc[0] - frame["difference"].iloc[0]
-    examples = frame["examples"].iloc[0]
+    examples = counted(int(frame["examples"].iloc[0]), "example")
     label = printable(str(first.label or first.path), line=True)
-    print(f"baseline: {label}, mean {_number(mean)} on {examples} examples of {args.split}\n")
+    print(f"baseline: {label}, mean {_number(mean)} on {examples} of {args.split}\n")
     rows = [
         [
             row["run"],

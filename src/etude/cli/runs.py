@@ -19,6 +19,7 @@ from etude.cli.common import (
     make_parser,
     split,
 )
+from etude.counts import counted
 from etude.errors import Problem, RequestError, nearest
 from etude.escaping import printable
 
@@ -240,7 +241,8 @@ def _verify(args: Namespace) -> int:
         line = printable(f"{name}  {verdict}", line=True)
         print(f"[{number}/{len(chosen)}] {line}", flush=True)
     if damaged:
-        print(f"{damaged} of {len(chosen)} runs are damaged")
+        verb = "is" if damaged == 1 else "are"
+        print(f"{damaged} of {counted(len(chosen), 'run')} {verb} damaged")
     return FAILED if damaged else DONE
 
 

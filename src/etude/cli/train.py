@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from etude.cli.common import DONE, FAILED, HELD, WRONG
+from etude.counts import counted
 from etude.errors import Problem, RequestError
 
 log = logging.getLogger("etude")
@@ -208,7 +209,7 @@ def _summary(record: Any) -> str:
     from etude.records.times import format_duration
 
     info = record.info
-    head = f"finished: {info['step']} steps in {format_duration(info['seconds'])}"
+    head = f"finished: {counted(info['step'], 'step')} in {format_duration(info['seconds'])}"
     if best := info.get("best"):
         head += f", {format_best(best)}"
     final = {key: value for key, value in info.get("final", {}).items() if value is not None}

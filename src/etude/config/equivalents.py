@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
+from pathlib import PurePath
 
-_CONTINUES = "to continue a run, repeat its command; to start from its weights, set init_from=RUN"
+_CONTINUES = (
+    "to continue a run, repeat its `etude train` command; to start from its weights, set "
+    "init_from=RUN"
+)
 
 _MEANINGS: dict[str, str] = {
     "optimizer.lr": "lr learning_rate base_lr max_lr eta",
@@ -121,6 +125,24 @@ def equivalent_of(key: str, value: object = "") -> str | None:
     return f"use {ours.replace('NAME', name) if name.isidentifier() else ours}"
 
 
+def hint_to_continue(command: str) -> str | None:
+    """Returns a hint if the user typed a command of another tool that continues a run, such as
+    `resume`.
+    """
+    return _CONTINUES if _OURS.get(command) == _CONTINUES else None
+
+
+def own_file_hint(file: str) -> str | None:
+    """Returns a hint that shows how to use a config file of the user's own; None if `file` is not
+    the path of one.
+    """
+    path = PurePath(file)
+    if path.suffix not in (".yaml", ".yml"):
+        return None
+    name = path.stem
+    return f"save it as DIR/experiment/{name}.yaml and use experiment={name} --config-dir DIR"
+
+
 def equivalent_value(key: str, value: object) -> str | None:
     """Returns a hint that names Étude's value if the user typed a value of another tool.
 
@@ -133,12 +155,14 @@ def equivalent_value(key: str, value: object) -> str | None:
 
 
 def suggest_sweep(key: str, value: object) -> str | None:
-    """Returns a hint that shows how to sweep a key over the items of a list.
+    """Returns a hint that shows how to sweep a key over the items of a list or a range.
 
-    The key accepts only one value. Returns None if `value` is neither a list of several values nor
-    the text of one, such as `[0,1]`.
+    The key accepts only one value. Returns None if `value` is neither a list of several values, nor
+    the text of one, such as `[0,1]`, nor a range of integers such as `0-3`.
     """
     text = str(value)
+    if (ends := re.fullmatch(r"(\d+)(?:-|\.\.)(\d+)", text)) is not None:
+        return f"to sweep over a range, use '{key}=range({ends[1]},{int(ends[2]) + 1})' -m"
     if isinstance(value, list):
         text = "[" + ",".join(_in_override(item) for item in value) + "]"
     if "," not in text or not (text.startswith("[") and text.endswith("]")):

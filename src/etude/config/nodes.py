@@ -116,22 +116,21 @@ class Factory:
         try:
             inspect.signature(self.constructor).bind(**arguments)
         except TypeError as error:  # a class for another key
-            name = getattr(self.constructor, "__name__", str(self.constructor))
-            expected = "a class that accepts the arguments passed to it"
-            raise RequestError(
-                Problem(f"{self.where}._target_", expected, name, str(error))
-            ) from error
+            raise self._not_accepted(error) from error
         try:
             instance = self.constructor(**arguments)
         except InvalidArguments as error:
             raise RequestError(self._located(each) for each in error.problems) from error
         except TypeError as error:  # a constructor with **kwargs passed one on
-            match = re.search(r"unexpected keyword argument '(\w+)'", str(error))
-            if match is None or match[1] not in self.arguments:
+            name = _unexpected(error)
+            if name in given:
+                raise self._not_accepted(error) from error
+            if name is None or name not in self.arguments:
                 raise self._refused(error) from error
-            name, value = match[1], self.arguments[match[1]]
             expected = f"an argument of {getattr(self.constructor, '__name__', 'the class')}"
-            raise RequestError(Problem(f"{self.where}.{name}", expected, value)) from error
+            hint = nearest_of(name, _argument_names(self.constructor))
+            where, value = f"{self.where}.{name}", self.arguments[name]
+            raise RequestError(Problem(where, expected, value, hint)) from error
         except (RequestError, MemoryError):
             raise
         except (Exception, SystemExit) as error:
@@ -149,6 +148,19 @@ class Factory:
         if owner == self.where or problem.where in self.arguments or problem.hint:
             return located
         return replace(located, hint=f"the {owner} passes this argument")
+
+    def _not_accepted(self, error: TypeError) -> RequestError:
+        """Returns the exception to raise if the constructor does not accept an argument."""
+        name, owner = _unexpected(error), self.where.partition(".")[0]
+        hint = str(error)
+        if name is not None and name not in self.arguments and owner != self.where:
+            hint = f"accept the argument {name}, which the {owner} passes"
+            kinds = table().slots.get(owner, ())
+            if any(name in find_constructor(kind, owner).parameters for kind in kinds):
+                hint += f", or unset {owner}.{name}"
+        location = describe_class(self.constructor).location
+        expected = "a class that accepts the arguments passed to it"
+        return RequestError(Problem(f"{self.where}._target_", expected, location, hint))
 
     def _check(self, instance: Any) -> None:
         """Checks that an instance of a user's class has the interface that its key requires.
@@ -189,6 +201,22 @@ class Factory:
         )
 
 
+def _unexpected(error: TypeError) -> str | None:
+    """Returns the name of the argument that a function does not accept, from its exception."""
+    match = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    return match and match[1]
+
+
+def _argument_names(constructor: Any) -> set[str]:
+    """Returns the names of the arguments of a class and of its base classes.
+
+    A class with `**kwargs` may pass arguments to its base classes.
+    """
+    kinds = [each for each in getattr(constructor, "__mro__", ()) if "__init__" in vars(each)]
+    names = {name for kind in kinds for name in inspect.signature(kind.__init__).parameters}
+    return names - {"self", "args", "kwargs"}
+
+
 @cache
 def _describe(constructor: Callable[..., Any]) -> Constructor:
     return describe_class(constructor)
@@ -212,6 +240,8 @@ def check_node(
         named = where.split(".") if where.startswith(("callbacks.", "logger.")) else []
         group = "=".join(named) or f"{where.replace('.', '/')}=..."
         hint = f"to choose a config file, use {group}"
+        if isinstance(value, Mapping):
+            hint = f"add `_target_: CLASS`, or {hint}"
         return None, [Problem(where, "a mapping with the key _target_", value, hint)]
     try:
         constructor = find_constructor(value["_target_"], where, extensions, within_extension)
@@ -355,6 +385,8 @@ def _check_value(
     try:
         return _adapter(hint).validate_python(value), []
     except ValidationError:
+        if isinstance(value, Mapping) and table().slot(path) is not None:
+            return check_node(path, value, extensions)  # reports the missing `_target_`
         return None, [Problem(path, describe_type(hint), value, _value_hint(path, value, hint))]
     except TypeError:  # pydantic does not support the annotation; the constructor checks the value
         return value, []

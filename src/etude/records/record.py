@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from etude.counts import counted
 from etude.errors import Problem, RequestError
 from etude.records import integrity
 from etude.records.files import read_json, write_json, write_text
@@ -375,7 +376,8 @@ class Record:
                 f"available steps: {steps}; to keep more checkpoints, train with"
                 f" run.save_every=N run.keep_last={count or 2}"
             )
-            expected = f"an average of at most {len(available)} checkpoints, as no more are saved"
+            saved = counted(len(available), "checkpoint")
+            expected = f"an average of at most {saved}, as no more are saved"
             raise RequestError(Problem(self._checkpoint_argument, expected, which, hint))
         selected = available[-count:] if count else available
         return SelectedCheckpoints(

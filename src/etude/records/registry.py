@@ -12,7 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from etude.errors import Problem, RequestError, nearest
+from etude.counts import counted
+from etude.errors import Problem, RequestError, nearest_of
 from etude.escaping import printable
 from etude.records.files import read_json
 from etude.records.opening import SWEEP, file_type, path_exists
@@ -169,8 +170,13 @@ def find_folders(run: str, root: Path) -> list[Path]:
     if record is not None and (record != Path() or path_exists(str(path))):
         hint = f"the path is inside the run {record}; a checkpoint is chosen by its step"
         raise RequestError(Problem("RUN", _EXPECTED, run, hint))
-    choices = {folder.parent.name for folder in existing} | {folder.name for folder in existing}
-    raise RequestError(Problem(f"RUN in {root}", _EXPECTED, run, nearest(run, choices)))
+    names = {folder.parent.name for folder in existing}
+    near = nearest_of(run, names | {folder.name for folder in existing})
+    if path.name in names:  # the user typed the folder of all runs of a name
+        near = f"did you mean {path.name}?"
+    option = "" if root == Path("experiments") else f" --root {root}"
+    hint = near or f"`etude runs list{option}` lists all runs"
+    raise RequestError(Problem(f"RUN in {root}", _EXPECTED, run, hint))
 
 
 def find_finished(runs: Sequence[str], root: Path) -> list[Record]:
@@ -303,7 +309,7 @@ def report_damaged(damaged: Sequence[RequestError]) -> None:
     others = [error.problems[0] for error in damaged if isinstance(error, UnreadableEntry)]
     if records:
         listed = _join_first([_short_name(error.problems[0].where) for error in records])
-        count = "1 damaged run" if len(records) == 1 else f"{len(records)} damaged runs"
+        count = counted(len(records), "damaged run")
         message = f"{count}: {listed} (to see the errors, run `etude runs verify`)"
         print(printable(message, line=True), file=sys.stderr)
     if others:

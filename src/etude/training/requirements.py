@@ -182,7 +182,8 @@ def _model_fits_the_task(built: BuiltParts) -> Iterator[Problem]:
         yield Problem("model.head", expected, have, f"set {_HEADS[task.head]}")
     elif model is not None and task.needs_causal_model and not model.mask.causal:
         expected = f"a causal mask, because {task.__name__} predicts the next tokens"
-        hint = "set model/mask=causal"
+        hint = "set model/mask=causal; a causal mask of your own has the class attribute causal = "
+        hint += "True"
         yield Problem("model.mask", expected, built.class_of("model.mask"), hint)
 
 

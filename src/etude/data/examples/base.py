@@ -21,6 +21,7 @@ import numpy as np
 import tokenizers
 from torch.utils.data import DataLoader
 
+from etude.counts import counted
 from etude.data.columns import Column
 from etude.data.delimited import Quoting
 from etude.data.evaluation_data import Evaluated, EvaluationRequest, unused_quoting_problem
@@ -149,9 +150,9 @@ class ExampleData(Stored, ExampleSource):
                 hint = "or set data.too_long=truncate to cut off the ends of their targets"
                 problem = Problem("data.sequence_length", expected, self.sequence_length, hint)
                 raise RequestError(problem)
-            message = "train: %s examples are longer than data.sequence_length = %d tokens; "
+            message = "train: %s longer than data.sequence_length = %d tokens; "
             message += "the ends of their targets are cut off"
-            log.warning(message, f"{cut:,}", self.sequence_length)
+            log.warning(message, counted(cut, "example"), self.sequence_length)
         return store
 
     def table(self, split: Split) -> ExampleTable:
