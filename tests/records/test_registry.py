@@ -100,7 +100,7 @@ def test_find_refuses(root: Path, run: str, said: str) -> None:
 @pytest.mark.parametrize("path", ["checkpoints", "checkpoints/last", "metrics.jsonl"])
 def test_a_path_in_a_run(root: Path, path: str) -> None:
     run = root / "nano/aaaa00000000"
-    hint = f"to choose a checkpoint of a run, use {run} and the option --checkpoint STEP"
+    hint = f"to choose a checkpoint of a run, use {run} with which=STEP"
     with pytest.raises(RequestError, match=re.escape(hint)):
         find_record(str(run / path), root)
 

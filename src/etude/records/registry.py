@@ -96,9 +96,9 @@ def read_records(root: Path, damaged: list[RequestError] | None = None) -> Itera
 
 
 def find_record(run: str, root: Path, *, unfinished: bool = False) -> Record:
-    """Returns the saved run that the user's argument RUN selects.
+    """Returns the saved run that the user's argument `run` selects.
 
-    RUN is a path, the first characters of a run's signature (the hash of its config), or a name. A
+    It is a path, the first characters of a run's signature (the hash of its config), or a name. A
     name selects the latest finished run of this name.
 
     Args:
@@ -125,11 +125,11 @@ def find_record(run: str, root: Path, *, unfinished: bool = False) -> Record:
         raise damaged[0]
     statuses = ", ".join(f"{r.path.name} {r.status}" for r in matching[:6])
     hint = f"the runs with this name: {statuses}"
-    raise RequestError(Problem("RUN", "a name with at least one finished run", run, hint))
+    raise RequestError(Problem("run", "a name with at least one finished run", run, hint))
 
 
 def find_folders(run: str, root: Path) -> list[Path]:
-    """Returns the folders of the runs that the user's argument RUN selects.
+    """Returns the folders of the runs that the user's argument `run` selects.
 
     A path or a signature selects one run, a name selects all runs of the name. No files of runs are
     read. Entries below `root` that cannot be read are reported in one line on standard error.
@@ -143,11 +143,11 @@ def find_folders(run: str, root: Path) -> list[Path]:
         return [path]
     record = enclosing_record(path)
     if record is not None and (record != Path() or path_exists(str(path))):
-        hint = f"to choose a checkpoint of a run, use {record} and the option --checkpoint STEP"
-        raise RequestError(Problem("RUN", _EXPECTED, run, hint))
+        hint = f"to choose a checkpoint of a run, use {record} with which=STEP"
+        raise RequestError(Problem("run", _EXPECTED, run, hint))
     if not root.is_dir():
         hint = f"{root} does not exist; no run was trained there"
-        raise RequestError(Problem("RUN", _EXPECTED, run, hint))
+        raise RequestError(Problem("run", _EXPECTED, run, hint))
     skipped: list[RequestError] = []
     existing = list(record_folders(root, skipped))
     report_damaged(skipped)
@@ -167,19 +167,19 @@ def find_folders(run: str, root: Path) -> list[Path]:
         if matching:
             listed = ", ".join(f"{f.parent.name}/{f.name}" for f in matching[:6])
             expected = "enough characters of a signature to select one run"
-            raise RequestError(Problem("RUN", expected, run, f"matching runs: {listed}"))
+            raise RequestError(Problem("run", expected, run, f"matching runs: {listed}"))
     choices = {folder.parent.name for folder in existing} | {folder.name for folder in existing}
-    raise RequestError(Problem(f"RUN in {root}", _EXPECTED, run, nearest(run, choices)))
+    raise RequestError(Problem("run", f"{_EXPECTED}, in {root}", run, nearest(run, choices)))
 
 
 def find_finished(runs: Sequence[str], root: Path) -> list[Record]:
-    """Returns the saved runs that the user's arguments RUN select, without duplicates.
+    """Returns the saved runs that the user's arguments `runs` select, without duplicates.
 
     A name selects all its finished runs, in the order in which they were started; the folder of a
     sweep selects all finished runs of the sweep.
 
     Raises:
-        RequestError: a RUN selects no finished run; see `find_record`.
+        RequestError: an argument selects no finished run; see `find_record`.
     """
     result: dict[Path, Record] = {}
     for run in runs:
@@ -235,7 +235,7 @@ def _sweep_runs(folder: Path) -> list[Record] | None:
         print(printable(mask_error(message), line=True), file=sys.stderr)
     finished = _finished([Record.read(run_path) for run_path in run_folders], str(folder))
     if not finished:
-        raise RequestError(Problem("RUN", "a sweep with at least one finished run", str(folder)))
+        raise RequestError(Problem("run", "a sweep with at least one finished run", str(folder)))
     return finished
 
 

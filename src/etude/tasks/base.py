@@ -251,7 +251,7 @@ class Task(pl.LightningModule):
         if not rows:
             raise RequestError(
                 Problem(
-                    "RUN",
+                    "run",
                     "a run whose task gives each example a score, such as classification",
                     type(self).__name__,
                 )
@@ -326,7 +326,7 @@ class Task(pl.LightningModule):
             run: path of the run.
         """
         expected = "a run whose task makes predictions for texts, such as classification"
-        return Problem("RUN", expected, cls.__name__)
+        return Problem("run", expected, cls.__name__)
 
     def watch(self, monitor: str) -> None:
         """Sets the attribute `monitor`, the metric that selects the best checkpoint.
