@@ -8,6 +8,7 @@ that of (sum of the loss over all targets) / (number of targets).
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -327,6 +328,14 @@ class Task(pl.LightningModule):
         """
         expected = "a run whose task makes predictions for texts, such as classification"
         return Problem("run", expected, cls.__name__)
+
+    @classmethod
+    def monitor_key(cls) -> str:
+        """Returns the config key that sets `monitor` or, without such an argument, the class's
+        attribute.
+        """
+        is_argument = "monitor" in inspect.signature(cls).parameters
+        return "task.monitor" if is_argument else f"{cls.__name__}.monitor"
 
     def watch(self, monitor: str) -> None:
         """Sets the attribute `monitor`, the metric that selects the best checkpoint.
