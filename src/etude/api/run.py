@@ -189,7 +189,9 @@ class Run:
         from etude.training.checkpoints import load_mean
         from etude.training.memory_check import check_model_size
         from etude.training.model import build_model
+        from etude.training.start_reports import report_source_of_weights
 
+        report_source_of_weights(self.record)
         folders = self.record.chosen(which).folders
         self.record.check_weights(folders)
         weights = load_mean(folders)
