@@ -16,6 +16,8 @@ import torch
 from omegaconf import DictConfig
 
 import etude
+from etude.analysis.comparison import Comparison
+from etude.analysis.run_groups import Groups
 from etude.arguments import check_arguments
 from etude.errors import InvalidArguments, RequestError
 
@@ -58,6 +60,8 @@ WRONG = [
     ("etude.runs().group().export('csv', label='a')", "label = 'a'", "(set form=latex)"),
     ("etude.runs().group().heat('model.dim', 'b')", "y = 'b'", "a key of at least one run"),
     ("etude.runs().group().comparison('bst')", "against = 'bst'", "best or first"),
+    ("groups([run.record], by='model.dim')", "by = 'model.dim'", "a list of strings"),
+    ("compared([run.record], metrics='loss')", "metrics = 'loss'", "a list of strings"),
     ("etude.runs().significance()", "runs = 1", "at least two runs"),
     ("etude.Runs('ab')", "runs = 'ab'", "a list of runs"),
     ("etude.Run('debug')", "record = 'debug'", "a Record"),
@@ -87,7 +91,8 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     with contextlib.chdir(tmp_path_factory.mktemp("arguments")):
         config = etude.compose("experiment=debug", "trainer.max_steps=2")
         run = etude.train(config)
-        yield {"etude": etude, "config": config, "run": run, "model": run.model()}
+        classes = {"groups": Groups, "compared": Comparison}
+        yield {"etude": etude, "config": config, "run": run, "model": run.model(), **classes}
 
 
 @pytest.mark.parametrize(("call", "where", "expected"), WRONG)

@@ -125,6 +125,7 @@ def test_no_part_of_it_needs_transformers_or_lightning(tmp_path: Path) -> None:
             {"device": "nowhere"},
             "device = 'nowhere': expected a device that exists on this machine",
         ),
+        ("{folder}", {"device": 5.5}, "device = '5.5': expected a device that exists"),
         (
             "{folder}",
             {"revision": "main"},

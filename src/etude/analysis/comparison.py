@@ -52,6 +52,7 @@ class Comparison:
         without: dict from each metric to the names of the runs that never logged the metric.
     """
 
+    @check_arguments(RequestError)
     def __init__(
         self,
         records: Sequence[Record],

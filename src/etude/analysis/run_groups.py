@@ -124,6 +124,7 @@ class Groups:
         without: list of the records of the runs that have no finite value of the metric.
     """
 
+    @check_arguments(RequestError)
     def __init__(
         self, records: Sequence[Record], *, metric: str | None = None, by: Sequence[str] = ()
     ) -> None:
