@@ -331,7 +331,7 @@ def test_a_file_of_ones_own_is_found_and_states_only_differences(tmp_path: Path)
 
 
 def test_a_config_dir_that_is_not_there() -> None:
-    with pytest.raises(RequestError, match="--config-dir = 'nowhere'"):
+    with pytest.raises(RequestError, match=r"^config_dir = 'nowhere'"):
         compose([], config_dir="nowhere")
 
 

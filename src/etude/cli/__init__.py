@@ -15,7 +15,16 @@ from importlib import import_module
 from types import FrameType
 from typing import NoReturn
 
-from etude.cli.common import DONE, FAILED, HELD, SIGNALLED, WRONG, HelpShown
+from etude.cli.common import (
+    DONE,
+    FAILED,
+    HELD,
+    SIGNALLED,
+    WRONG,
+    HelpShown,
+    as_options,
+    forget_arguments,
+)
 from etude.config.paths import check_current_folder
 from etude.console import discard_unwritten, guard, guarded, open_closed_streams, show_messages
 from etude.counts import counted
@@ -101,6 +110,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _run(arguments: list[str]) -> int:
+    forget_arguments()
     debug = "--debug" in arguments
     arguments = [item for item in arguments if item != "--debug"]
     show_messages(stderr=arguments[:1] not in _WITH_MESSAGES_ON_STDOUT)
@@ -137,9 +147,7 @@ def _report_exception(raised: BaseException, arguments: list[str], debug: bool) 
         raise raised
     except HelpShown:
         return DONE
-    except RequestError as error:
-        return _refuse(error.problems, debug)
-    except InvalidArguments as error:
+    except (RequestError, InvalidArguments) as error:
         return _refuse(error.problems, debug)
     except RunHeld as error:
         _print_error(f"{error}\n  {error.hint}")
@@ -252,6 +260,7 @@ def _complete(arguments: list[str]) -> int:
 
 
 def _refuse(problems: Sequence[Problem], debug: bool) -> int:
+    problems = as_options(problems)
     count = counted(len(problems), "error")
     entries = [str(problem).replace("\n", "\n    ") for problem in problems]
     _print_error(f"{count} in the request:\n" + "\n".join(f"  {entry}" for entry in entries))

@@ -32,6 +32,7 @@ from etude.config.schema import (
     ON_ERROR,
     ON_EXISTING,
     OUT_OF_SIGNATURE,
+    ROOT_KEYS,
     Config,
     InitFrom,
     Run,
@@ -110,6 +111,10 @@ def check(config: DictConfig, *, trust: Sequence[str] | None = None) -> CheckedC
     Raises:
         RequestError: the config has errors; the exception contains all of them.
     """
+    if missing := [key for key in ROOT_KEYS if key not in config.keys()]:  # noqa: SIM118
+        expected = "the complete result of etude.compose(...)"
+        hint = f"the key {missing[0]} is missing"
+        raise RequestError(Problem("config", expected, hint=hint))
     read, of_values = _read(config)
     values = read.values
     start = values["init_from"]

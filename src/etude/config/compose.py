@@ -164,7 +164,7 @@ def search_configs(config_dir: str | Path | None) -> Iterator[Hydra]:
     folder = Path(config_dir).resolve() if config_dir else None
     if folder is not None and not folder.is_dir():
         raise RequestError(
-            Problem("--config-dir", "an existing folder with config files", str(config_dir))
+            Problem("config_dir", "an existing folder with config files", str(config_dir))
         )
     path = create_config_search_path(str(conf_dir()))
     if folder is not None:
@@ -341,7 +341,8 @@ def _explain(item: str, error: Exception) -> Problem:
         return Problem(key, "a value in Hydra's override syntax", value, reason)
     if override.is_sweep_override():
         name, _, values = item.partition("=")
-        sweep = f"to sweep over several values, add -m; for a list, type '{name}=[{values}]'; "
+        sweep = "to sweep over several values, add multirun=True to etude.plan; "
+        sweep += f"for a list, type '{name}=[{values}]'; "
         return Problem(item, "one value", hint=sweep + _QUOTE)
     key, value = override.key_or_group, item.partition("=")[2]
     top, *rest = re.split(r"([./])", key, maxsplit=1)

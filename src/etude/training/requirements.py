@@ -166,7 +166,7 @@ def _the_monitor_has_a_direction(built: BuiltParts) -> Iterator[Problem]:
         computed = monitor in task.metric_names
         known = None if computed else nearest_of(monitor, task.metric_names)
         hint = known or f"set {choice} in the class {task.__name__}"
-        yield Problem("task.monitor", expected, monitor, hint)
+        yield Problem(task.monitor_key(), expected, monitor, hint)
 
 
 def _model_fits_the_task(built: BuiltParts) -> Iterator[Problem]:

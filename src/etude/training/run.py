@@ -64,6 +64,7 @@ from etude.training.throughput import (
     flops_per_token,
     machine_peak,
 )
+from etude.user_code import find_user_line
 
 if TYPE_CHECKING:
     from etude.tasks.base import Task
@@ -451,4 +452,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def _failure_message(status: str, error: Exception, record: Record) -> str:
     hint = "; reduce trainer.micro_batch to use less memory" if status == "oom" else ""
-    return f"{status}: {summarize_exception(error)}{hint} (traceback in {record.path / 'log.txt'})"
+    line = find_user_line(error)
+    place = f"{line}; " if line is not None else ""
+    log_file = record.path / "log.txt"
+    return f"{status}: {summarize_exception(error)}{hint} ({place}traceback in {log_file})"

@@ -33,7 +33,7 @@ SPLIT_KEYS = {
     "train": "data.path",
     "val": "data.validation",
     "test": "data.test",
-    "other": "--data",
+    "other": "files",
 }
 """The config key that sets the files of each split. For `other`, files that the user names on the
 command line, the option.
@@ -221,7 +221,7 @@ class TableData(ExampleData):
 
     def _missing_columns(self, file: Path) -> Iterator[Problem]:
         existing = self._read_once(read_columns, file, _detect_format(file), self.quoting)
-        wanted = [*self.columns().items(), *(("--by", name) for name in self.extra_columns)]
+        wanted = [*self.columns().items(), *(("by", name) for name in self.extra_columns)]
         for key, column in wanted:
             if column is not None and column not in existing:
                 listing = f"{file} is empty"
@@ -231,7 +231,7 @@ class TableData(ExampleData):
                     listing += "; the first line must name the columns"
                 close = nearest(column, existing) or ""
                 hint = f"{listing}; {close}" if close.startswith("did you mean") else listing
-                where = key if key.startswith("--") else f"data.{key}"
+                where = key if key == "by" else f"data.{key}"
                 yield Problem(where, "an existing column", column, hint)
 
     def _read_rows(self, split: str) -> Iterator[Row]:
@@ -287,7 +287,7 @@ def pair_values(column: str | None, pair: str | None) -> dict[str, Any]:
 
     Args:
         column: name of the column; None for data without pairs.
-        pair: second text, as given by `--pair`; None if there is none.
+        pair: second text, None if there is none.
 
     Raises:
         RequestError: a second text is given for data without pairs, or is missing for data of
@@ -296,8 +296,8 @@ def pair_values(column: str | None, pair: str | None) -> dict[str, Any]:
     if (column is not None) != (pair is not None):
         expected = "a second text (the run was trained on text pairs)"
         if column is None:
-            expected = "a command without --pair (the run was not trained on text pairs)"
-        raise RequestError(Problem("--pair", expected, pair))
+            expected = "no second text (the run was not trained on text pairs)"
+        raise RequestError(Problem("pair", expected, pair))
     return {} if column is None else {column: pair}
 
 
