@@ -27,7 +27,13 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf._utils import get_omega_conf_dumper
 
 from etude.config import environment  # noqa: F401 (registers its own `oc.env`)
-from etude.config.equivalents import equivalent_of, own_file_hint, plugin_of, suggest_sweep
+from etude.config.equivalents import (
+    MISPLACED,
+    equivalent_of,
+    own_file_hint,
+    plugin_of,
+    suggest_sweep,
+)
 from etude.config.file_errors import HYDRA_ERRORS, NOT_PARSED, explain_choice, first_line
 from etude.config.loader import CachingLoader
 from etude.config.paths import check_current_folder, conf_dir
@@ -35,7 +41,7 @@ from etude.config.replacements import report_replaced
 from etude.config.schema import NODES, ROOT_KEYS, Config
 from etude.config.type_names import describe_type, takes_list
 from etude.config.yaml_file import strict_files
-from etude.errors import Problem, RequestError, nearest
+from etude.errors import Problem, RequestError, nearest, nearest_of
 from etude.secrets import mask_record
 
 HYDRA_VERSION_BASE = "1.3"
@@ -385,9 +391,10 @@ def _explain_field(path: str, name: str, value: str, record: type) -> Problem:
     hints = get_type_hints(record)
     if name not in hints:
         above = path.rpartition(".")[0] or "the config"
-        return Problem(
-            path, f"a key of {above}", value, equivalent_of(path, value) or nearest(name, hints)
-        )
+        near = equivalent_of(path, value) if path in MISPLACED else nearest_of(name, hints)
+        if near is None and not path.startswith("init_from."):
+            near = equivalent_of(path, value)
+        return Problem(path, f"a key of {above}", value, near or nearest(name, hints))
     expected = describe_type(hints[name])
     return Problem(
         path, expected, value, None if takes_list(hints[name]) else suggest_sweep(path, value)

@@ -56,7 +56,7 @@ _MEANINGS: dict[str, str] = {
     "trainer=ddp trainer.devices=N": "ddp distributed nproc_per_node nproc strategy",
     "trainer.ema_decay": "ema ema_decay",
     "init_from": (
-        "pretrained pretrained_model model_name_or_path from_pretrained load_from weights"
+        "init_from pretrained pretrained_model model_name_or_path from_pretrained load_from weights"
     ),
     "init_from.lora.rank": "lora lora_r lora_rank use_lora",
     "init_from.freeze": "freeze frozen",
@@ -79,13 +79,14 @@ _MEANINGS: dict[str, str] = {
     ),
 }
 
-_OURS = {key.rpartition(".")[2]: key for key in _MEANINGS if re.fullmatch(r"[\w.]+", key)}
-_OURS |= {name: ours for ours, names in _MEANINGS.items() for name in names.split()}
+_OURS = {name: ours for ours, names in _MEANINGS.items() for name in names.split()}
+MISPLACED = {"run.name": "name"}
+"""Keys that are typed below a wrong key, whose last part alone says too little."""
 
 _VALUES = {
     "trainer.precision": {
         "16-mixed": "fp16 float16 half",
-        "bf16-mixed": "bfloat16",
+        "bf16-mixed": "bf16 bfloat16",
         "32-true": "fp32 float32 float full",
         "64-true": "fp64 float64 double",
     }
@@ -115,8 +116,8 @@ def equivalent_of(key: str, value: object = "") -> str | None:
         key: a key path such as `trainer.batch_size`, or an option such as `--lr=1e-3`.
         value: the value that the user set; in hints such as `schedule=NAME`, it replaces NAME.
     """
-    name = key.lstrip("-+~").partition("=")[0].replace("-", "_").rpartition(".")[2].lower()
-    ours = _OURS.get(name)
+    path = key.lstrip("-+~").partition("=")[0].replace("-", "_").lower()
+    ours = MISPLACED.get(path, _OURS.get(path.rpartition(".")[2]))
     if ours is None or ours == key:
         return None
     if ours == _CONTINUES:
@@ -164,10 +165,14 @@ def suggest_sweep(key: str, value: object) -> str | None:
     if (ends := re.fullmatch(r"(\d+)(?:-|\.\.)(\d+)", text)) is not None:
         return f"to sweep over a range, use '{key}=range({ends[1]},{int(ends[2]) + 1})' -m"
     if isinstance(value, list):
-        text = "[" + ",".join(_in_override(item) for item in value) + "]"
-    if "," not in text or not (text.startswith("[") and text.endswith("]")):
+        items = [_in_override(item) for item in value]
+    else:
+        text = text.strip()
+        is_list = text.startswith("[") and text.endswith("]")
+        items = [item.strip() for item in text[1:-1].split(",")] if is_list else []
+    if len(items) < 2 or not all(re.fullmatch(r"[\w.+/-]+", item) for item in items):
         return None
-    return f"to sweep over several values, use {key}={text[1:-1]} -m"
+    return f"to sweep over several values, use {key}={','.join(items)} -m"
 
 
 def _in_override(value: object) -> str:

@@ -12,7 +12,7 @@ import inspect
 import math
 import re
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -120,7 +120,7 @@ class Factory:
         try:
             instance = self.constructor(**arguments)
         except InvalidArguments as error:
-            raise RequestError(self._located(each) for each in error.problems) from error
+            raise RequestError(self._located(each, given) for each in error.problems) from error
         except TypeError as error:  # a constructor with **kwargs passed one on
             name = _unexpected(error)
             if name in given:
@@ -138,14 +138,14 @@ class Factory:
         self._check(instance)
         return instance
 
-    def _located(self, problem: Problem) -> Problem:
+    def _located(self, problem: Problem, given: Mapping[str, Any]) -> Problem:
         """Returns a copy of a problem of the constructor, with the full key path.
 
-        For an argument that the config does not set, a hint names what passes it.
+        For one of the arguments `given` by the caller, a hint names the caller.
         """
         located = problem.under(self.where)
         owner = self.where.partition(".")[0]
-        if owner == self.where or problem.where in self.arguments or problem.hint:
+        if problem.where not in given or problem.hint:
             return located
         return replace(located, hint=f"the {owner} passes this argument")
 
@@ -333,7 +333,7 @@ def _check_arguments(
             problems.append(Problem(path, "no value", value, constructor.refused[key]))
         elif key not in parameters and not constructor.open_ended:
             expected = f"an argument of {constructor.name}"
-            suggestion = equivalent_of(path, value) or nearest(key, allowed)
+            suggestion = _argument_hint(where, key, value, allowed)
             problems.append(Problem(path, expected, value, suggestion))
         else:
             # Equivalent values must have the same signature.
@@ -418,6 +418,21 @@ def _value_type_in(hint: Any) -> Any:
     options = typing.get_args(hint) if is_union(hint) else (hint,)
     kinds = (typing.get_args(o)[1] for o in options if typing.get_origin(o) is dict)
     return next((kind for kind in kinds if record_in(kind) is not None), Any)
+
+
+def _argument_hint(where: str, key: str, value: Any, allowed: Sequence[str]) -> str | None:
+    """Returns a hint for a key that is no argument of the class at `where`; None if there is none.
+
+    Args:
+        where: the key path of the class.
+        key, value: the key and its value.
+        allowed: names of the class's arguments.
+    """
+    if key in ("name", "type", "kind", "class_name") and (hint := _file_hint(where, value)):
+        return hint
+    if key in ("file", "files", "data_path", "data_file", "data_files") and "path" in allowed:
+        return "did you mean path?"
+    return equivalent_of(f"{where}.{key}", value) or nearest(key, allowed)
 
 
 def _value_hint(path: str, value: Any, hint: Any) -> str | None:
