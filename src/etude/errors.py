@@ -12,7 +12,7 @@ import difflib
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import TypeGuard
 
@@ -236,7 +236,8 @@ def nearest_of(name: str, choices: Iterable[str]) -> str | None:
     close = sorted((each for each in options if each.endswith(f".{name}")), key=len)
     begun = [each for each in options if len(name) > 2 and each.startswith(name)]
     close = close or (begun if len(begun) == 1 else [])
-    close = close or difflib.get_close_matches(name, options, n=1, cutoff=0.5)
+    close = close or difflib.get_close_matches(name, options, n=1)
+    close = close or [each for each in options if sorted(each) == sorted(name)]  # `nona` for `nano`
     return f"did you mean {close[0]}?" if close else None
 
 
@@ -245,5 +246,6 @@ def _sanitize(text: str) -> str:
 
 
 def _shorten(value: object, limit: int = 80) -> str:
-    text = mask_error(repr(value))  # masked before it is cut: half a secret is not detected
+    plain = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+    text = mask_error(repr(plain))  # masked before it is cut: half a secret is not detected
     return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -19,6 +19,7 @@ from sklearn import metrics as sk
 import etude as package
 from etude.config.compose import compose
 from etude.data.tokenizer import Byte
+from etude.errors import RequestError
 from etude.records.record import Record
 from etude.tasks.causal_lm import sliding_score
 from etude.tasks.texts import cut_to, translation_metrics
@@ -183,7 +184,7 @@ class TestClassification:
         answer = etude("evaluate", record.path, "--data", file, "--quoting", "none")
         assert (answer.code, "expected one of the run's labels" in answer.err) == (2, True)
         answer = etude("evaluate", record.path, "--quoting", "csv")
-        assert (answer.code, "--quoting = 'csv': expected --data" in answer.err) == (2, True)
+        assert (answer.code, "--quoting = 'csv': expected no value" in answer.err) == (2, True)
 
     def test_figures_and_a_log_of_who_looked(self, records: Records, etude: Callable) -> None:
         record = records["classification"]
@@ -210,7 +211,16 @@ class TestClassification:
         ids = torch.tensor(model.tokenizer.framed(texts[:1]))
         expected = model.module(ids).double().softmax(-1)[0].max().item()
         assert float(rows[0][1]) == pytest.approx(expected, abs=6e-4)
-        in_python = package.load_run(record.path).predict(texts)
+        run = package.load_run(record.path)
+        assert run.predict(texts[0]) == run.predict(texts[:1]) == run.predict(iter(texts[:1]))
+        for wrong, message in (([], "texts: expected at least one"), ([1], r"texts = \[1\]")):
+            with pytest.raises(RequestError, match=message):
+                run.predict(wrong)
+        empty = tmp_path / "empty.txt"
+        empty.write_text("")
+        refused = etude("predict", record.path, "--file", empty)
+        assert (refused.code, "--file: expected at least one" in refused.err) == (2, True)
+        in_python = run.predict(texts)
         assert [each["label"] for each in in_python] == [row[0] for row in rows]
         file = tmp_path / "rows.csv"
         file.write_text("text,id\ncats ran,1\nthe quick fox,2\n")
@@ -467,7 +477,8 @@ class TestRefusals:
         assert "one of them" in etude("predict", path).err
         assert "a non-empty text" in etude("predict", path, "--text", " ").err
         assert (
-            "a command without --pair" in etude("predict", path, "--text", "a", "--pair", "b").err
+            "--pair = 'b': expected no second text"
+            in etude("predict", path, "--text", "a", "--pair", "b").err
         )
         told = etude("predict", records["masked_lm"].path, "--text", "a")
         assert told.code == 2

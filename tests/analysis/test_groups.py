@@ -79,9 +79,9 @@ def test_other_groups_and_metrics(records: list[Record]) -> None:
     assert len(one.values) == 7
     seeds = Groups(records, by=["seed"], metric="val/loss")
     assert sorted(len(group.values) for group in seeds.groups) == [2, 2, 3]
-    with pytest.raises(RequestError, match=r"--by = 'model.dmi'.*model.dim"):
+    with pytest.raises(RequestError, match=r"by = 'model.dmi'.*model.dim"):
         Groups(records, by=["model.dmi"])
-    with pytest.raises(RequestError, match=r"--metric = 'val/los'.*val/loss"):
+    with pytest.raises(RequestError, match=r"metric = 'val/los'.*val/loss"):
         Groups(records, metric="val/los")
     with pytest.raises(RequestError, match="at least one finished run"):
         Groups([])
@@ -163,9 +163,9 @@ def test_a_metric_over_a_key(records: list[Record]) -> None:
     (one,) = Groups(records, by=["model.dim"]).plot(x="seed", log="y").axes[0].get_lines()
     mean_of_second = statistics.fmean(v[1] for v in VALUES.values() if len(v) > 1)
     assert one.get_ydata()[1] == pytest.approx(mean_of_second)
-    with pytest.raises(RequestError, match=r"--x = 'sed'.*did you mean seed"):
+    with pytest.raises(RequestError, match=r"x = 'sed'.*did you mean seed"):
         Groups(records).plot(x="sed")
-    with pytest.raises(RequestError, match=r"--x = 'vars.position=.*a key with numeric values"):
+    with pytest.raises(RequestError, match=r"x = 'vars.position=.*a key with numeric values"):
         Groups(records).plot(x="vars.position")
 
 
@@ -263,9 +263,9 @@ def test_tables(records: list[Record]) -> None:
         record.info["best"]["value"] -= 0.5  # [2.5, 2.8] overlaps
     assert "**" not in Groups(records[:6]).export("markdown")
     assert "**" not in Groups(records[:3]).export("markdown")
-    with pytest.raises(RequestError, match="no value with --format csv"):
+    with pytest.raises(RequestError, match="no value with form=csv"):
         groups.export("csv", label="x")
-    with pytest.raises(RequestError, match=r"--label = 'tab:a}b': .* \(for example 'tab:a-b'\)"):
+    with pytest.raises(RequestError, match=r"label = 'tab:a}b': .* \(for example 'tab:a-b'\)"):
         groups.export("latex", label="tab:a}b")
     with pytest.raises(RequestError, match="did you mean latex"):
         groups.export("latx")
@@ -301,7 +301,7 @@ def test_the_commands(records: list[Record], etude: Any, tmp_path: Path) -> None
         (["plot", "nano", "--output", "a.xyz"], "a.xyz: expected a figure file with one of"),
         (["group", "nano", "--by", "seeed"], "did you mean seed?"),
         (["export", "nano", "--format", "pdf"], "--format = 'pdf'"),
-        (["group", "nobody"], "RUN in experiments = 'nobody'"),
+        (["group", "nobody"], "RUN = 'nobody'"),
     ]:
         answer = etude("runs", *words, cwd=tmp_path)
         assert answer.code == 2, words

@@ -163,7 +163,7 @@ def test_damage_is_told_by_its_file(etude: Etude, record: Path, kind: str) -> No
     answer = etude("runs", "verify", record)
     assert answer.code == 1, answer.out
     assert said in answer.out.splitlines()[0]
-    assert answer.out.splitlines()[-1] == "1 of 1 runs are damaged"
+    assert answer.out.splitlines()[-1] == "1 of 1 run is damaged"
     assert str(record) not in answer.out  # one readable line, from the record's folder on
 
 

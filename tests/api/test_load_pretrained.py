@@ -17,7 +17,7 @@ import transformers as hf
 import zoo
 
 import etude
-from etude.errors import RequestError
+from etude.errors import InvalidArguments, RequestError
 from etude.models.language_model import LanguageModel
 from etude.models.seq2seq import Seq2Seq
 from etude.models.text_encoder import TextEncoder
@@ -76,6 +76,9 @@ def test_an_encoder_reads_texts_of_different_lengths(tmp_path: Path) -> None:
     assert torch.allclose(model.mean(folders.TEXT), means, atol=1e-5)
     long = model.read("war " * 100)
     assert long.output.shape[1] == zoo.MAX
+    for wrong, message in (([], "at least one text"), ([5], "a string or a list of strings")):
+        with pytest.raises(InvalidArguments, match=rf"texts = .*: expected {message}"):
+            model.mean(wrong)
 
 
 def test_an_encoder_decoder_writes_as_in_transformers(tmp_path: Path) -> None:
@@ -113,8 +116,8 @@ def test_no_part_of_it_needs_transformers_or_lightning(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "more", "said"),
     [
-        ("no/such/folder", {}, "SOURCE = 'no/such/folder': expected a folder with config.json"),
-        ("gone.gguf", {}, "SOURCE = 'gone.gguf'.*no such path"),
+        ("no/such/folder", {}, "source = 'no/such/folder': expected a folder with config.json"),
+        ("gone.gguf", {}, "source = 'gone.gguf'.*no such path"),
         ("{folder}", {"dtype": "float8"}, "dtype = 'float8': expected one of float32"),
         ("{folder}", {"dtype": torch.int8}, "dtype = 'torch.int8': expected one of float32"),
         (
@@ -122,10 +125,11 @@ def test_no_part_of_it_needs_transformers_or_lightning(tmp_path: Path) -> None:
             {"device": "nowhere"},
             "device = 'nowhere': expected a device that exists on this machine",
         ),
+        ("{folder}", {"device": 5.5}, "device = '5.5': expected a device that exists"),
         (
             "{folder}",
             {"revision": "main"},
-            "revision = 'main': expected no value, since SOURCE is a local path",
+            "revision = 'main': expected no value, since the source is a local path",
         ),
         ("{empty}", {}, "expected a folder with config.json and weights"),
         ("{run}", {}, "this folder contains a run; to load a run, use etude.load_run"),

@@ -17,6 +17,7 @@ TRANSCRIPT = Path(__file__).with_name("typical_errors.txt")
 FILES = {
     "mails.csv": "text,label\n"
     + "".join(f"text {n},{'spam' if n % 2 else 'ham'}\n" for n in range(20)),
+    "rows.csv": "Win a free prize now,spam\nHello Bob,ham\nLunch at one?,ham\n",
     "notes.txt": "Some notes.\n\nAnd some more of them.\n" * 20,
 }
 

@@ -331,7 +331,7 @@ def test_a_file_of_ones_own_is_found_and_states_only_differences(tmp_path: Path)
 
 
 def test_a_config_dir_that_is_not_there() -> None:
-    with pytest.raises(RequestError, match="--config-dir = 'nowhere'"):
+    with pytest.raises(RequestError, match=r"^config_dir = 'nowhere'"):
         compose([], config_dir="nowhere")
 
 
@@ -478,6 +478,5 @@ def test_a_slot_that_the_chosen_files_have_not() -> None:
         compose(["experiment=sentiment", "model=nano", "data.path=rows.jsonl"])
     told = str(caught.value)
     assert "expected a file whose `defaults` list contains the group model/head, because" in told
-    assert (
-        "(choose from: bert_base, encoder_nano; or, to ignore the files that the experiment" in told
-    )
+    assert "(the task needs an encoder, which has a head; choose from: bert_base, encoder" in told
+    assert "to ignore the files that the experiment chooses, add '~experiment')" in told

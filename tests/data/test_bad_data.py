@@ -95,7 +95,7 @@ BAD: dict[str, tuple[str, bytes, str]] = {
     "empty": ("a.txt", b"", "data.path = "),
     "no rows": ("a.jsonl", b"\n\n", "expected files with rows (no file has rows)"),
     "nothing but null": ("a.jsonl", jsonl([None] * 30), "expected a column with text"),
-    "one row": ("a.jsonl", jsonl(ROWS[:1]), "leaves some of the 1 documents for training"),
+    "one row": ("a.jsonl", jsonl(ROWS[:1]), "leaves text for training, out of 1 document"),
     "equal rows": ("a.jsonl", jsonl(ROWS[:1] * 5), "documents with equal text are in the same"),
     "no table": ("a.parquet", b"not a table", "a.parquet: expected a valid .parquet file ("),
 }
@@ -188,7 +188,7 @@ class TestTheDisk:
                 file.write(jsonl(ROWS[:20]))
         answer = train(path)
         assert answer.code == 2
-        assert f"{tmp_path / 'cache'}: expected" in answer.err
+        assert f"run.cache = '{tmp_path / 'cache'}': expected" in answer.err
         assert "Traceback" not in answer.err
         assert not (tmp_path / "runs").exists()
         assert [entry.suffix for entry in (tmp_path / "cache").iterdir()] == [".lock"]
@@ -198,7 +198,10 @@ class TestTheDisk:
         path.write_bytes(jsonl(ROWS))
         answer = train(path, f"run.cache={path}/cache")
         assert answer.code == 2
-        assert f"{path}/cache: expected a writable folder for prepared data" in answer.err
+        assert (
+            f"run.cache = '{path}/cache': expected a writable folder for prepared data"
+            in answer.err
+        )
         assert not (tmp_path / "runs").exists()
 
 

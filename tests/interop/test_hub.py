@@ -83,7 +83,7 @@ def test_offline_it_says_what_to_download_and_where_to_put_it(ask: Ask, tmp_path
         url = hub.url
     (said,) = ask(url, "owner/name", HF_TOKEN="hf_abcdefghijklmnop")
     assert said.startswith(
-        "REFUSED SOURCE = 'owner/name': expected a local path, or access to the Hugging Face Hub"
+        "REFUSED source = 'owner/name': expected a local path, or access to the Hugging Face Hub"
     )
     files = "config.json model.safetensors tokenizer.json tokenizer_config.json"
     assert f"`hf download owner/name {files} --local-dir name`" in said

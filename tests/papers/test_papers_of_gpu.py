@@ -105,7 +105,7 @@ def test_without_a_hub_it_says_so_and_leaves_nothing(
     assert answer.code == 2
     first = next(iter(PAPERS[name].measure["models"].values()))
     assert (
-        f"SOURCE = '{first}': expected a local path, or access to the Hugging Face Hub"
+        f"source = '{first}': expected a local path, or access to the Hugging Face Hub"
         in answer.err
     )
     assert "Traceback" not in answer.err

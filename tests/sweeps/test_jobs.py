@@ -49,6 +49,7 @@ def test_what_a_sweep_ends_with() -> None:
         count_by_status([Job("a", Status.FAILED), same])
         == "2 jobs: 1 failed, 1 the same as another job"
     )
+    assert count_by_status([Job("a", Status.FAILED)]) == "1 job: 1 failed"
 
 
 def test_a_job_is_carried_out_from_its_overrides_alone(tmp_path: Path) -> None:

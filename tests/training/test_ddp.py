@@ -122,10 +122,8 @@ def test_refused_before_anything_starts(words: Words, etude: Callable, tmp_path:
     root = tmp_path / "runs"
     answer = etude("train", *words(root), *TWO, "trainer.devices=3")
     assert answer.code == 2
-    assert (
-        "data.batch = 4: expected a number of examples divisible by the number of processes (3)"
-        in answer.err
-    )
+    expected = "data.batch.examples = 4: expected a number of examples divisible by the number of "
+    assert f"{expected}processes (3) (the nearest is 3)" in answer.err
     if not torch.cuda.is_available():
         answer = etude("train", *words(root), *TWO, "trainer.accelerator=gpu")
         assert answer.code == 2

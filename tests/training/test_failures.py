@@ -85,6 +85,9 @@ def test_a_diverged_run_says_so_again(
     first = etude("train", *words(tmp_path))
     assert first.code == 1
     assert "diverged: train/loss is nan at step 11" in first.err
+    assert (
+        "try a lower optimizer.lr, or clip gradients with trainer.gradient_clip_val=1" in first.err
+    )
     folder = tmp_path / "tiny" / whole.path.name
     before = (folder / "metrics.jsonl").read_text()
     second = etude("train", *words(tmp_path))

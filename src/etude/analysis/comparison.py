@@ -17,6 +17,7 @@ from etude.analysis.curves import (
     to_finite_floats,
 )
 from etude.analysis.mean_curves import mean_curve, mean_of
+from etude.arguments import check_arguments
 from etude.errors import Problem, RequestError, nearest
 from etude.records.metrics_file import read_frame
 from etude.records.opening import Kind
@@ -51,6 +52,7 @@ class Comparison:
         without: dict from each metric to the names of the runs that never logged the metric.
     """
 
+    @check_arguments(RequestError)
     def __init__(
         self,
         records: Sequence[Record],
@@ -60,7 +62,7 @@ class Comparison:
         log: str = "",
     ) -> None:
         if not records:
-            raise RequestError(Problem("RUN", "at least one run"))
+            raise RequestError(Problem("runs", "at least one run"))
         check_axes(x, log)
         self.records = list(records)
         self.names = short_run_names(self.records)
@@ -101,6 +103,7 @@ class Comparison:
             self._panels, x=self.x, log=self.log, title=self._title(), noun=noun, note=note
         )
 
+    @check_arguments(RequestError)
     def save(self, path: str | Path, kind: Kind | None = None) -> Path:
         """Saves the figure, and returns the path of its file.
 
@@ -158,7 +161,7 @@ class Comparison:
             known = {key for record in self.records for key in latest_metrics(record)}
             known |= {str(key) for frame in self._frames for key in frame if "/" in str(key)}
             hint = nearest(metric, known) or "no run has logged a metric"
-            raise RequestError(Problem("--metric", "a metric that a run has logged", metric, hint))
+            raise RequestError(Problem("metrics", "a metric that a run has logged", metric, hint))
         self.without[metric] = [
             name for name, drawn in zip(self.names, has_rows, strict=True) if not drawn
         ]

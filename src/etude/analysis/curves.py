@@ -77,7 +77,7 @@ def check_axes(x: str, log: str) -> None:
     Raises:
         RequestError: `x` or `log` is another text.
     """
-    for key, value, choices in (("--x", x, X_AXES), ("--log", log, LOG_AXES)):
+    for key, value, choices in (("x", x, X_AXES), ("log", log, LOG_AXES)):
         if value not in choices:
             expected = "one of " + ", ".join(filter(None, choices))
             raise RequestError(Problem(key, expected, value))
@@ -258,7 +258,7 @@ def _panel(
             axes.fill_between(x_values, low, high, color=style["color"], alpha=0.18, linewidth=0)
     if "y" in log and not any((curve.y > 0).any() for curve in curves):
         hint = "no value is positive"
-        raise RequestError(Problem("--log", "a linear y axis", log, hint))
+        raise RequestError(Problem("log", "a linear y axis", log, hint))
     if "x" in log:
         set_logarithmic(axes, "x")
     bands = [end for curve in curves for end in curve.ends()]

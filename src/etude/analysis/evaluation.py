@@ -51,7 +51,7 @@ def rows_by_value(evaluated: Evaluated, by: str | None) -> dict[str, set[int]]:
         values = evaluated.rows[number].values
         if by not in values:
             raise RequestError(
-                Problem("--by", "a column of the evaluated data", by, nearest(by, values))
+                Problem("by", "a column of the evaluated data", by, nearest(by, values))
             )
         groups.setdefault(str(values[by]), set()).add(number)
     return dict(sorted(groups.items()))

@@ -25,19 +25,19 @@ def export(groups: Groups, form: str, *, caption: str | None, label: str | None)
     """
     if form not in FORMATS:
         raise RequestError(
-            Problem("--format", "one of " + ", ".join(FORMATS), form, nearest(form, FORMATS))
+            Problem("form", "one of " + ", ".join(FORMATS), form, nearest(form, FORMATS))
         )
     for option, value, forms in (
-        ("--caption", caption, ("latex", "markdown")),
-        ("--label", label, ("latex",)),
+        ("caption", caption, ("latex", "markdown")),
+        ("label", label, ("latex",)),
     ):
         if value and form not in forms:
-            expected = f"no value with --format {form}"
-            hint = f"to use {option}, set --format {' or '.join(forms)}"
+            expected = f"no value with form={form}"
+            hint = f"set form={' or '.join(forms)}"
             raise RequestError(Problem(option, expected, value, hint))
     if label and label != (valid := reference_label(label)):
         expected = "a LaTeX label of letters, digits and `:-._/`"
-        raise RequestError(Problem("--label", expected, label, f"for example {valid!r}"))
+        raise RequestError(Problem("label", expected, label, f"for example {valid!r}"))
     if form == "csv":
         frame = groups.frame()
         whole = frame.rename(columns=csv_cell).map(csv_cell)

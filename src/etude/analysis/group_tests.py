@@ -88,7 +88,7 @@ def _values_by_seed(first: Group, second: Group) -> tuple[list[float], list[floa
 def _unpaired(details: str) -> RequestError:
     return RequestError(
         Problem(
-            "--paired", "the same seeds in every group, and each seed only once per group", details
+            "paired", "the same seeds in every group, and each seed only once per group", details
         )
     )
 
@@ -144,4 +144,4 @@ def check_reference(name: str) -> None:
     """
     if name not in REFERENCES:
         expected = " or ".join(REFERENCES)
-        raise RequestError(Problem("--against", expected, name, nearest(name, REFERENCES)))
+        raise RequestError(Problem("against", expected, name, nearest(name, REFERENCES)))

@@ -26,7 +26,7 @@ class Predictor:
         RequestError: the run's task makes no predictions for single texts.
     """
 
-    def __init__(self, run: Any, which: str, **how: Any) -> None:
+    def __init__(self, run: Any, which: str | int, **how: Any) -> None:
         self.data = run.data()
         self.options = evaluation_options(run, self.data, how)
         self.task = run.task(which)
@@ -55,10 +55,10 @@ class Predictor:
         if empty or not texts:
             if empty:
                 raise RequestError(Problem(f"text {empty[0]}", "a non-empty text"))
-            raise RequestError(Problem("--file", "a file with at least one non-empty text"))
+            raise RequestError(Problem("texts", "at least one non-empty text"))
         if pair is not None and any(isinstance(text, tuple) for text in texts):
             hint = f"the file has second texts in the column {data.second_column}"
-            raise RequestError(Problem("--pair", "no value", pair, hint))
+            raise RequestError(Problem("pair", "no value", pair, hint))
         rows = [
             row
             for text in texts

@@ -36,6 +36,7 @@ from etude.analysis.group_tests import check_reference, comparison_table
 from etude.analysis.heat import heat_map
 from etude.analysis.mean_curves import mean_curve, mean_of
 from etude.analysis.statistics import interval
+from etude.arguments import check_arguments
 from etude.console import NOTICES
 from etude.errors import Problem, RequestError, nearest
 from etude.records.metrics_file import is_higher_better, read_frame
@@ -125,12 +126,13 @@ class Groups:
         without: list of the records of the runs that have no finite value of the metric.
     """
 
+    @check_arguments(RequestError)
     def __init__(
         self, records: Sequence[Record], *, metric: str | None = None, by: Sequence[str] = ()
     ) -> None:
         if not records:
-            raise RequestError(Problem("RUN", "at least one finished run"))
-        check_keys_exist([(key, "--by") for key in by], records)
+            raise RequestError(Problem("runs", "at least one finished run"))
+        check_keys_exist([(key, "by") for key in by], records)
         records = without_duplicates(records)
         self.metric = metric or _default_metric(records)
         parts: dict[str, list[tuple[Record, float]]] = {}
@@ -145,7 +147,7 @@ class Groups:
             choices = {key for record in records for key in known_keys(record) if "/" in key}
             hint = nearest(self.metric, choices)
             expected = "a metric that a run has logged"
-            raise RequestError(Problem("--metric", expected, self.metric, hint))
+            raise RequestError(Problem("metric", expected, self.metric, hint))
         if by:
             warn_repeated_seeds([record for record, _ in members] for members in parts.values())
         keys = distinguishing_keys([members[0][0] for members in parts.values()], by)
@@ -178,6 +180,7 @@ class Groups:
         """
         return self.groups[-1 if is_higher_better(self.metric) else 0]
 
+    @check_arguments(RequestError)
     def comparison(self, against: str = "best", *, paired: bool = False) -> pd.DataFrame:
         """Tests whether the mean of each other group differs from the mean of a reference group.
 
@@ -215,6 +218,7 @@ class Groups:
         """Returns the group `best` (best mean) or `first` (the group of the first run)."""
         return self.best if against == "best" else self.first
 
+    @check_arguments(RequestError)
     def plot(self, metric: str | None = None, *, x: str = "step", log: str = "") -> Figure:
         """Plots the mean curve of each group, with a band of one standard deviation over the seeds.
 
@@ -241,10 +245,10 @@ class Groups:
             key = metric or self.metric
             curves, drawn = self._curves_over(x, key)
         if not curves:
-            raise RequestError(Problem("--metric", "a metric that a run has logged", key))
+            raise RequestError(Problem("metric", "a metric that a run has logged", key))
         if "x" in log and x not in X_AXES and min(curve.x.min() for curve in curves) <= 0:
             hint = f"some values of {x} are not positive"
-            raise RequestError(Problem("--log", "a linear x axis", log, hint))
+            raise RequestError(Problem("log", "a linear x axis", log, hint))
         title = str(self.groups[0].records[0].info.get("name", ""))
         note = mean_of([group.records for group in drawn])
         return draw_curves({key: curves}, x=x, log=log, title=title, noun="group", note=note)
@@ -267,12 +271,12 @@ class Groups:
         expected = f"one of {', '.join(X_AXES)}, or a key with numeric values"
         if all(field_value(record, x) is MISSING for record in records):
             choices = {*X_AXES, *(key for record in records for key in known_keys(record))}
-            raise RequestError(Problem("--x", expected, x, nearest(x, choices)))
+            raise RequestError(Problem("x", expected, x, nearest(x, choices)))
         lacking = [record for record in records if field_value(record, x) is MISSING]
         if lacking:
             count = f"{len(lacking)} of {len(records)} runs"
             hint = f"the key is missing in {count}, for example in {lacking[0].path}"
-            raise RequestError(Problem("--x", "a key that all selected runs have", x, hint))
+            raise RequestError(Problem("x", "a key that all selected runs have", x, hint))
         others = sorted({key for group in self.groups for key in group.keys} - {x})
         cells = Groups(records, metric=metric, by=[*others, x])
         lines: dict[str, list[tuple[float, Group]]] = {}
@@ -280,7 +284,7 @@ class Groups:
             x_value = _number(cell_group.keys[x])
             if x_value is None:
                 raise RequestError(
-                    Problem("--x", expected, f"{x}={format_value(x, cell_group.keys[x])}")
+                    Problem("x", expected, f"{x}={format_value(x, cell_group.keys[x])}")
                 )
             other_values = {key: value for key, value in cell_group.keys.items() if key != x}
             name = replace(cell_group, keys=other_values).name
@@ -288,6 +292,7 @@ class Groups:
         curves = [_line(name, sorted(points, key=itemgetter(0))) for name, points in lines.items()]
         return curves, cells.groups
 
+    @check_arguments(RequestError)
     def heat(self, x: str, y: str) -> Figure:
         """Plots a heat map of the metric over two config keys.
 
@@ -302,7 +307,7 @@ class Groups:
             RequestError: all runs lack one of the keys.
         """
         records = [record for group in self.groups for record in group.records]
-        check_keys_exist([(key, "--heat") for key in (x, y)], records)
+        check_keys_exist([(x, "x"), (y, "y")], records)
         cells = Groups(records, metric=self.metric, by=[x, y])
         return heat_map(
             {(table_value(g.keys[x]), table_value(g.keys[y])): g.mean for g in cells.groups},
@@ -311,6 +316,7 @@ class Groups:
             metric=self.metric,
         )
 
+    @check_arguments(RequestError)
     def export(self, form: str, *, caption: str | None = None, label: str | None = None) -> str:
         """Returns the table of the groups as text.
 

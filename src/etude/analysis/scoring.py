@@ -39,7 +39,7 @@ def evaluate_run(
     run: Any,
     split: str,
     *,
-    which: str = "best",
+    which: str | int = "best",
     files: list[str] | None = None,
     by: str | None = None,
     quoting: Quoting | None = None,
@@ -83,7 +83,7 @@ def write_evaluation(
     evaluated: Evaluated,
     request: EvaluationRequest,
     options: EvaluationOptions,
-    which: str,
+    which: str | int,
 ) -> dict[str, Any]:
     """Evaluates a run on loaded data, stores the results in the run folder, and returns them.
 
@@ -188,7 +188,7 @@ def stored_metrics(run: Any, split: str, how: Mapping[str, Any]) -> Mapping[str,
     return metrics
 
 
-def example_scores(run: Any, split: str, which: str) -> list[float]:
+def example_scores(run: Any, split: str, which: str | int) -> list[float]:
     """Returns the score of each example of a split, in order, and stores them in the run folder.
 
     The task determines the score. For a language model, it is the mean loss of a window in nats per

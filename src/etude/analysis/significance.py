@@ -43,10 +43,10 @@ def significance_table(runs: Sequence[ScoredRun], split: str) -> pd.DataFrame:
     import pandas as pd
 
     if len(runs) < 2:
-        raise RequestError(Problem("RUN", "at least two runs", len(runs)))
+        raise RequestError(Problem("runs", "at least two runs", len(runs)))
     paths = [run.path.resolve() for run in runs]
     if repeated := [run for n, run in enumerate(runs) if paths[n] in paths[:n]]:
-        raise RequestError(Problem("RUN", "each run only once", str(run.path)) for run in repeated)
+        raise RequestError(Problem("runs", "each run only once", str(run.path)) for run in repeated)
     first, *others = runs
     data = first.summary["data"]["fingerprint"]
     if problems := [

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from etude.api.run import Run
 from etude.api.run_sequence import Runs
+from etude.arguments import check_arguments
 from etude.config.checks import CheckedConfig, check
 from etude.config.compose import compose as compose_config
 from etude.console import show_messages
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from etude.sweeps.planning import PlannedJob
 
 
+@check_arguments(RequestError)
 def compose(*overrides: str | Sequence[str], config_dir: str | Path | None = None) -> DictConfig:
     """Returns the config that `etude train OVERRIDES` would run.
 
@@ -48,6 +50,7 @@ def _flatten(overrides: Sequence[str | Sequence[str]]) -> list[str]:
     return [o for item in overrides for o in ([item] if isinstance(item, str) else item)]
 
 
+@check_arguments(RequestError)
 def train(config: DictConfig) -> Run:
     """Trains the run that `config` describes, and returns it.
 
@@ -97,6 +100,7 @@ def train_record(config: DictConfig, checked: CheckedConfig | None = None) -> An
     return train_run(config, partial(write_outputs, options=config.run), checked)
 
 
+@check_arguments(RequestError)
 def plan(
     *overrides: str | Sequence[str],
     multirun: bool = False,
@@ -125,6 +129,7 @@ def plan(
     return planned(_flatten(overrides), multirun=multirun, config_dir=folder, measure=measure)
 
 
+@check_arguments(RequestError)
 def find_learning_rate(
     config: DictConfig, *, lowest: float = 1e-6, highest: float = 1.0, steps: int = 100
 ) -> LearningRates:
@@ -162,6 +167,7 @@ def find_learning_rate(
     return rates
 
 
+@check_arguments(RequestError)
 def coordinate_check(
     config: DictConfig,
     widths: Sequence[int],
@@ -202,11 +208,12 @@ def coordinate_check(
     )
 
 
+@check_arguments(RequestError)
 def load_run(
-    run: str | Path,
+    run: str | Path | Run,
     *,
     root: str | Path = "experiments",
-    trust: Sequence[str] = (),
+    trust: str | Sequence[str] = (),
     unfinished: bool = False,
 ) -> Run:
     """Loads a saved run.
@@ -214,10 +221,11 @@ def load_run(
     Args:
         run: path of a run's folder, first characters of a run's signature (the hash that names the
             folder), or a run name (the latest finished run with that name). A path is also valid
-            after the folder was moved.
+            after the folder was moved. A `Run` is loaded again only if `trust` is set.
         root: folder in which names and signatures are searched.
-        trust: modules that are imported if the run's config names classes in these modules. Other
-            modules are never imported; by default, only Étude's own classes are built.
+        trust: one or more modules that are imported if the run's config names classes in these
+            modules. Other modules are never imported; by default, only Étude's own classes are
+            built.
         unfinished: if `run` is a name and no run with this name is finished, whether to load the
             latest unfinished run.
 
@@ -225,11 +233,15 @@ def load_run(
         RequestError: there is no such run, several signatures begin with these characters, or the
             run's config names classes of modules that are not trusted.
     """
-    loaded = Run(find_record(str(run), Path(root), unfinished=unfinished), trust=trust)
+    if isinstance(run, Run) and not trust:
+        return run
+    found = run.path if isinstance(run, Run) else run
+    loaded = Run(find_record(str(found), Path(root), unfinished=unfinished), trust=trust)
     _ = loaded.checked  # raises now instead of when a model is built
     return loaded
 
 
+@check_arguments(RequestError)
 def load_pretrained(
     source: str | Path,
     *,
@@ -271,6 +283,7 @@ def load_pretrained(
     return text_model(released)
 
 
+@check_arguments(RequestError)
 def runs(root: str | Path = "experiments") -> Runs:
     """Loads all runs below a folder.
 
@@ -284,7 +297,9 @@ def runs(root: str | Path = "experiments") -> Runs:
     """
     folder = Path(root)
     if not folder.is_dir():
-        raise RequestError(Problem("root", "a folder of runs", str(root)))
+        usual = Path("experiments") / root
+        hint = f"did you mean runs({str(usual)!r})?" if usual.is_dir() else None
+        raise RequestError(Problem("root", "a folder of runs", str(root), hint))
     damaged: list[RequestError] = []
     loaded = Runs([Run(record) for record in read_records(folder, damaged)])
     report_damaged(damaged)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
+from etude.arguments import as_list, check_arguments
 from etude.config.checks import CheckedConfig, check
 from etude.console import hide_messages
 from etude.errors import Problem, RequestError
@@ -42,9 +43,10 @@ class Run:
         record: the argument `record`.
     """
 
-    def __init__(self, record: Record, *, trust: Sequence[str] = ()) -> None:
+    @check_arguments(RequestError)
+    def __init__(self, record: Record, *, trust: str | Sequence[str] = ()) -> None:
         self.record = record
-        self._trust = list(trust)
+        self._trust = as_list(trust)
 
     @property
     def path(self) -> Path:
@@ -128,7 +130,8 @@ class Run:
             logging.getLogger("etude").warning(message, self.path / TOKENIZER)
         return tokenizer
 
-    def model(self, which: str = "best", *, merged: bool = True) -> Trained:
+    @check_arguments(RequestError)
+    def model(self, which: str | int = "best", *, merged: bool = True) -> Trained:
         """Loads the trained model in evaluation mode, with its tokenizer if it reads text.
 
         The result is a `LanguageModel` (decoder), `Seq2Seq` (encoder-decoder), `TextEncoder`
@@ -150,7 +153,8 @@ class Run:
         module = self._module(which, tokenizer.vocab_size, merged=merged)
         return wrap_trained(module.eval(), tokenizer, self.labels)
 
-    def task(self, which: str = "best") -> Task:
+    @check_arguments(RequestError)
+    def task(self, which: str | int = "best") -> Task:
         """Returns the run's task, with the trained model, for evaluation and prediction.
 
         Args:
@@ -173,7 +177,7 @@ class Run:
         names: list[str] = self.summary.get("data", {}).get("labels", [])
         return names
 
-    def _module(self, which: str, vocabulary: int, *, merged: bool = True) -> Any:
+    def _module(self, which: str | int, vocabulary: int, *, merged: bool = True) -> Any:
         """Loads the trained model as a `torch.nn.Module`.
 
         Args:
@@ -185,7 +189,9 @@ class Run:
         from etude.training.checkpoints import load_mean
         from etude.training.memory_check import check_model_size
         from etude.training.model import build_model
+        from etude.training.start_reports import report_source_of_weights
 
+        report_source_of_weights(self.record)
         folders = self.record.chosen(which).folders
         self.record.check_weights(folders)
         weights = load_mean(folders)
@@ -213,13 +219,14 @@ class Run:
             merge(module)
         return module
 
+    @check_arguments(RequestError)
     def evaluate(
         self,
-        split: Any = "val",
+        split: str = "val",
         *,
         sequence_length: int | None = None,
         stride: int | None = None,
-        which: str = "best",
+        which: str | int = "best",
     ) -> dict[str, float]:
         """Computes the metrics of a checkpoint on a split of the run's data, as a dict by name.
 
@@ -251,12 +258,13 @@ class Run:
             return dict(write_evaluation(self, evaluated, request, options, which)["metrics"])
         return self.task(which).evaluate(evaluated, options).metrics
 
+    @check_arguments(RequestError)
     def predict(
         self,
-        texts: Sequence[str],
+        texts: str | Sequence[str | Sequence[str]],
         *,
         pair: str | None = None,
-        which: str = "best",
+        which: str | int = "best",
         beams: int | None = None,
         length_penalty: float | None = None,
     ) -> list[dict[str, Any]]:
@@ -266,7 +274,7 @@ class Run:
         (classification), `words` and `tags` (tagging) or `target` (translation).
 
         Args:
-            texts: the texts.
+            texts: one or more texts. For a tagging run, a text can be a list of words.
             pair: for a run trained on pairs of texts, one second text, which is combined with each
                 of `texts`; None for all other runs.
             which: the checkpoint, as for `model`.
@@ -280,9 +288,11 @@ class Run:
         from etude.analysis.predicting import Predictor
 
         predictor = Predictor(self, which, beams=beams, length_penalty=length_penalty)
-        return list(predictor(texts, pair))
+        items: Any = as_list(texts)
+        return list(predictor(items, pair))
 
-    def scores(self, split: str = "val", *, which: str = "best") -> list[float]:
+    @check_arguments(RequestError)
+    def scores(self, split: str = "val", *, which: str | int = "best") -> list[float]:
         """Returns a score for each example of a split, in order.
 
         For a language model, the score is the loss of a window in nats per token (lower is better).
@@ -306,6 +316,7 @@ class Run:
         """The steps of the saved checkpoints, in ascending order."""
         return [step for step, _ in self.record.checkpoints()]
 
+    @check_arguments(RequestError)
     def over_steps(
         self,
         measure: Callable[..., Any],
@@ -340,6 +351,7 @@ class Run:
 
         return measure_steps(self, measure, args, more, steps)
 
+    @check_arguments(RequestError)
     def batch(self, step: int) -> dict[str, Any]:
         """Returns the batch of an optimizer step, over all processes, as tensors by name.
 
@@ -357,6 +369,7 @@ class Run:
 
         return batch_of(self, step)
 
+    @check_arguments(RequestError)
     def places(self, step: int) -> pd.DataFrame:
         """Returns a table of the documents or data rows in the examples of an optimizer step.
 
@@ -377,6 +390,7 @@ class Run:
 
         return pd.DataFrame(example_sources(self, step))
 
+    @check_arguments(RequestError)
     def readings(self, text: str) -> pd.DataFrame:
         """Returns a table of the optimizer steps in which the run used a text.
 

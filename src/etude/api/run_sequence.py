@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from etude.api.run import Run
+from etude.arguments import as_list, check_arguments
 from etude.errors import Problem, RequestError
 from etude.records.filters import parse_filter
 from etude.records.record import Record
@@ -31,6 +32,7 @@ class Runs(Sequence[Run]):
         runs: the runs, in the order of the sequence.
     """
 
+    @check_arguments(RequestError)
     def __init__(self, runs: Sequence[Run]) -> None:
         self._runs = list(runs)
 
@@ -43,6 +45,7 @@ class Runs(Sequence[Run]):
     def __iter__(self) -> Iterator[Run]:
         return iter(self._runs)
 
+    @check_arguments(RequestError)
     def filter(self, *conditions: str) -> Runs:
         """Returns the runs that match all filters.
 
@@ -77,6 +80,7 @@ class Runs(Sequence[Run]):
 
         return pd.DataFrame([_row(run.record) for run in self._runs])
 
+    @check_arguments(RequestError)
     def compare(self, *metrics: str, x: str = "step", log: str = "") -> Comparison:
         """Returns a comparison of the configs, results and curves of the runs.
 
@@ -95,7 +99,8 @@ class Runs(Sequence[Run]):
 
         return Comparison([run.record for run in self._runs], metrics=metrics, x=x, log=log)
 
-    def group(self, metric: str | None = None, *, by: Sequence[str] = ()) -> Groups:
+    @check_arguments(RequestError)
+    def group(self, metric: str | None = None, *, by: str | Sequence[str] = ()) -> Groups:
         """Groups the finished runs; by default, runs that differ only in the seed are a group.
 
         The result has the mean, the standard deviation and the mean curve of a metric per group:
@@ -105,8 +110,9 @@ class Runs(Sequence[Run]):
             metric: the metric: its final value (such as `val/loss`) or its best value (such as
                 `best/val/loss`). None is the best value of the metric that selects the best
                 checkpoint.
-            by: config keys; runs with the same values of these keys are a group, even if they
-                differ in other keys. If empty, the whole config without the seed defines the group.
+            by: one or more config keys; runs with the same values of these keys are a group, even
+                if they differ in other keys. If empty, the whole config without the seed defines
+                the group.
 
         Raises:
             RequestError: no run is finished, or no finished run has the metric.
@@ -114,8 +120,9 @@ class Runs(Sequence[Run]):
         from etude.analysis.run_groups import Groups
 
         finished = [run.record for run in self._runs if run.status == "finished"]
-        return Groups(finished, metric=metric, by=by)
+        return Groups(finished, metric=metric, by=as_list(by))
 
+    @check_arguments(RequestError)
     def over_steps(
         self,
         measure: Callable[..., Any],
@@ -156,6 +163,7 @@ class Runs(Sequence[Run]):
             raise RequestError(Problem("runs", "at least one run"))
         return pd.concat(parts, names=["label", "seed"])
 
+    @check_arguments(RequestError)
     def significance(self, split: str = "val") -> pd.DataFrame:
         """Tests whether the other runs differ from the first run, by the score of each example.
 

@@ -15,9 +15,19 @@ from importlib import import_module
 from types import FrameType
 from typing import NoReturn
 
-from etude.cli.common import DONE, FAILED, HELD, SIGNALLED, WRONG, HelpShown
+from etude.cli.common import (
+    DONE,
+    FAILED,
+    HELD,
+    SIGNALLED,
+    WRONG,
+    HelpShown,
+    as_options,
+    forget_arguments,
+)
 from etude.config.paths import check_current_folder
 from etude.console import discard_unwritten, guard, guarded, open_closed_streams, show_messages
+from etude.counts import counted
 from etude.errors import (
     EtudeError,
     Interrupted,
@@ -100,6 +110,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _run(arguments: list[str]) -> int:
+    forget_arguments()
     debug = "--debug" in arguments
     arguments = [item for item in arguments if item != "--debug"]
     show_messages(stderr=arguments[:1] not in _WITH_MESSAGES_ON_STDOUT)
@@ -136,9 +147,7 @@ def _report_exception(raised: BaseException, arguments: list[str], debug: bool) 
         raise raised
     except HelpShown:
         return DONE
-    except RequestError as error:
-        return _refuse(error.problems, debug)
-    except InvalidArguments as error:
+    except (RequestError, InvalidArguments) as error:
         return _refuse(error.problems, debug)
     except RunHeld as error:
         _print_error(f"{error}\n  {error.hint}")
@@ -215,7 +224,9 @@ def _dispatch(arguments: list[str]) -> int:
     if arguments[0] in ("-sc", "--shell-completion"):  # the shell passes no command name
         return _complete(arguments)
     if arguments[0] not in _COMMANDS:
-        hint = nearest(arguments[0], _COMMANDS)
+        from etude.config.equivalents import hint_to_continue
+
+        hint = hint_to_continue(arguments[0]) or nearest(arguments[0], _COMMANDS)
         raise RequestError(Problem("COMMAND", "a command of etude", arguments[0], hint))
     if broken := [item for item in arguments if "\0" in item]:  # only possible from Python
         expected = "arguments without null characters"
@@ -249,7 +260,8 @@ def _complete(arguments: list[str]) -> int:
 
 
 def _refuse(problems: Sequence[Problem], debug: bool) -> int:
-    count = "1 error" if len(problems) == 1 else f"{len(problems)} errors"
+    problems = as_options(problems)
+    count = counted(len(problems), "error")
     entries = [str(problem).replace("\n", "\n    ") for problem in problems]
     _print_error(f"{count} in the request:\n" + "\n".join(f"  {entry}" for entry in entries))
     if debug:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from etude.errors import InvalidArguments, Problem, RequestError, nearest
+from etude.errors import Problem, RequestError, nearest
 from etude.stopping import SIGNALLED as SIGNALLED
 
 DONE, FAILED, WRONG, HELD = 0, 1, 2, 3
@@ -42,11 +41,22 @@ _OTHER_NAMES = {
 """Names that users type for options."""
 
 
+_SYNONYMS = {"run": ("run", "runs"), "runs": ("run", "runs")}
+"""Python arguments to which an argument of a command belongs, if these are several."""
+
+
 class Parser(argparse.ArgumentParser):
     """Argument parser that raises exceptions instead of ending the process.
 
     It raises `RequestError` for invalid arguments, and `HelpShown` after `--help` was printed.
     """
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        parsed = super().parse_known_args(args, namespace)
+        for action in self._actions:
+            name = action.option_strings[-1] if action.option_strings else str(action.metavar)
+            name_arguments(dict.fromkeys(_SYNONYMS.get(action.dest, (action.dest,)), name))
+        return parsed
 
     def error(self, message: str) -> NoReturn:
         unknown = re.match(r"unrecognized arguments: (--[\w-]+|.*)", message)
@@ -139,7 +149,10 @@ def add_quoting(parser: argparse.ArgumentParser) -> None:
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     """Adds the option `--checkpoint` to the parser of a command."""
-    parser.add_argument("--checkpoint", default="best", help=f"checkpoint to use: {CHECKPOINTS}")
+    help_ = f"checkpoint to use: {CHECKPOINTS}"
+    parser.add_argument(
+        "--checkpoint", dest="which", default="best", metavar="CHECKPOINT", help=help_
+    )
 
 
 def add_translation_search(parser: argparse.ArgumentParser) -> None:
@@ -150,28 +163,56 @@ def add_translation_search(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--length-penalty", type=float, metavar="X", help=help_)
 
 
-@contextmanager
-def as_options() -> Iterator[None]:
-    """Context manager in which errors name the options of the command.
+_ALWAYS = {"config_dir": "--config-dir", "multirun": "-m"}
+_names = dict(_ALWAYS)
+"""The name on the command line of each Python argument that the command passes on."""
 
-    An error about an argument of a function, such as `length_penalty`, becomes an error about the
-    option `--length-penalty`. An `InvalidArguments` or `RequestError` in the block is raised as a
-    new `RequestError`; other exceptions are unchanged.
+
+def name_arguments(names: Mapping[str, str]) -> None:
+    """Sets the names with which errors of the command refer to arguments of Python functions.
+
+    A parser sets the names of its own arguments when it parses a command line: that of an option
+    with `dest="which"`, for the Python argument `which`.
+
+    Args:
+        names: dict from Python arguments, such as `which`, to names on the command line, such as
+            `--checkpoint`.
     """
-    try:
-        yield
-    except (InvalidArguments, RequestError) as error:
-        raise RequestError([as_option(problem) for problem in error.problems]) from error
+    _names.update(names)
 
 
-def as_option(problem: Problem) -> Problem:
-    """Returns a problem that names an option instead of an argument of a function.
+def forget_arguments() -> None:
+    """Forgets the names that an earlier command of this process has set."""
+    _names.clear()
+    _names.update(_ALWAYS)
 
-    For example, `length_penalty` becomes `--length-penalty`. Other problems are returned unchanged.
+
+def as_options(problems: Sequence[Problem]) -> list[Problem]:
+    """Returns problems that name the command's arguments instead of those of Python functions.
+
+    For example, `length_penalty` becomes `--length-penalty`, and the hint `set beams=1` becomes
+    `set --beams 1`. Other problems are returned unchanged.
     """
-    if not problem.where.isidentifier() or problem.where == "RUN":
-        return problem
-    return replace(problem, where="--" + problem.where.replace("_", "-"))
+    return [
+        replace(
+            problem,
+            where=_names.get(problem.where, problem.where),
+            expected=_rename_values(problem.expected),
+            hint=problem.hint and _rename_values(problem.hint),
+        )
+        for problem in problems
+    ]
+
+
+def _rename_values(text: str) -> str:
+    """Returns a text in which `NAME=VALUE`, for a Python argument NAME, is an option."""
+
+    def option(match: re.Match[str]) -> str:
+        name = _names[match[1]]
+        return name if match[2] == "True" else f"{name} {match[2]}"
+
+    options = "|".join(key for key, name in _names.items() if name.startswith("-"))
+    return re.sub(rf"(?<![\w.])({options})=(\w+)(?: to etude\.\w+)?", option, text)
 
 
 def split(text: str | None) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from etude.cli.common import CHECKPOINTS, DONE, add_root, add_trust, make_parser
+from etude.cli.common import CHECKPOINTS, DONE, add_root, add_trust, make_parser, name_arguments
 from etude.errors import Problem, RequestError
 
 if TYPE_CHECKING:
@@ -32,11 +32,15 @@ def convert(arguments: list[str]) -> int:
     parser.add_argument("--tolerance", type=float, default=1e-4, help=help_)
     parser.add_argument("--force", action="store_true", help="replace an existing model at DEST")
     parser.add_argument("--revision", help="for a Hugging Face Hub id: branch, tag or commit")
-    parser.add_argument("--checkpoint", default="best", help=f"checkpoint of a run: {CHECKPOINTS}")
+    help_ = f"checkpoint of a run: {CHECKPOINTS}"
+    parser.add_argument(
+        "--checkpoint", dest="which", default="best", metavar="CHECKPOINT", help=help_
+    )
     help_ = "for a run trained with LoRA: write only the adapter, in the format of `peft`"
     parser.add_argument("--adapter", action="store_true", help=help_)
     add_trust(parser)
     args = parser.parse_args(arguments)
+    name_arguments({"run": "SOURCE"})
     if not 0 < args.tolerance < float("inf"):
         raise RequestError(Problem("--tolerance", "a positive number", args.tolerance))
     from etude.interop import export
@@ -72,8 +76,8 @@ def _write_adapter(args: Namespace, destination: Path) -> None:
     options = lora_options(run.checked)
     if options is None:
         hint = "this run has no init_from.lora.rank; to convert its model, omit --adapter"
-        raise RequestError(Problem("RUN", "a run trained with LoRA", args.source, hint))
-    module = run.model(args.checkpoint, merged=False).module
+        raise RequestError(Problem("SOURCE", "a run trained with LoRA", args.source, hint))
+    module = run.model(args.which, merged=False).module
     base = str(run.config.init_from.source)
     ending = run.checked.nodes["task"].constructor.transformers_ending
     reads = run.config.data.sequence_length
@@ -114,7 +118,7 @@ def _source(args: Namespace) -> ExportSource:
             task = run.checked.nodes["task"].constructor
             return source_from_run(
                 str(run.path),
-                run.model(args.checkpoint).module,
+                run.model(args.which).module,
                 run.tokenizer(),
                 labels=run.labels,
                 ending=task.transformers_ending,

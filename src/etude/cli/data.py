@@ -8,6 +8,7 @@ from itertools import groupby
 from typing import Any
 
 from etude.cli.common import DONE, RUN, add_root, add_trust, make_parser
+from etude.counts import counted
 from etude.errors import Problem, RequestError, nearest
 
 _RUN_HELP = f"{RUN} (which selects the latest run of this name)"
@@ -126,7 +127,7 @@ def _summarize(readings: list[dict[str, Any]]) -> str:
     whole = {line["step"] for line in readings if line["whole"]}
     if not readings:
         return "no optimizer step used this text"
-    count = f"{len(steps):,} optimizer step" + ("s" if len(steps) > 1 else "")
+    count = counted(len(steps), "optimizer step")
     if steps == whole:
         return f"{count} used this text"
     return f"{count} used this text or a part of it; {len(whole):,} of them used the complete text"

@@ -13,7 +13,6 @@ from etude.cli.common import (
     add_root,
     add_translation_search,
     add_trust,
-    as_options,
     make_parser,
 )
 from etude.errors import Problem, RequestError
@@ -37,7 +36,7 @@ def evaluate(arguments: list[str]) -> int:
     help_ = (
         "evaluate on these files instead of a split; they must have the columns of the run's data"
     )
-    parser.add_argument("--data", metavar="FILE", nargs="+", help=help_)
+    parser.add_argument("--data", dest="files", metavar="FILE", nargs="+", help=help_)
     add_quoting(parser)
     help_ = "also compute the metrics separately for each value of this column"
     parser.add_argument("--by", metavar="COLUMN", help=help_)
@@ -65,19 +64,18 @@ def evaluate(arguments: list[str]) -> int:
     runs = [load_run(name, root=args.root, trust=args.trust) for name in args.runs]
     results: list[dict[str, Any]] = []
     for run in runs:
-        with as_options():
-            result = evaluate_run(
-                run,
-                args.split,
-                which=args.checkpoint,
-                files=args.data,
-                by=args.by,
-                quoting=args.quoting,
-                beams=args.beams,
-                length_penalty=args.length_penalty,
-                sequence_length=args.sequence_length,
-                stride=args.stride,
-            )
+        result = evaluate_run(
+            run,
+            args.split,
+            which=args.which,
+            files=args.files,
+            by=args.by,
+            quoting=args.quoting,
+            beams=args.beams,
+            length_penalty=args.length_penalty,
+            sequence_length=args.sequence_length,
+            stride=args.stride,
+        )
         results.append(result)
         if not args.json:
             _print_result(result, run.record.config)

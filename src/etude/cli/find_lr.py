@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from etude.cli.common import DONE, SIGNALLED, make_parser
-from etude.errors import Interrupted, InvalidArguments, RequestError
+from etude.errors import Interrupted
 
 if TYPE_CHECKING:
     from etude.analysis.learning_rates import LearningRates
 
 _ROWS = 20
-_OPTIONS = {"lowest": "--from", "highest": "--to", "steps": "--steps"}
 
 
 def find_lr(arguments: list[str]) -> int:
@@ -42,11 +40,7 @@ def find_lr(arguments: list[str]) -> int:
     check_root(Path(config.run.root) / "_lr", unsafe=config.run.unsafe_storage)
     from etude.training.range_test import check_range  # imports torch
 
-    try:
-        check_range(args.lowest, args.highest, args.steps)
-    except InvalidArguments as error:
-        named = [replace(p, where=_OPTIONS.get(p.where, p.where)) for p in error.problems]
-        raise RequestError(named) from error
+    check_range(args.lowest, args.highest, args.steps)
     from etude.api import find_learning_rate
 
     try:

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from etude.cli.common import DONE, RUN, add_checkpoint, add_root, add_trust, as_option, make_parser
+from etude.cli.common import (
+    DONE,
+    RUN,
+    add_checkpoint,
+    add_root,
+    add_trust,
+    make_parser,
+    name_arguments,
+)
 from etude.console import raw_stdout
-from etude.errors import Checks, InvalidArguments, Problem, RequestError
+from etude.errors import Checks, Problem, RequestError
 from etude.generation.generation_config import GenerationConfig
 
 _RULE = "-" * 72
@@ -25,17 +33,14 @@ def generate(arguments: list[str]) -> int:
     options: dict[str, Any] = {
         **asdict(_config(args)),
         "stop": args.stop,
-        "forbidden": args.forbid,
+        "forbidden": args.forbidden,
         "seed": args.seed,
     }
-    try:
-        if args.stream:
-            model.generate(prompts[0], stream=_print_piece, **options)
-            print(file=raw_stdout())
-        else:
-            model.generate(prompts, ready=_Printer(), **options)
-    except InvalidArguments as error:
-        raise RequestError([_as_typed_option(problem) for problem in error.problems]) from error
+    if args.stream:
+        model.generate(prompts[0], stream=_print_piece, **options)
+        print(file=raw_stdout())
+    else:
+        model.generate(prompts, ready=_Printer(), **options)
     return DONE
 
 
@@ -90,7 +95,9 @@ def _parser() -> argparse.ArgumentParser:
     help_ = "end a text where this string appears; repeatable"
     constraints.add_argument("--stop", metavar="TEXT", action="append", default=[], help=help_)
     help_ = "never generate this word, in upper or lower case; repeatable"
-    constraints.add_argument("--forbid", metavar="WORD", action="append", default=[], help=help_)
+    constraints.add_argument(
+        "--forbid", dest="forbidden", metavar="WORD", action="append", default=[], help=help_
+    )
     add_checkpoint(parser)
     parser.add_argument("--stream", action="store_true", help="print tokens as they are generated")
     add_trust(parser)
@@ -127,7 +134,7 @@ def _check_prompts(args: argparse.Namespace) -> list[str]:
     is_valid = seed is None or 0 <= seed < 2**63
     checks.that(is_valid, "--seed", seed, "an integer from 0 to 2**63 - 1")
     checks.that(all(args.stop), "--stop", "", "a text that is not empty")
-    checks.that(all(args.forbid), "--forbid", "", "a word")
+    checks.that(all(args.forbidden), "--forbid", "", "a word")
     prompts: list[str] = args.prompt or [""]
     if args.prompt_file is not None:
         first = args.prompt[0] if args.prompt else None
@@ -140,7 +147,7 @@ def _check_prompts(args: argparse.Namespace) -> list[str]:
         value = args.prompt_file or f"{len(prompts)} prompts"
         checks.that(len(prompts) == 1, where, value, "one prompt with --stream")
     if checks.problems:
-        raise RequestError([_as_typed_option(problem) for problem in checks.problems])
+        raise RequestError(checks.problems)
     return prompts
 
 
@@ -159,18 +166,6 @@ def _read_prompts(path: Path, checks: Checks) -> list[str]:
     return lines
 
 
-def _as_typed_option(problem: Problem) -> Problem:
-    """Returns a problem that names an option of `etude generate` instead of a function's argument.
-
-    For example, `forbidden` becomes `--forbid`. Other problems are returned unchanged.
-    """
-    if problem.where == "forbidden":
-        return replace(problem, where="--forbid")
-    if problem.hint and problem.hint.startswith("beams="):
-        problem = replace(problem, hint=f"--{problem.hint.replace('=', ' ', 1)}")
-    return as_option(problem)
-
-
 def _load_model(args: argparse.Namespace) -> Any:
     model: Any
     hint: str | None
@@ -182,10 +177,11 @@ def _load_model(args: argparse.Namespace) -> Any:
         has_labels = run.summary.get("data", {}).get("labels")
         command = f"to predict labels with this run, use `etude predict {args.run}`"
         hint = command if has_labels else None
-        model = run.model(args.checkpoint)
+        model = run.model(args.which)
     else:
         import etude
 
+        name_arguments({"source": "--pretrained"})
         where, named, hint = "--pretrained", args.pretrained, None
         model = etude.load_pretrained(args.pretrained)
     if not model.writes:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from etude.cli.common import DONE, WRONG
 from etude.config.request import parse
 from etude.console import rich_console, start_live
+from etude.counts import counted
 from etude.errors import Problem, RequestError
 from etude.records.text_tables import format_bytes, print_columns
 
@@ -145,14 +146,14 @@ def _totals(jobs: Sequence[PlannedJob]) -> Iterator[str]:
     if len(distinct) < len(jobs):
         counts["duplicate"] = len(jobs) - len(distinct)
     listed = ", ".join(f"{count} {kind}" for kind, count in counts.items())
-    yield f"{len(jobs)} jobs: {listed}"
+    yield f"{counted(len(jobs), 'job')}: {listed}"
     left = [job.size for job in distinct if job.size is not None and job.state.works]
     if not left:
         return
     flops = [size.flops_left for size in left if size.flops_left is not None]
     seconds = [size.seconds_left for size in left if size.seconds_left is not None]
     unknown = len(left) - len(seconds)
-    more = f", plus the time of {unknown} jobs, which is unknown" if unknown else ""
+    more = f", plus the time of {counted(unknown, 'job')}, which is unknown" if unknown else ""
     yield (
         f"remaining: {_count(math.fsum(flops))} FLOPs, about {_duration(math.fsum(seconds))}"
         f" if jobs run one at a time{more}"
@@ -229,7 +230,7 @@ def _fields(job: PlannedJob) -> Iterator[tuple[str, str]]:
             yield "", message
     if size.steps is not None:
         up_to = "up to " if size.tokens != size.steps * size.tokens_per_step else ""
-        steps = f"{size.steps:,} steps of {up_to}{size.tokens_per_step:,} tokens"
+        steps = f"{counted(size.steps, 'step')} of {up_to}{counted(size.tokens_per_step, 'token')}"
         yield "tokens", f"{_count(size.tokens)}, {steps}"
     if size.flops is not None:
         rest = "" if size.flops_left in (0, size.flops) else f", {_count(size.flops_left)} left"

@@ -16,8 +16,8 @@ from etude.cli.common import (
     add_root,
     add_translation_search,
     add_trust,
-    as_options,
     make_parser,
+    name_arguments,
 )
 from etude.console import raw_stdout
 from etude.errors import Problem, RequestError
@@ -48,6 +48,7 @@ def predict(arguments: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help=help_)
     add_trust(parser)
     args = parser.parse_args(arguments)
+    name_arguments({"texts": "--file"})
     if bool(args.text) == (args.file is not None):
         hint = "both are given" if args.text else "neither is given"
         raise RequestError(Problem("--text and --file", "exactly one of them", hint=hint))
@@ -57,10 +58,7 @@ def predict(arguments: list[str]) -> int:
     from etude.api import load_run
 
     run = load_run(args.run, root=args.root, trust=args.trust)
-    with as_options():
-        predictor = Predictor(
-            run, args.checkpoint, beams=args.beams, length_penalty=args.length_penalty
-        )
+    predictor = Predictor(run, args.which, beams=args.beams, length_penalty=args.length_penalty)
     texts = list(_texts(args, predictor))
     for result in predictor(texts, args.pair):
         line = json.dumps(result, ensure_ascii=False) if args.json else predictor.task.line(result)

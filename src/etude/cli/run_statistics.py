@@ -7,7 +7,8 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
-from etude.cli.common import DONE, RUN, add_output, add_trust, split
+from etude.cli.common import DONE, RUN, add_output, add_trust, name_arguments, split
+from etude.counts import counted
 from etude.errors import Problem, RequestError
 from etude.escaping import printable
 
@@ -180,9 +181,9 @@ def significance(args: Namespace) -> int:
         return DONE
     first = runs[0]
     mean = frame["mean"].iloc[0] - frame["difference"].iloc[0]
-    examples = frame["examples"].iloc[0]
+    examples = counted(int(frame["examples"].iloc[0]), "example")
     label = printable(str(first.label or first.path), line=True)
-    print(f"baseline: {label}, mean {_number(mean)} on {examples} examples of {args.split}\n")
+    print(f"baseline: {label}, mean {_number(mean)} on {examples} of {args.split}\n")
     rows = [
         [
             row["run"],
@@ -234,6 +235,8 @@ def plot(args: Namespace) -> int:
         hint = "--heat sets both axes"
         raise RequestError(Problem("--x", "no value together with --heat", args.x, hint))
     groups = _load_groups(args)
+    if keys:
+        name_arguments({"x": "--heat", "y": "--heat"})
     figure = groups.heat(*keys) if keys else groups.plot(x=args.x, log=args.log)
     usual = groups.default_path(Path(args.root), args.x, args.log, args.heat, args.by)
     file = save_figure(figure, args.output or usual, None if args.output else COMPARISON)
@@ -244,7 +247,9 @@ def plot(args: Namespace) -> int:
 def add_export_arguments(parser: ArgumentParser) -> None:
     """Adds the arguments of `etude runs export` to its argument parser."""
     _add_group_options(parser)
-    parser.add_argument("--format", default="csv", help="csv, latex or markdown (default: csv)")
+    parser.add_argument(
+        "--format", dest="form", default="csv", help="csv, latex or markdown (default: csv)"
+    )
     help_ = "caption of a latex or markdown table (default: names the metric and its intervals)"
     parser.add_argument("--caption", metavar="TEXT", help=help_)
     help_ = "label of a latex table (default: tab:NAME-METRIC); an empty text omits the label"
@@ -256,7 +261,7 @@ def export(args: Namespace) -> int:
     """Runs `etude runs export` with its parsed arguments and returns the exit code."""
     from etude.records.files import write_text
 
-    text = _load_groups(args).export(args.format, caption=args.caption, label=args.label)
+    text = _load_groups(args).export(args.form, caption=args.caption, label=args.label)
     if args.output:
         args.output.parent.mkdir(parents=True, exist_ok=True)
         write_text(args.output, text)

@@ -17,8 +17,10 @@ from etude.cli.common import (
     add_root,
     add_trust,
     make_parser,
+    name_arguments,
     split,
 )
+from etude.counts import counted
 from etude.errors import Problem, RequestError, nearest
 from etude.escaping import printable
 
@@ -151,6 +153,7 @@ def _diff(args: Namespace) -> int:
     from etude.records.registry import find_record
     from etude.records.run_comparison import print_diff
 
+    name_arguments({"run": "A or B"})
     first, second = (
         find_record(run, Path(args.root), unfinished=True) for run in (args.first, args.second)
     )
@@ -162,7 +165,7 @@ def _compare_arguments(parser: ArgumentParser) -> None:
     help_ = f"{RUN} (which selects all finished runs of this name)"
     parser.add_argument("runs", metavar="RUN", nargs="+", help=help_)
     help_ = "metrics to plot, one panel each (default: the metric that selects the best checkpoint)"
-    parser.add_argument("--metric", metavar="KEY,...", help=help_)
+    parser.add_argument("--metric", dest="metrics", metavar="KEY,...", help=help_)
     help_ = "x-axis: step, tokens or time (default: step)"
     parser.add_argument("--x", metavar="X", default="step", help=help_)
     help_ = "axes with a logarithmic scale: x, y or xy"
@@ -182,7 +185,7 @@ def _compare(args: Namespace) -> int:
     records = find_finished(args.runs, root)
     if len(records) < 2:
         raise RequestError(Problem("RUN", "at least two runs", " ".join(args.runs)))
-    comparison = Comparison(records, metrics=split(args.metric), x=args.x, log=args.log)
+    comparison = Comparison(records, metrics=split(args.metrics), x=args.x, log=args.log)
     if args.output:
         file = comparison.save(args.output)
     else:
@@ -240,7 +243,8 @@ def _verify(args: Namespace) -> int:
         line = printable(f"{name}  {verdict}", line=True)
         print(f"[{number}/{len(chosen)}] {line}", flush=True)
     if damaged:
-        print(f"{damaged} of {len(chosen)} runs are damaged")
+        verb = "is" if damaged == 1 else "are"
+        print(f"{damaged} of {counted(len(chosen), 'run')} {verb} damaged")
     return FAILED if damaged else DONE
 
 

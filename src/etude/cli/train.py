@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import shlex
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from etude.cli.common import DONE, FAILED, HELD, WRONG
+from etude.counts import counted
 from etude.errors import Problem, RequestError
 
 log = logging.getLogger("etude")
@@ -176,20 +178,33 @@ def _log_outcome(record: Any, *, reused: bool) -> None:
     log.info("%s", "" if reused else "\n" + _summary(record))
     log.info("  run folder  %s", path)
     log.info("  loss curve  %s", path / "figures" / "loss.png")
-    task = str(record.config.get("task._target_", "")).rpartition(".")[2]
+    tasks = _class_names(str(record.config.get("task._target_", "")))
     modules = record.config.get("extensions") or []  # loading a record does not trust them
     trust = "".join([" --trust", *(f" {shlex.quote(each)}" for each in modules)] if modules else [])
-    if task in _PREDICTING_TASKS:
-        second = task == "QuestionAnswering" or record.config.get("data.pair") is not None
+    if not tasks.isdisjoint(_PREDICTING_TASKS):
+        second = "QuestionAnswering" in tasks or record.config.get("data.pair") is not None
         pair = " --pair '...'" if second else ""
         log.info("  predict     etude predict %s --text '...'%s%s", _quote(path), pair, trust)
-    elif task in _GENERATING_TASKS:
+    elif not tasks.isdisjoint(_GENERATING_TASKS):
         log.info("  generate    etude generate %s --prompt 'To be'%s", _quote(path), trust)
     log.info("  evaluate    etude evaluate %s%s", _quote(path), trust)
     root = path.parent.parent  # experiments/NAME/SIGNATURE
     elsewhere = root.resolve() != Path("experiments").resolve()
     option = f" --root {_quote(root)}" if elsewhere else ""
     log.info("  list runs   etude runs list%s", option)
+
+
+def _class_names(target: str) -> set[str]:
+    """Returns the name of a class and, if its module is imported, the names of its base classes.
+
+    The module of a custom class is always imported, because its arguments are checked.
+
+    Args:
+        target: the dotted path of the class.
+    """
+    module, _, name = target.rpartition(".")
+    kind = getattr(sys.modules.get(module), name, None)
+    return {name, *(base.__name__ for base in getattr(kind, "__mro__", ()))}
 
 
 def _quote(path: Path) -> str:
@@ -208,7 +223,7 @@ def _summary(record: Any) -> str:
     from etude.records.times import format_duration
 
     info = record.info
-    head = f"finished: {info['step']} steps in {format_duration(info['seconds'])}"
+    head = f"finished: {counted(info['step'], 'step')} in {format_duration(info['seconds'])}"
     if best := info.get("best"):
         head += f", {format_best(best)}"
     final = {key: value for key, value in info.get("final", {}).items() if value is not None}

@@ -2,25 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import sysconfig
-import traceback
 from collections.abc import Sequence
-from pathlib import Path
 
 from etude.errors import Problem, summarize_exception
-
-_SOURCE = Path(__file__).resolve().parents[2]
-_INSTALLED_FOLDERS = tuple(
-    f"{Path(str(folder)).resolve()}{os.sep}"
-    for folder in (
-        *(sysconfig.get_path(key) for key in ("stdlib", "purelib", "platlib")),
-        _SOURCE / "etude",
-        _SOURCE / "etude_papers",
-        _SOURCE / "hydra_plugins",
-    )
-)
+from etude.user_code import find_user_line, is_user_file
 
 
 def find_user_fault(error: BaseException, words: Sequence[str]) -> Problem | None:
@@ -37,11 +23,8 @@ def find_user_fault(error: BaseException, words: Sequence[str]) -> Problem | Non
         error: the exception.
         words: the arguments of the command.
     """
-    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
-        file = str(Path(frame.f_code.co_filename).resolve())
-        if _is_user_file(file):
-            where = f"{file}, line {line}"
-            return Problem(where, "code that raises no exception", hint=_hint(error))
+    if (where := find_user_line(error)) is not None:
+        return Problem(where, "code that raises no exception", hint=_hint(error))
     module = _module_of(getattr(error, "obj", None))
     if module is not None:
         expected = "a class with all attributes and methods that Étude uses"
@@ -58,11 +41,6 @@ def _hint(error: BaseException) -> str:
     return f"{summarize_exception(error)}; --debug shows the traceback"
 
 
-def _is_user_file(file: str) -> bool:
-    """Returns whether a source file is not part of Python, Étude or an installed package."""
-    return Path(file).is_file() and not file.startswith(_INSTALLED_FOLDERS)
-
-
 def _module_of(value: object) -> str | None:
     """Returns the name of the module that defines a class, or the class of an object.
 
@@ -70,4 +48,4 @@ def _module_of(value: object) -> str | None:
     """
     name = (value if isinstance(value, type) else type(value)).__module__
     file = getattr(sys.modules.get(name), "__file__", None)
-    return name if file and _is_user_file(str(Path(file).resolve())) else None
+    return name if file and is_user_file(file) else None

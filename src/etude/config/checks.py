@@ -9,7 +9,7 @@ import re
 import sys
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, cast, get_type_hints
@@ -32,13 +32,14 @@ from etude.config.schema import (
     ON_ERROR,
     ON_EXISTING,
     OUT_OF_SIGNATURE,
+    ROOT_KEYS,
     Config,
     InitFrom,
     Run,
 )
 from etude.config.suggestions import suggest_node
 from etude.config.targets import PACKAGE, installed_extensions
-from etude.config.type_names import describe_type
+from etude.config.type_names import describe_type, takes_bool
 from etude.errors import Problem, RequestError, nearest, nearest_of
 from etude.secrets import Mask, find_secret_variable, mask_passwords
 
@@ -110,6 +111,10 @@ def check(config: DictConfig, *, trust: Sequence[str] | None = None) -> CheckedC
     Raises:
         RequestError: the config has errors; the exception contains all of them.
     """
+    if missing := [key for key in ROOT_KEYS if key not in config.keys()]:  # noqa: SIM118
+        expected = "the complete result of etude.compose(...)"
+        hint = f"the key {missing[0]} is missing"
+        raise RequestError(Problem("config", expected, hint=hint))
     read, of_values = _read(config)
     values = read.values
     start = values["init_from"]
@@ -136,7 +141,10 @@ def check(config: DictConfig, *, trust: Sequence[str] | None = None) -> CheckedC
         problems += _check_importable(extensions, "trust")
     problems += _check_root(values)
     nodes, callbacks, loggers = _check_nodes(values, extensions, problems)
+    if trust is None:  # records of earlier versions may contain such values
+        problems += _ambiguous_booleans(values, nodes)
     constructors.save_index()
+    problems = [_with_origin(problem, values["run"]["overrides"]) for problem in problems]
     reported = {problem.where for problem in of_values}
     problems = [*of_values, *(problem for problem in problems if problem.where not in reported)]
     if problems:
@@ -157,6 +165,46 @@ def check(config: DictConfig, *, trust: Sequence[str] | None = None) -> CheckedC
         shown=masked_config(pinned, read if pinned is config else None),
         mask=read.mask,
     )
+
+
+_BOOLEANS = {"yes": "true", "on": "true", "no": "false", "off": "false"}
+
+
+def _ambiguous_booleans(values: Mapping[str, Any], nodes: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yields a problem for each value such as `yes` of an argument that is true or false.
+
+    Config files must not contain these values either; see `etude.config.yaml_file`.
+
+    Args:
+        values: the config as plain data.
+        nodes: the node of each root key; None if it is not valid.
+    """
+    for path, value in _leaves(values):
+        meant = _BOOLEANS.get(value.lower()) if isinstance(value, str) else None
+        root, *above, name = path.split(".") if "." in path else (path, path)
+        node = nodes.get(root)
+        for key in above:
+            node = node.arguments.get(key) if isinstance(node, Node) else None
+        if meant is None or not isinstance(node, Node) or name not in node.description.parameters:
+            continue
+        hint = node.description.parameters[name].hint
+        if takes_bool(hint) and not fits(value, hint):
+            yield Problem(path, describe_type(hint), value, f"did you mean {meant}?")
+
+
+def _with_origin(problem: Problem, overrides: Sequence[str]) -> Problem:
+    """Adds a hint to the problem of an unknown argument if a config file, and no override, sets it.
+
+    Problems with a suggestion are returned unchanged.
+    """
+    is_unknown = problem.expected.startswith("an argument of ")
+    if not is_unknown or (problem.hint or "").startswith(("did you mean", "use ")):
+        return problem
+    typed = [item.lstrip("+").partition("=")[0] for item in overrides]
+    if any("." in key and _any_below([problem.where], key) for key in typed):
+        return problem
+    origin = f"a config file sets this key; to remove it, add '~{problem.where}'"
+    return replace(problem, hint="; ".join(filter(None, [problem.hint, origin])))
 
 
 _Nodes = dict[str, Node]
@@ -352,6 +400,9 @@ def _check_importable(named: Sequence[str], where: str) -> Iterator[Problem]:
             is_importable = False
         if not is_importable:
             hint = "install the module, or run etude in the folder that contains it"
+            if module.endswith(".py"):
+                name = module.removesuffix(".py").replace("/", ".")
+                hint = f"name the module without .py: {where}=[{name}]"
             yield Problem(where, "a module that can be imported", module, hint)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, cast, get_origin, get_type_hints
+from typing import Any, cast, get_type_hints
 
 import yaml
 from hydra import version
@@ -21,33 +21,35 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf._utils import get_omega_conf_dumper
-from omegaconf.errors import OmegaConfBaseException
 
 from etude.config import environment  # noqa: F401 (registers its own `oc.env`)
-from etude.config.equivalents import equivalent_of, plugin_of, suggest_sweep
+from etude.config.equivalents import (
+    MISPLACED,
+    equivalent_of,
+    own_file_hint,
+    plugin_of,
+    suggest_sweep,
+)
+from etude.config.file_errors import HYDRA_ERRORS, NOT_PARSED, explain_choice, first_line
 from etude.config.loader import CachingLoader
 from etude.config.paths import check_current_folder, conf_dir
 from etude.config.replacements import report_replaced
 from etude.config.schema import NODES, ROOT_KEYS, Config
 from etude.config.type_names import describe_type, takes_list
 from etude.config.yaml_file import strict_files
-from etude.errors import Problem, RequestError, nearest
+from etude.errors import Problem, RequestError, nearest, nearest_of
 from etude.secrets import mask_record
 
 HYDRA_VERSION_BASE = "1.3"
 _QUOTE = "quote a value that contains commas or spaces: 'key=\"one, two\"'"
 _FULL_WIDTH = {"＝": "=", "，": ",", "［": "[", "］": "]", "：": ":", "–": "-", "—": "--"}
 """Characters that input methods and word processors write for those of an override."""
-NOT_PARSED = (HydraException, OmegaConfBaseException, ValueError, RecursionError)
-"""Exceptions of Hydra for overrides that it cannot parse; the last two for numbers that are too
-long and lists that are nested too deeply."""
-HYDRA_ERRORS = (*NOT_PARSED, AssertionError, TypeError, AttributeError, KeyError, IndexError,
-                 yaml.YAMLError, OSError)  # fmt: skip
-"""Exceptions that Hydra raises while it composes a config; built-in ones are raised if the value of
-a group is not a name."""
+_IGNORED = ("hydra.run.dir", "hydra.sweep.dir")
+"""Keys of Hydra that do not affect a run of Étude."""
 
 _BRACKETS = {"(": ")", "[": "]", "{": "}"}
 
@@ -99,6 +101,14 @@ def compose_in_search(typed: Sequence[str]) -> DictConfig:
     Raises:
         RequestError: as for `compose`.
     """
+    ignored = [item for item in typed if item.partition("=")[0] in _IGNORED]
+    if ignored:
+        expected = "no value, because Étude chooses the folders of runs and sweeps"
+        hint = "to choose the folder of all runs, set run.root=DIR"
+        raise RequestError(
+            Problem(key, expected, value, hint)
+            for key, _, value in (item.partition("=") for item in ignored)
+        )
     try:
         config = _compose(typed)
     except HYDRA_ERRORS as error:
@@ -160,7 +170,7 @@ def search_configs(config_dir: str | Path | None) -> Iterator[Hydra]:
     folder = Path(config_dir).resolve() if config_dir else None
     if folder is not None and not folder.is_dir():
         raise RequestError(
-            Problem("--config-dir", "an existing folder with config files", str(config_dir))
+            Problem("config_dir", "an existing folder with config files", str(config_dir))
         )
     path = create_config_search_path(str(conf_dir()))
     if folder is not None:
@@ -298,7 +308,7 @@ def find_invalid(overrides: Sequence[str], error: Exception) -> tuple[list[Probl
             good.append(item)
         except HYDRA_ERRORS as reason:
             problems.append(_explain(item, reason))
-    fallback = Problem("config", "a config that Hydra can compose", hint=_first_line(error))
+    fallback = Problem("config", "a config that Hydra can compose", hint=first_line(error))
     return problems or [fallback], good
 
 
@@ -321,9 +331,9 @@ def _explain(item: str, error: Exception) -> Problem:
         return Problem(item, "KEY=VALUE without spaces around =")
     if "=" not in item and not item.startswith("~"):
         typed = "".join(_FULL_WIDTH.get(sign, sign) for sign in item)
-        usage = (
-            "for example optimizer.lr=1e-3; quote a value that contains spaces: 'run.notes=\"a b\"'"
-        )
+        if typed == item and item.partition(":")[0] in (*ROOT_KEYS, *_groups()):
+            typed = item.replace(":", "=", 1)
+        usage = own_file_hint(item) or _hint_at_name(item)
         return Problem(item, "KEY=VALUE", hint=usage if typed == item else f"type {typed}")
     try:
         override: Override = OverridesParser.create().parse_override(add_plus_signs(item))
@@ -337,7 +347,8 @@ def _explain(item: str, error: Exception) -> Problem:
         return Problem(key, "a value in Hydra's override syntax", value, reason)
     if override.is_sweep_override():
         name, _, values = item.partition("=")
-        sweep = f"to sweep over several values, add -m; for a list, type '{name}=[{values}]'; "
+        sweep = "to sweep over several values, add multirun=True to etude.plan; "
+        sweep += f"for a list, type '{name}=[{values}]'; "
         return Problem(item, "one value", hint=sweep + _QUOTE)
     key, value = override.key_or_group, item.partition("=")[2]
     top, *rest = re.split(r"([./])", key, maxsplit=1)
@@ -345,11 +356,15 @@ def _explain(item: str, error: Exception) -> Problem:
     if (plugin := plugin_of(key, value)) is not None:
         return Problem(key, "an installed plugin of Hydra", value, plugin)
     if key in groups:
-        return _explain_choice(key, value, groups, error)
+        return explain_choice(key, value, error, groups, _repository())
     if "/" in key:
-        return Problem(key, "a config group", value, nearest(key, groups))
+        from etude.config.suggestions import is_key  # heavy: it imports constructors
+
+        dotted = key.replace("/", ".")
+        value_hint = f"use {dotted}={value}" if is_key(dotted, _compose([])) else None
+        return Problem(key, "a config group", value, value_hint or nearest(key, groups))
     if top == "hydra":
-        return Problem(key, "a key of Hydra's config", value, _first_line(error))
+        return Problem(key, "a key of Hydra's config", value, _hint_at_hydra_key(key, error))
     if top not in ROOT_KEYS:
         choices = {"".join([known, *rest]) for known in (*ROOT_KEYS, *groups) if "/" not in known}
         from etude.config.suggestions import suggest_node  # heavy: it imports constructors
@@ -363,85 +378,9 @@ def _explain(item: str, error: Exception) -> Problem:
         below = get_type_hints(record).get(field)
         if not is_dataclass(below):  # the schema does not define keys below this one
             expected = "an override that matches the config"
-            return Problem(key, expected, value, _first_line(error))
+            return Problem(key, expected, value, first_line(error))
         record = cast(type, below)
     return _explain_field(key, name, value, record)
-
-
-def _explain_choice(
-    group: str, value: str, groups: dict[str, list[str]], error: Exception
-) -> Problem:
-    if value not in groups[group]:
-        others = [other for other in groups if value in groups[other]]
-        below = [other for other in others if other.startswith(f"{group}/")] or others
-        hint = f"use {below[0]}={value}" if below else nearest(value, groups[group])
-        return Problem(group, f"a file in conf/{group}/", value, hint)
-    if isinstance(error, MissingConfigException):
-        expected = "a config file whose `defaults` list refers only to existing files"
-        return Problem(f"{group}={value}", expected, error.missing_cfg_file)
-    slot = re.search(r"Could not override '([^'@]+)", str(error))
-    if slot is not None and slot[1] == group:
-        hint = f"to add this config group, use +{group}={value}"
-        expected = "a config group in a `defaults` list of the chosen files"
-        return Problem(group, expected, value, hint)
-    if slot is not None:
-        hint = f"choose from: {', '.join(_files_with(group, slot[1]))}"
-        if "In 'experiment/" in str(error):
-            hint += "; or, to ignore the files that the experiment chooses, add '~experiment'"
-        expected = (
-            f"a file whose `defaults` list contains the group {slot[1]}, because another file"
-            " overrides this group"
-        )
-        return Problem(group, expected, value, hint)
-    file = f"{group}/{value}.yaml"
-    read = _repository().load_config(f"{group}/{value}")
-    if read is not None and read.header.get("package") == "_global_":
-        mismatches = _kind_mismatches(OmegaConf.to_container(read.config), f"{file}: ")
-        if (first := next(mismatches, None)) is not None:
-            return first
-    return Problem(file, "a config file that Hydra can compose", hint=_file_hint(error))
-
-
-def _kind_mismatches(tree: Any, above: str, record: type = Config) -> Iterator[Problem]:
-    """Yields a problem for each value of a file whose structure differs from the schema.
-
-    The structure of a value is list, mapping or scalar. OmegaConf refuses the whole file in this
-    case, and does not report which key is wrong.
-
-    Args:
-        tree: content of the file.
-        above: text before the keys in the problems: the file, and the key path of `tree`.
-        record: dataclass of the schema for `tree`.
-    """
-    hints = get_type_hints(record)
-    for key, value in tree.items() if isinstance(tree, dict) else ():
-        hint = hints.get(key, Any)
-        mapping = is_dataclass(hint) or get_origin(hint) is dict
-        several = mapping or get_origin(hint) is list
-        if is_dataclass(hint) and isinstance(value, dict):
-            yield from _kind_mismatches(value, f"{above}{key}.", cast(type, hint))
-        elif isinstance(value, str) or hint is Any:  # a string may be an interpolation
-            continue
-        elif isinstance(value, dict) != mapping or isinstance(value, list | dict) != several:
-            yield Problem(f"{above}{key}", describe_type(hint), value)
-
-
-def _files_with(group: str, slot: str) -> list[str]:
-    """Returns the names of those files of a config group that choose a file of another group.
-
-    Args:
-        group: the config group, such as `model`.
-        slot: the other config group, such as `model/norm`, which must be in the files' `defaults`
-            lists.
-    """
-    files = []
-    for name in _groups()[group]:
-        read = _repository().load_config(f"{group}/{name}")
-        listed = read.defaults_list if read is not None else None
-        groups = (getattr(default, "group", None) for default in listed or [])
-        if slot.removeprefix(f"{group}/") in groups:
-            files.append(name)
-    return files
 
 
 def _repository() -> IConfigRepository:
@@ -452,13 +391,36 @@ def _explain_field(path: str, name: str, value: str, record: type) -> Problem:
     hints = get_type_hints(record)
     if name not in hints:
         above = path.rpartition(".")[0] or "the config"
-        return Problem(
-            path, f"a key of {above}", value, equivalent_of(path, value) or nearest(name, hints)
-        )
+        near = equivalent_of(path, value) if path in MISPLACED else nearest_of(name, hints)
+        if near is None and not path.startswith("init_from."):
+            near = equivalent_of(path, value)
+        return Problem(path, f"a key of {above}", value, near or nearest(name, hints))
     expected = describe_type(hints[name])
     return Problem(
         path, expected, value, None if takes_list(hints[name]) else suggest_sweep(path, value)
     )
+
+
+def _hint_at_name(item: str) -> str:
+    """Returns a hint for an override without `=`; it may be a key, or the name of a config file."""
+    groups = _groups()
+    if item in (*ROOT_KEYS, *groups):
+        return f"type {item}=VALUE"
+    found = [group for group, names in groups.items() if item in names]
+    if found:
+        group = "experiment" if "experiment" in found else found[0]
+        return f"did you mean {group}={item}?"
+    usage = "for example optimizer.lr=1e-3; quote a value that contains spaces: "
+    return f"{usage}'run.notes=\"a b\"'"
+
+
+def _hint_at_hydra_key(key: str, error: Exception) -> str:
+    """Returns a hint at the most similar one of Hydra's keys, or else Hydra's message."""
+    config = _loader().load_configuration("train", [], RunMode.MULTIRUN, from_shell=False)
+    above, _, name = key.rpartition(".")
+    node = OmegaConf.select(config, above)
+    known = list(map(str, node)) if isinstance(node, DictConfig) else [name]
+    return (None if name in known else nearest(name, known)) or first_line(error)
 
 
 def _unclosed(value: str) -> str | None:
@@ -487,18 +449,6 @@ def _unclosed(value: str) -> str | None:
     return f"the bracket {opened[-1]} is not closed" if opened else None
 
 
-def _file_hint(error: Exception) -> str:
-    match = re.search(r"Key '([^']+)' not in '(\w+)'", str(error))
-    cause = error.__cause__ or error.__context__
-    if match is None and isinstance(cause, OmegaConfBaseException) and cause.full_key:
-        return f"{cause.full_key}: {_first_line(cause)}"
-    if match is None:
-        return _first_line(error)
-    key, where = match.groups()
-    known = ROOT_KEYS if where == "Config" else tuple(Config().run.__dataclass_fields__)
-    return f"unknown key {key!r}; {nearest(key, known) or 'see conf/train.yaml'}"
-
-
 def _groups() -> dict[str, list[str]]:
     """Returns a dictionary from each config group to the names of its files."""
     loader = _loader()
@@ -514,10 +464,6 @@ def _groups() -> dict[str, list[str]]:
 
     visit("")
     return groups
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
 
 
 def plain_yaml(config: DictConfig) -> str:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
+from pathlib import PurePath
 
-_CONTINUES = "to continue a run, repeat its command; to start from its weights, set init_from=RUN"
+_CONTINUES = (
+    "to continue a run, repeat its `etude train` command; to start from its weights, set "
+    "init_from=RUN"
+)
 
 _MEANINGS: dict[str, str] = {
     "optimizer.lr": "lr learning_rate base_lr max_lr eta",
@@ -52,7 +56,7 @@ _MEANINGS: dict[str, str] = {
     "trainer=ddp trainer.devices=N": "ddp distributed nproc_per_node nproc strategy",
     "trainer.ema_decay": "ema ema_decay",
     "init_from": (
-        "pretrained pretrained_model model_name_or_path from_pretrained load_from weights"
+        "init_from pretrained pretrained_model model_name_or_path from_pretrained load_from weights"
     ),
     "init_from.lora.rank": "lora lora_r lora_rank use_lora",
     "init_from.freeze": "freeze frozen",
@@ -75,13 +79,14 @@ _MEANINGS: dict[str, str] = {
     ),
 }
 
-_OURS = {key.rpartition(".")[2]: key for key in _MEANINGS if re.fullmatch(r"[\w.]+", key)}
-_OURS |= {name: ours for ours, names in _MEANINGS.items() for name in names.split()}
+_OURS = {name: ours for ours, names in _MEANINGS.items() for name in names.split()}
+MISPLACED = {"run.name": "name"}
+"""Keys that are typed below a wrong key, whose last part alone says too little."""
 
 _VALUES = {
     "trainer.precision": {
         "16-mixed": "fp16 float16 half",
-        "bf16-mixed": "bfloat16",
+        "bf16-mixed": "bf16 bfloat16",
         "32-true": "fp32 float32 float full",
         "64-true": "fp64 float64 double",
     }
@@ -111,14 +116,32 @@ def equivalent_of(key: str, value: object = "") -> str | None:
         key: a key path such as `trainer.batch_size`, or an option such as `--lr=1e-3`.
         value: the value that the user set; in hints such as `schedule=NAME`, it replaces NAME.
     """
-    name = key.lstrip("-+~").partition("=")[0].replace("-", "_").rpartition(".")[2].lower()
-    ours = _OURS.get(name)
+    path = key.lstrip("-+~").partition("=")[0].replace("-", "_").lower()
+    ours = MISPLACED.get(path, _OURS.get(path.rpartition(".")[2]))
     if ours is None or ours == key:
         return None
     if ours == _CONTINUES:
         return ours
     name = str(value)
     return f"use {ours.replace('NAME', name) if name.isidentifier() else ours}"
+
+
+def hint_to_continue(command: str) -> str | None:
+    """Returns a hint if the user typed a command of another tool that continues a run, such as
+    `resume`.
+    """
+    return _CONTINUES if _OURS.get(command) == _CONTINUES else None
+
+
+def own_file_hint(file: str) -> str | None:
+    """Returns a hint that shows how to use a config file of the user's own; None if `file` is not
+    the path of one.
+    """
+    path = PurePath(file)
+    if path.suffix not in (".yaml", ".yml"):
+        return None
+    name = path.stem
+    return f"save it as DIR/experiment/{name}.yaml and use experiment={name} --config-dir DIR"
 
 
 def equivalent_value(key: str, value: object) -> str | None:
@@ -133,17 +156,23 @@ def equivalent_value(key: str, value: object) -> str | None:
 
 
 def suggest_sweep(key: str, value: object) -> str | None:
-    """Returns a hint that shows how to sweep a key over the items of a list.
+    """Returns a hint that shows how to sweep a key over the items of a list or a range.
 
-    The key accepts only one value. Returns None if `value` is neither a list of several values nor
-    the text of one, such as `[0,1]`.
+    The key accepts only one value. Returns None if `value` is neither a list of several values, nor
+    the text of one, such as `[0,1]`, nor a range of integers such as `0-3`.
     """
     text = str(value)
+    if (ends := re.fullmatch(r"(\d+)(?:-|\.\.)(\d+)", text)) is not None:
+        return f"to sweep over a range, use '{key}=range({ends[1]},{int(ends[2]) + 1})' -m"
     if isinstance(value, list):
-        text = "[" + ",".join(_in_override(item) for item in value) + "]"
-    if "," not in text or not (text.startswith("[") and text.endswith("]")):
+        items = [_in_override(item) for item in value]
+    else:
+        text = text.strip()
+        is_list = text.startswith("[") and text.endswith("]")
+        items = [item.strip() for item in text[1:-1].split(",")] if is_list else []
+    if len(items) < 2 or not all(re.fullmatch(r"[\w.+/-]+", item) for item in items):
         return None
-    return f"to sweep over several values, use {key}={text[1:-1]} -m"
+    return f"to sweep over several values, use {key}={','.join(items)} -m"
 
 
 def _in_override(value: object) -> str:

@@ -12,7 +12,7 @@ import inspect
 import math
 import re
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -116,22 +116,21 @@ class Factory:
         try:
             inspect.signature(self.constructor).bind(**arguments)
         except TypeError as error:  # a class for another key
-            name = getattr(self.constructor, "__name__", str(self.constructor))
-            expected = "a class that accepts the arguments passed to it"
-            raise RequestError(
-                Problem(f"{self.where}._target_", expected, name, str(error))
-            ) from error
+            raise self._not_accepted(error) from error
         try:
             instance = self.constructor(**arguments)
         except InvalidArguments as error:
-            raise RequestError(self._located(each) for each in error.problems) from error
+            raise RequestError(self._located(each, given) for each in error.problems) from error
         except TypeError as error:  # a constructor with **kwargs passed one on
-            match = re.search(r"unexpected keyword argument '(\w+)'", str(error))
-            if match is None or match[1] not in self.arguments:
+            name = _unexpected(error)
+            if name in given:
+                raise self._not_accepted(error) from error
+            if name is None or name not in self.arguments:
                 raise self._refused(error) from error
-            name, value = match[1], self.arguments[match[1]]
             expected = f"an argument of {getattr(self.constructor, '__name__', 'the class')}"
-            raise RequestError(Problem(f"{self.where}.{name}", expected, value)) from error
+            hint = nearest_of(name, _argument_names(self.constructor))
+            where, value = f"{self.where}.{name}", self.arguments[name]
+            raise RequestError(Problem(where, expected, value, hint)) from error
         except (RequestError, MemoryError):
             raise
         except (Exception, SystemExit) as error:
@@ -139,16 +138,29 @@ class Factory:
         self._check(instance)
         return instance
 
-    def _located(self, problem: Problem) -> Problem:
+    def _located(self, problem: Problem, given: Mapping[str, Any]) -> Problem:
         """Returns a copy of a problem of the constructor, with the full key path.
 
-        For an argument that the config does not set, a hint names what passes it.
+        For one of the arguments `given` by the caller, a hint names the caller.
         """
         located = problem.under(self.where)
         owner = self.where.partition(".")[0]
-        if owner == self.where or problem.where in self.arguments or problem.hint:
+        if problem.where not in given or problem.hint:
             return located
         return replace(located, hint=f"the {owner} passes this argument")
+
+    def _not_accepted(self, error: TypeError) -> RequestError:
+        """Returns the exception to raise if the constructor does not accept an argument."""
+        name, owner = _unexpected(error), self.where.partition(".")[0]
+        hint = str(error)
+        if name is not None and name not in self.arguments and owner != self.where:
+            hint = f"accept the argument {name}, which the {owner} passes"
+            kinds = table().slots.get(owner, ())
+            if any(name in find_constructor(kind, owner).parameters for kind in kinds):
+                hint += f", or unset {owner}.{name}"
+        location = describe_class(self.constructor).location
+        expected = "a class that accepts the arguments passed to it"
+        return RequestError(Problem(f"{self.where}._target_", expected, location, hint))
 
     def _check(self, instance: Any) -> None:
         """Checks that an instance of a user's class has the interface that its key requires.
@@ -189,6 +201,22 @@ class Factory:
         )
 
 
+def _unexpected(error: TypeError) -> str | None:
+    """Returns the name of the argument that a function does not accept, from its exception."""
+    match = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    return match and match[1]
+
+
+def _argument_names(constructor: Any) -> set[str]:
+    """Returns the names of the arguments of a class and of its base classes.
+
+    A class with `**kwargs` may pass arguments to its base classes.
+    """
+    kinds = [each for each in getattr(constructor, "__mro__", ()) if "__init__" in vars(each)]
+    names = {name for kind in kinds for name in inspect.signature(kind.__init__).parameters}
+    return names - {"self", "args", "kwargs"}
+
+
 @cache
 def _describe(constructor: Callable[..., Any]) -> Constructor:
     return describe_class(constructor)
@@ -212,6 +240,8 @@ def check_node(
         named = where.split(".") if where.startswith(("callbacks.", "logger.")) else []
         group = "=".join(named) or f"{where.replace('.', '/')}=..."
         hint = f"to choose a config file, use {group}"
+        if isinstance(value, Mapping):
+            hint = f"add `_target_: CLASS`, or {hint}"
         return None, [Problem(where, "a mapping with the key _target_", value, hint)]
     try:
         constructor = find_constructor(value["_target_"], where, extensions, within_extension)
@@ -303,7 +333,7 @@ def _check_arguments(
             problems.append(Problem(path, "no value", value, constructor.refused[key]))
         elif key not in parameters and not constructor.open_ended:
             expected = f"an argument of {constructor.name}"
-            suggestion = equivalent_of(path, value) or nearest(key, allowed)
+            suggestion = _argument_hint(where, key, value, allowed)
             problems.append(Problem(path, expected, value, suggestion))
         else:
             # Equivalent values must have the same signature.
@@ -355,6 +385,8 @@ def _check_value(
     try:
         return _adapter(hint).validate_python(value), []
     except ValidationError:
+        if isinstance(value, Mapping) and table().slot(path) is not None:
+            return check_node(path, value, extensions)  # reports the missing `_target_`
         return None, [Problem(path, describe_type(hint), value, _value_hint(path, value, hint))]
     except TypeError:  # pydantic does not support the annotation; the constructor checks the value
         return value, []
@@ -386,6 +418,21 @@ def _value_type_in(hint: Any) -> Any:
     options = typing.get_args(hint) if is_union(hint) else (hint,)
     kinds = (typing.get_args(o)[1] for o in options if typing.get_origin(o) is dict)
     return next((kind for kind in kinds if record_in(kind) is not None), Any)
+
+
+def _argument_hint(where: str, key: str, value: Any, allowed: Sequence[str]) -> str | None:
+    """Returns a hint for a key that is no argument of the class at `where`; None if there is none.
+
+    Args:
+        where: the key path of the class.
+        key, value: the key and its value.
+        allowed: names of the class's arguments.
+    """
+    if key in ("name", "type", "kind", "class_name") and (hint := _file_hint(where, value)):
+        return hint
+    if key in ("file", "files", "data_path", "data_file", "data_files") and "path" in allowed:
+        return "did you mean path?"
+    return equivalent_of(f"{where}.{key}", value) or nearest(key, allowed)
 
 
 def _value_hint(path: str, value: Any, hint: Any) -> str | None:

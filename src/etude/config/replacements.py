@@ -150,6 +150,8 @@ class _Files:
         for each in own:
             values |= self._values(each)
         package = self._all[indices[-1]].package
+        if package != group.replace("/", "."):  # such as `model` for the file model/head/none.yaml
+            package = None
         same_group = f"{group}/"  # the other file of `logger=[wandb,tensorboard]`
         after = self._all[indices[-1] + 1 :]
         later = [each for each in after if not str(each.config_path).startswith(same_group)]

@@ -13,11 +13,9 @@ from etude.config.compose import (
     add_plus_signs,
     compose,
     quote_unicode,
-    search_configs,
 )
-from etude.config.equivalents import equivalent_of
+from etude.config.equivalents import equivalent_of, own_file_hint
 from etude.config.paths import conf_dir
-from etude.config.replacements import report_replaced
 from etude.config.schema import ROOT_KEYS
 from etude.config.yaml_file import strict_files
 from etude.errors import Problem, RequestError, nearest
@@ -90,8 +88,10 @@ def parse(arguments: Sequence[str], command: str = "train", further: Sequence[st
             options = (*_FLAGS, *_WITH_VALUE, *_QUESTIONS, *further, "--debug")
             name = option.lstrip("-")
             hint = equivalent_of(option) or nearest(option, options)
+            given = value or next(iter(words), "VALUE")
             if name in (*ROOT_KEYS, "experiment", "sweep"):  # such as `--experiment debug`
-                hint = f"use {name}={value or next(iter(words), 'VALUE')}"
+                hint = f"use {name}={given}"
+            hint = own_file_hint(given) or hint
             problems.append(Problem("option", f"an option of `etude {command}`", word, hint))
             if not equals and words and "=" not in words[0] and not words[0].startswith("-"):
                 words.pop(0)  # its value
@@ -107,7 +107,8 @@ def answer(request: Request) -> int:
         The exit code.
 
     Raises:
-        RequestError: the config of `--cfg` or `--info` cannot be composed.
+        RequestError: the config of `--cfg` or `--info` cannot be composed, or has errors. In the
+            second case, it is printed nevertheless.
     """
     import hydra
 
@@ -132,6 +133,9 @@ def answer(request: Request) -> int:
     print(mask_keys(output.getvalue()), end="")
     print(errors.getvalue(), end="", file=sys.stderr)
     if not code and request.question in ("--cfg", "-c", "--info", "-i"):
-        with search_configs(request.config_dir):
-            report_replaced(request.overrides)
+        config = compose(request.overrides, config_dir=request.config_dir)
+        if config.init_from.source is None:  # otherwise the model is that of the source
+            from etude.config.checks import check  # heavy: it imports constructors
+
+            check(config)
     return code

@@ -20,6 +20,7 @@ from typing import Any
 from etude.config.constructors import Constructor, add_to_index, describe_class, lookup
 from etude.config.table import table
 from etude.errors import Problem, RequestError, nearest, summarize_exception
+from etude.user_code import find_user_line
 
 PACKAGE = "etude"
 
@@ -173,9 +174,9 @@ def _import(location: str, target: str, where: str) -> Callable[..., Any]:
         if _is_shipped(target):
             raise
         expected = "a class of a module that can be imported without an error"
-        raise RequestError(
-            Problem(f"{where}._target_", expected, target, summarize_exception(error))
-        ) from error
+        line = find_user_line(error)
+        reason = f"{line}: {summarize_exception(error)}" if line else summarize_exception(error)
+        raise RequestError(Problem(f"{where}._target_", expected, target, reason)) from error
     if not callable(value):
         names = [n for n, v in vars(module).items() if isinstance(v, type) and n[0] != "_"]
         raise RequestError(

@@ -7,6 +7,7 @@ key path.
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,16 +39,34 @@ _BOOLEAN = re.compile("true|True|TRUE|false|False|FALSE")
 _SEXAGESIMAL = re.compile(r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?")
 _OCTAL = re.compile(r"[-+]?0o[0-7_]+")
 
+GLOBAL_HEADER = "# @package _global_"
+"""First line of a config file whose keys are those of the whole config."""
+
 
 def read_yaml(path: Path) -> Any:
     """Returns the content of a config file as dictionaries, lists and scalars.
 
     Raises:
-        RequestError: the file is not YAML, or has ambiguous values or tags; the message has the
-            line and key path of each problem.
-        OSError, UnicodeDecodeError: the file cannot be read.
+        RequestError: the file is not YAML in UTF-8, or has ambiguous values or tags; the message
+            has the line and key path of each problem.
+        OSError: the file cannot be read.
     """
-    return parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    return parse_yaml(_decode(path.read_bytes(), str(path)), str(path))
+
+
+def _decode(content: bytes, where: str) -> str:
+    """Decodes the bytes of a config file, without a byte order mark.
+
+    Raises:
+        RequestError: the bytes are not UTF-8; `where` is the file's name in the message.
+    """
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        hint = str(error)
+        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            hint = "the file is UTF-16; convert it with iconv -f utf-16 -t utf-8"
+        raise RequestError(Problem(where, "a text file in UTF-8", hint=hint)) from error
 
 
 def parse_yaml(text: str, where: str) -> Any:
@@ -56,8 +75,9 @@ def parse_yaml(text: str, where: str) -> Any:
     Raises:
         RequestError: as for `read_yaml`.
     """
-    loader = get_yaml_loader()(text)
+    loader = None
     try:
+        loader = get_yaml_loader()(text)
         node = loader.get_single_node()
         if node is None:
             return None
@@ -73,7 +93,8 @@ def parse_yaml(text: str, where: str) -> Any:
         reason = " ".join(str(error).split())
         raise RequestError(Problem(where, "valid YAML", hint=reason)) from error
     finally:
-        loader.dispose()
+        if loader is not None:  # the text contains a character that YAML does not allow
+            loader.dispose()
 
 
 def _problems(node: yaml.Node, where: str, key: str, seen: set[int]) -> Iterator[Problem]:
@@ -146,7 +167,7 @@ class _File(file_config_source.FileConfigSource):
         path = Path(self.path, self._normalize_file_name(config_path)).resolve()
         if not path.exists():
             raise ConfigLoadError(f"Config not found : {path}")
-        text = path.read_text(encoding="utf-8")
+        text = _decode(path.read_bytes(), str(path))
         return _result(text, str(path), f"{self.scheme()}://{self.path}", self.provider)
 
 
@@ -154,7 +175,7 @@ class _Package(importlib_resources_config_source.ImportlibResourcesConfigSource)
     """Source of Hydra configs in an importable package; files are read with `parse_yaml`."""
 
     def _read_config(self, res: Any) -> ConfigResult:
-        text = res.read_text(encoding="utf-8")
+        text = _decode(res.read_bytes(), str(res))
         return _result(text, str(res), f"{self.scheme()}://{self.path}", self.provider)
 
 
@@ -165,11 +186,43 @@ _Package.__name__ = importlib_resources_config_source.ImportlibResourcesConfigSo
 
 def _result(text: str, where: str, path: str, provider: str) -> ConfigResult:
     value = parse_yaml(text, where)
-    if value is not None and not isinstance(value, dict | list):
-        raise RequestError(Problem(where, "a mapping of keys to values", value))
+    if value is not None and not isinstance(value, dict):
+        hint = missing_colon(value) or "write `KEY: VALUE` on each line"
+        raise RequestError(Problem(where, "a mapping of keys to values", value, hint))
     config: Any = OmegaConf.create({} if value is None else value)
-    header = ConfigSource._get_header_dict(text[:512])
+    try:
+        header = ConfigSource._get_header_dict(text[:512])
+    except ValueError as error:  # more or fewer words
+        expected = f"a header such as `{GLOBAL_HEADER}`"
+        raise RequestError(Problem(where, expected, hint=str(error))) from error
+    if problems := list(_defaults_problems(where, (value or {}).get("defaults", []))):
+        raise RequestError(problems)
     return ConfigResult(provider=provider, path=path, config=config, header=header)
+
+
+def missing_colon(value: object) -> str | None:
+    """Returns a hint if a value is a text such as `dim 32`, a setting without its colon."""
+    match = re.fullmatch(r"(\w+)\s+(\S.*)", value) if isinstance(value, str) else None
+    return f"did you mean `{match[1]}: {match[2]}`?" if match else None
+
+
+def _defaults_problems(where: str, entries: Any) -> Iterator[Problem]:
+    """Yields a problem for each invalid entry of a config file's `defaults` list."""
+    expected = "a list of entries such as `- override /model: nano`"
+    if not isinstance(entries, list):
+        yield Problem(f"{where}: defaults", expected, entries)
+        return
+    for number, entry in enumerate(entries):
+        values = list(entry.values()) if isinstance(entry, dict) else []
+        is_group = len(values) == 1 and _is_file_name(values[0])
+        if not isinstance(entry, str) and not is_group:
+            yield Problem(f"{where}: defaults[{number}]", "a file, or `GROUP: FILE`", entry)
+
+
+def _is_file_name(value: Any) -> bool:
+    """Returns whether a value of a `defaults` list is a name, a list of names, or null."""
+    names = value if isinstance(value, list) else [value]
+    return value is None or all(isinstance(name, str) for name in names)
 
 
 @contextmanager

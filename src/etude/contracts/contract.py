@@ -11,6 +11,7 @@ from itertools import pairwise
 from types import FunctionType
 from typing import Any
 
+from etude.counts import counted
 from etude.errors import Problem
 
 _MISSING = object()
@@ -197,7 +198,7 @@ def _not_accepted(
     count = sum(p.kind is p.POSITIONAL_ONLY for p in passed)
     most = sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in own)
     if count > most and not any(p.kind is p.VAR_POSITIONAL for p in own):
-        yield f"does not accept {count} positional argument{'' if count == 1 else 's'}"
+        yield f"does not accept {counted(count, 'positional argument')}"
     parameters = {p.name: p for p in own}
     keywords = (p.name for p in passed if p.kind is p.KEYWORD_ONLY)
     if rejected := [name for name in keywords if not _accepts(parameters, name)]:

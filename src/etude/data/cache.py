@@ -125,7 +125,7 @@ def _convert_errors(cache_dir: Path) -> Iterator[None]:
             expected = "free disk space for the prepared data"
             hint = "the disk is full, or its quota is used up; incomplete files were removed"
         elif error.filename is None or Path(error.filename).is_relative_to(cache_dir):
-            expected, hint = "a writable folder for prepared data", str(error)
+            expected, hint = "a writable folder for prepared data", error.strerror or str(error)
         else:
             raise
-        raise RequestError(Problem(str(cache_dir), expected, hint=hint)) from error
+        raise RequestError(Problem("run.cache", expected, str(cache_dir), hint)) from error

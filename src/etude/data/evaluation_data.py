@@ -50,10 +50,10 @@ class EvaluationRequest:
         problems = []
         if self.files is not None:
             problems.append(
-                Problem("--data", f"no files ({subject} no rows, only splits)", list(self.files))
+                Problem("files", f"no files ({subject} no rows, only splits)", list(self.files))
             )
         if self.by is not None:
-            problems.append(Problem("--by", f"no column ({subject} no columns)", self.by))
+            problems.append(Problem("by", f"no column ({subject} no columns)", self.by))
         if self.quoting is not None:
             problems.append(unused_quoting_problem(self.quoting))
         if self.files is None and self.split not in splits:
@@ -65,9 +65,9 @@ class EvaluationRequest:
 
 
 def unused_quoting_problem(quoting: str) -> Problem:
-    """Returns the problem to report if `--quoting` is given and no CSV or TSV file is read."""
-    expected = "--data with CSV or TSV files, the only files to which --quoting applies"
-    return Problem("--quoting", expected, quoting)
+    """Returns the problem to report if `quoting` is given and no CSV or TSV file is read."""
+    expected = "no value, because none of the evaluated files is a CSV or TSV file"
+    return Problem("quoting", expected, quoting)
 
 
 @dataclass

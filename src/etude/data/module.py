@@ -41,6 +41,11 @@ class Batch:
     examples: int | None = None
 
 
+def nearest_multiple(value: int, unit: int) -> int:
+    """Returns the positive multiple of `unit` that is nearest to `value`."""
+    return max(1, round(value / unit)) * unit
+
+
 class DataAttributes(pl.LightningDataModule, ABC):
     """Attributes of a data module that are not arguments of its constructor.
 
@@ -405,8 +410,14 @@ class DataModule(DataAttributes):
             max_epochs: length of the run, if the config sets it in epochs; otherwise None.
         """
         if self.shares_exactly and self.examples_per_step % processes:
-            expected = f"a number of examples divisible by the number of processes ({processes})"
-            yield Problem("data.batch", expected, self.examples_per_step)
+            if self.batch.tokens is None:
+                key, value, unit = "data.batch.examples", self.examples_per_step, 1
+                expected = "a number of examples divisible by the number of processes "
+            else:
+                key, value, unit = "data.batch.tokens", self.batch.tokens, self.sequence_length
+                expected = "a multiple of data.sequence_length times the number of processes "
+            multiple = nearest_multiple(value, unit * processes)
+            yield Problem(key, f"{expected}({processes})", value, f"the nearest is {multiple}")
 
     def changes(self) -> Iterator[tuple[str, int]]:
         """Yields a pair (config key, optimizer step) for each change of a setting during a run.

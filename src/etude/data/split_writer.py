@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from etude.counts import counted
 from etude.data.columns import column_file
 from etude.data.passages import PASSAGE, is_clean_cut
 from etude.data.splits import Part, Passage, SectionMeta, Split, TextSplitMeta
@@ -132,7 +133,8 @@ class _Writer:
             RequestError: if the tokenizer drops more than half of the characters.
         """
         tokens = self._written
-        log.info("%s: %s tokens, %s documents", self.name, f"{tokens:,}", self.documents)
+        documents = counted(self.documents, "document")
+        log.info("%s: %s, %s", self.name, counted(tokens, "token"), documents)
         if problem := lost_text_problem(self._lost, self.characters, self.name):
             raise RequestError(problem)
         most = dict(sorted(self._unknown_names.items(), key=lambda item: (-item[1], item[0]))[:5])
@@ -215,8 +217,8 @@ class _Writer:
     def _log_progress(self) -> None:
         if time.monotonic() > self._next_log:
             self._next_log = time.monotonic() + LOG_INTERVAL
-            tokens = f"{self._written:,}"
-            log.info("%s: %s tokens from %s documents so far", self.name, tokens, self.documents)
+            tokens, documents = counted(self._written, "token"), counted(self.documents, "document")
+            log.info("%s: %s from %s so far", self.name, tokens, documents)
 
 
 def encoded_passages(

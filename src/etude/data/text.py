@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 from etude.data.curriculum import Curriculum, Sizes, Stages
 from etude.data.loading import loader
 from etude.data.module import Batch as Batch
+from etude.data.module import nearest_multiple
 from etude.data.objective import generator
 from etude.data.order import ORDERS, Order
 from etude.data.origins import DocumentSpan, find_occurrences
@@ -426,7 +427,7 @@ def _check_batch(checks: Checks, batch: Batch, sequence_length: int) -> int | No
         fits = checks.that(examples > 0, "batch.examples", examples, "a positive number")
         return examples if fits else None
     if tokens is not None and sequence_length > 0:
-        multiple = max(1, round(tokens / sequence_length)) * sequence_length
+        multiple = nearest_multiple(tokens, sequence_length)
         fits = checks.that(
             tokens > 0 and tokens % sequence_length == 0,
             "batch.tokens",

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from etude.counts import counted
 from etude.data.formats import Format, endings, format_of
 from etude.data.passages import cut
 from etude.data.rows import (
@@ -36,6 +37,9 @@ from etude.errors import Checks, Problem, RequestError, nearest
 from etude.records.opening import describe_special_file, path_exists
 
 log = logging.getLogger("etude.data")
+
+NEEDS_VALIDATION = "every run needs validation data; for a small part, set data.validation=0.01"
+"""Hint for a config without validation data."""
 
 KEYS = {"train": "data.path", "val": "data.validation", "test": "data.test"}
 """The config key that names the files of each split."""
@@ -100,7 +104,8 @@ class TextFiles(TextData):
         checks.that(is_stated, "path", self.path, "a file, a folder, a glob, or a list of these")
         is_valid = all(self.validation_paths) if self.fraction is None else 0 < self.fraction < 1
         expected = "a fraction between 0 and 1, or paths of validation files"
-        checks.that(is_valid, "validation", self.validation, expected)
+        hint = NEEDS_VALIDATION if self.fraction == 0 else None
+        checks.that(is_valid, "validation", self.validation, expected, hint)
         has_valid_test = self.test is None or (bool(self.test_paths) and all(self.test_paths))
         checks.that(has_valid_test, "test", self.test, "null, or paths of test files")
         is_known = self.split in ("regular", "keyed")
@@ -394,7 +399,8 @@ def find_largest_held_out(keys: Sequence[int], fraction: float) -> int:
     ordered = np.sort(np.asarray(keys, dtype=np.uint64))
     count = max(1, round(fraction * len(ordered)))
     if len(ordered) < 2 or ordered[count - 1] == ordered[-1]:
-        expected = f"a fraction that leaves some of the {len(ordered):,} documents for training"
+        documents = counted(len(ordered), "document")
+        expected = f"a fraction that leaves text for training, out of {documents}"
         has_duplicates = len(np.unique(ordered)) < len(ordered)
         hint = None
         if has_duplicates:

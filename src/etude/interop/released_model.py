@@ -88,11 +88,11 @@ def load_released(
     location = weights_location.locate_weights(source, revision)
     if (location.path / "run.json").is_file():
         hint = "this folder contains a run; to load a run, use etude.load_run"
-        raise RequestError(Problem("SOURCE", "released weights", str(source), hint))
+        raise RequestError(Problem("source", "released weights", str(source), hint))
     try:
         where = torch.device(device)
         torch.empty(0, device=where)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, TypeError) as error:
         reason = str(error).partition("\n")[0]
         raise RequestError(
             Problem("device", "a device that exists on this machine", str(device), reason)

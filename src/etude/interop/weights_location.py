@@ -67,14 +67,14 @@ def locate_weights(source: str | Path, revision: str | None = None) -> WeightsLo
     path = Path(source).expanduser()
     if path.exists():
         if revision is not None:
-            expected = "no value, since SOURCE is a local path"
+            expected = "no value, since the source is a local path"
             raise RequestError(Problem("revision", expected, revision))
         return WeightsLocation(path)
     inner = _HUB_FILE.fullmatch(typed)
     if inner is not None:
         return _from_hub(inner[1], revision, inner[2])
     if _HUB_ID.fullmatch(typed) is None or path.suffix in (".safetensors", ".gguf", ".bin", ".pt"):
-        raise RequestError(Problem("SOURCE", EXPECTED, typed, hint="no such path"))
+        raise RequestError(Problem("source", EXPECTED, typed, hint="no such path"))
     return _from_hub(typed, revision, None)
 
 
@@ -119,11 +119,11 @@ def _from_hub(name: str, revision: str | None, file: str | None) -> WeightsLocat
             "`hf auth login` or set HF_TOKEN"
         )
         expected = "a model that you have access to"
-        raise RequestError(Problem("SOURCE", expected, name, hint)) from error
+        raise RequestError(Problem("source", expected, name, hint)) from error
     except (RepositoryNotFoundError, HFValidationError) as error:
         hint = "check the spelling; a private model needs `hf auth login` or HF_TOKEN"
         expected = "a local path, or a model on the Hugging Face Hub"
-        raise RequestError(Problem("SOURCE", expected, name, hint)) from error
+        raise RequestError(Problem("source", expected, name, hint)) from error
     except Exception as error:  # network errors have many types
         if cached is not None:
             log.warning(
@@ -151,7 +151,7 @@ def _required_files(name: str, names: set[str], file: str | None) -> list[str]:
             available = ", ".join(sorted(each for each in names if each.endswith(GGUF_SUFFIX))[:8])
             hint = "the repository has no .gguf file"
             hint = f"available .gguf files: {available}" if available else hint
-            raise RequestError(Problem("SOURCE", f"a file of the repository {name}", file, hint))
+            raise RequestError(Problem("source", f"a file of the repository {name}", file, hint))
         return [file]
     weights = next((each for each in WEIGHTS if each in names), None)
     if weights is None or NAME not in names:
@@ -159,7 +159,7 @@ def _required_files(name: str, names: set[str], file: str | None) -> list[str]:
         choose = f"to use one of its GGUF files, write {name}/FILE; files: {available}"
         gguf_hint = choose if available else None
         expected = f"a model with {NAME} and {SAFETENSORS} or {BIN}"
-        raise RequestError(Problem("SOURCE", expected, name, gguf_hint))
+        raise RequestError(Problem("source", expected, name, gguf_hint))
     return [NAME, weights, *(each for each in TEXT if each in names)]
 
 
@@ -222,4 +222,4 @@ def _offline_problem(
         f"{type(error).__name__}: {reason}; on a machine with network access, run `hf download "
         f"{name} {files}{at} --local-dir {folder}`, then copy the folder here and use its path"
     )
-    return Problem("SOURCE", "a local path, or access to the Hugging Face Hub", name, hint)
+    return Problem("source", "a local path, or access to the Hugging Face Hub", name, hint)

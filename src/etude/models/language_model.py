@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from etude.activations.inspectable import first_row
+from etude.arguments import check_arguments
+from etude.errors import InvalidArguments
 from etude.generation.text_constraints import Tokenizer
 from etude.models.decoder import Decoder
 from etude.models.padding import have_equal_length, left_padded
@@ -47,6 +49,7 @@ class LanguageModel(TextGenerator):
         self.module = module
         self.begin_token = begin_token
 
+    @check_arguments(InvalidArguments)
     def __call__(self, ids: Tensor | Sequence[int] | Sequence[Sequence[int]]) -> Tensor:
         """Maps token ids (B, T) to logits (B, T, V), or ids (T,) to logits (T, V)."""
         tokens = torch.as_tensor(ids, dtype=torch.long, device=self.device)

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from etude.activations.inspectable import first_row
+from etude.arguments import check_arguments
+from etude.errors import InvalidArguments
 from etude.generation.model_modes import evaluation_mode
 from etude.generation.text_constraints import Tokenizer
 from etude.models.encoder_decoder import EncoderDecoder
@@ -40,7 +42,12 @@ class Seq2Seq(TextGenerator):
         super().__init__(module, tokenizer, stop_tokens=stop_tokens)
         self.module = module
 
-    def __call__(self, source: Tensor | Sequence[int], target: Tensor | Sequence[int]) -> Tensor:
+    @check_arguments(InvalidArguments)
+    def __call__(
+        self,
+        source: Tensor | Sequence[int] | Sequence[Sequence[int]],
+        target: Tensor | Sequence[int] | Sequence[Sequence[int]],
+    ) -> Tensor:
         """Maps source ids (B, M) and target ids (B, T) to logits (B, T, V).
 
         Also maps one source (M,) and one target (T,) to logits (T, V). A target begins with

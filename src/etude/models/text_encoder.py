@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from etude.activations.inspectable import InspectableWrapper, first_row
+from etude.arguments import as_list, check_arguments
+from etude.errors import InvalidArguments, Problem
 from etude.generation.model_modes import evaluation_mode
 from etude.models.encoder import Encoder
 from etude.models.padding import right_padded
@@ -58,6 +60,7 @@ class TextEncoder(InspectableWrapper):
         """The device of the weights."""
         return next(self.module.parameters()).device
 
+    @check_arguments(InvalidArguments)
     def __call__(self, ids: Tensor | Sequence[int] | Sequence[Sequence[int]]) -> Tensor:
         """Maps token ids (B, T) to the module's output, or ids (T,) to the output for one text.
 
@@ -67,6 +70,7 @@ class TextEncoder(InspectableWrapper):
         output: Tensor = self.module(tokens[None] if tokens.ndim == 1 else tokens)
         return first_row(output) if tokens.ndim == 1 else output
 
+    @check_arguments(InvalidArguments)
     @torch.inference_mode()
     def read(self, texts: str | Sequence[str]) -> EncoderOutput:
         """Returns the module's output for one batch of all `texts`, to which special tokens are
@@ -76,7 +80,9 @@ class TextEncoder(InspectableWrapper):
         If a text is too long for the model, its last tokens are cut off; the final special token
         remains.
         """
-        inputs = [texts] if isinstance(texts, str) else list(texts)
+        inputs = as_list(texts)
+        if not inputs:
+            raise InvalidArguments(Problem("texts", "at least one text", inputs))
         longest = self.module.max_length
         rows = [
             ids if len(ids) <= longest else [*ids[: longest - 1], ids[-1]]
@@ -86,6 +92,7 @@ class TextEncoder(InspectableWrapper):
         with evaluation_mode(self.module):
             return EncoderOutput(self.module(tokens, keep=keep), keep)
 
+    @check_arguments(InvalidArguments)
     def mean(self, texts: str | Sequence[str]) -> Tensor:
         """Returns the mean of the vectors of each text's tokens, with shape (B, D) for B texts, as
         in sentence encoders (Reimers & Gurevych 2019, arXiv:1908.10084, section 3). Special tokens

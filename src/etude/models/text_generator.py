@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from etude.activations.inspectable import InspectableWrapper
+from etude.arguments import as_list, check_arguments
 from etude.errors import Checks, InvalidArguments, Problem
 from etude.generation.generate import generate
 from etude.generation.generation_config import EarlyStopping, GenerationConfig
@@ -74,6 +75,7 @@ class TextGenerator(InspectableWrapper, ABC):
         """The device of the weights."""
         return next(self._module.parameters()).device
 
+    @check_arguments(InvalidArguments)
     def generate(
         self,
         prompt: str | Sequence[str],
@@ -134,7 +136,7 @@ class TextGenerator(InspectableWrapper, ABC):
             InvalidArguments: options are invalid or cannot be combined; a prompt is empty and the
                 tokenizer has no end-of-text token; `stream` is set for several texts.
         """
-        prompts, stops, words = _as_list(prompt), _as_list(stop), _as_list(forbidden)
+        prompts, stops, words = as_list(prompt), as_list(stop), as_list(forbidden)
         is_single = isinstance(prompt, str) and samples == 1
         checks = Checks()
         with checks.collecting():
@@ -215,6 +217,7 @@ class TextGenerator(InspectableWrapper, ABC):
             expected = f"a value with which generation needs at most {limit}, not {gib}"
             raise InvalidArguments(Problem(key, expected, value))
 
+    @check_arguments(InvalidArguments)
     def answer(
         self, prompt: Sequence[int], *, max_new_tokens: int = 100, stop_tokens: Sequence[int] = ()
     ) -> str:
@@ -337,10 +340,6 @@ class _Stream:
     def show(self, piece: str) -> None:
         if piece:
             self.stream(piece)
-
-
-def _as_list(texts: str | Sequence[str]) -> list[str]:
-    return [texts] if isinstance(texts, str) else list(texts)
 
 
 def _check_texts(checks: Checks, prompts: list[str], stops: list[str], words: list[str]) -> None:

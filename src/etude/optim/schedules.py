@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from typing import Literal
 
+from etude.counts import counted
 from etude.errors import Checks
 
 
@@ -59,9 +60,8 @@ class Schedule:
         """
         if self.warmup_steps < total:
             return None
-        message = (
-            f"warmup_steps={self.warmup_steps} does not fit into the run ({_steps(total)}), so "
-        )
+        run = f"the run ({counted(total, 'step')})"
+        message = f"warmup_steps={self.warmup_steps} does not fit into {run}, so "
         message += "the whole run is warm-up; to change this, "
         return f"{message}set schedule.warmup_steps={total // 10}"
 
@@ -178,10 +178,10 @@ class WSD(Schedule):
         room = total - 1 - self.warmup_steps
         if room >= self.length(total) or room < 0:
             return super().misfit(total)
-        decay = _steps(self.length(total))
+        decay = counted(self.length(total), "step")
         return (
             f"warmup_steps={self.warmup_steps} and a decay of {decay} do not fit into the run"
-            f" ({_steps(total)}): at most {_steps(room)} remain for the decay;"
+            f" ({counted(total, 'step')}): at most {counted(room, 'step')} remain for the decay;"
             " shorten the warm-up or the decay"
         )
 
@@ -197,10 +197,6 @@ def falls(schedule: Callable[[int, int], float], total: int) -> bool:
     """
     steps = {round(part / 100 * (total - 1)) for part in range(101)}
     return schedule(total - 1, total) < max(schedule(step, total) for step in steps)
-
-
-def _steps(count: int) -> str:
-    return "1 step" if count == 1 else f"{count} steps"
 
 
 _DECAYS = {

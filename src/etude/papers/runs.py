@@ -14,6 +14,7 @@ from etude.analysis.verify import metrics_faults
 from etude.api import Run, train_record
 from etude.config.checks import CheckedConfig
 from etude.config.compose import compose
+from etude.counts import counted
 from etude.data.text_io import ReadOnce, sha256
 from etude.errors import InvalidArguments, Problem, RequestError
 from etude.papers import toy_data
@@ -319,7 +320,7 @@ def train_missing(all_runs: Sequence[PaperRun], logs: Path, jobs: int | str) -> 
 
 def _count_text(runs: int) -> str:
     """Returns `1 run` or `4 runs`."""
-    return f"{runs} run{'' if runs == 1 else 's'}"
+    return counted(runs, "run")
 
 
 def _distinct(runs: Sequence[PaperRun]) -> list[PaperRun]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Literal
 
+from etude.counts import counted
 from etude.papers.claims import Cell, Reading
 
 SEEDS_FOR_A_MATCH = 3
@@ -43,7 +44,7 @@ class Verdict:
         if self.why:
             return f"{self.outcome} ({self.why})"
         if self.matches and self.seeds < SEEDS_FOR_A_MATCH:
-            return f"match ({self.seeds} seed{'s' if self.seeds > 1 else ''})"
+            return f"match ({counted(self.seeds, 'seed')})"
         return self.outcome
 
 

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from etude.counts import counted
 from etude.errors import Problem, RequestError
 from etude.records import integrity
 from etude.records.files import read_json, write_json, write_text
@@ -322,7 +323,7 @@ class Record:
                 result.append((int(match[1]), folder / name))
         return sorted(result)
 
-    def checkpoint(self, which: str = "best") -> Path:
+    def checkpoint(self, which: str | int = "best") -> Path:
         """Returns the folder of a checkpoint.
 
         Args:
@@ -342,17 +343,15 @@ class Record:
             step = int(which)
         if step not in available:
             if not available:
-                expected = "a run with at least one checkpoint"
-                raise RequestError(Problem(self._checkpoint_argument, expected, which))
-            steps = ", ".join(map(str, available))
+                expected = f"a run with at least one checkpoint; {self._short_name} has none"
+                raise RequestError(Problem("which", expected, which))
+            hint = f"available steps: {', '.join(map(str, available))}, in {self._short_name}"
             expected = "best, last, the step of a checkpoint, average (the mean weights of all "
             expected += "checkpoints), or average:K (of the last K checkpoints)"
-            raise RequestError(
-                Problem(self._checkpoint_argument, expected, which, f"available steps: {steps}")
-            )
+            raise RequestError(Problem("which", expected, which, hint))
         return available[step]
 
-    def chosen(self, which: str = "best") -> SelectedCheckpoints:
+    def chosen(self, which: str | int = "best") -> SelectedCheckpoints:
         """Returns the checkpoint that `which` selects, or several checkpoints to average.
 
         Args:
@@ -372,19 +371,20 @@ class Record:
         if len(available) < (count or 1):
             steps = ", ".join(str(step) for step, _ in available) or "none"
             hint = (
-                f"available steps: {steps}; to keep more checkpoints, train with"
-                f" run.save_every=N run.keep_last={count or 2}"
+                f"available steps: {steps}, in {self._short_name}; to keep more checkpoints, "
+                f"train with run.save_every=N run.keep_last={count or 2}"
             )
-            expected = f"an average of at most {len(available)} checkpoints, as no more are saved"
-            raise RequestError(Problem(self._checkpoint_argument, expected, which, hint))
+            saved = counted(len(available), "checkpoint")
+            expected = f"an average of at most {saved}, as no more are saved"
+            raise RequestError(Problem("which", expected, which, hint))
         selected = available[-count:] if count else available
         return SelectedCheckpoints(
             _average_name([step for step, _ in selected]), [folder for _, folder in selected]
         )
 
     @property
-    def _checkpoint_argument(self) -> str:
-        return f"{self.path}: checkpoint"
+    def _short_name(self) -> str:
+        return f"{self.path.parent.name}/{self.path.name}"
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from etude.errors import Problem, RequestError, nearest
+from etude.counts import counted
+from etude.errors import Problem, RequestError, nearest_of
 from etude.escaping import printable
 from etude.records.files import read_json
 from etude.records.opening import SWEEP, file_type, path_exists
@@ -97,9 +98,9 @@ def read_records(root: Path, damaged: list[RequestError] | None = None) -> Itera
 
 
 def find_record(run: str, root: Path, *, unfinished: bool = False) -> Record:
-    """Returns the saved run that the user's argument RUN selects.
+    """Returns the saved run that the user's argument `run` selects.
 
-    RUN is a path, the first characters of a run's signature (the hash of its config), or a name. A
+    It is a path, the first characters of a run's signature (the hash of its config), or a name. A
     name selects the latest finished run of this name.
 
     Args:
@@ -126,11 +127,11 @@ def find_record(run: str, root: Path, *, unfinished: bool = False) -> Record:
         raise damaged[0]
     statuses = ", ".join(f"{r.path.name} {r.status}" for r in matching[:6])
     hint = f"the runs with this name: {statuses}"
-    raise RequestError(Problem("RUN", "a name with at least one finished run", run, hint))
+    raise RequestError(Problem("run", "a name with at least one finished run", run, hint))
 
 
 def find_folders(run: str, root: Path) -> list[Path]:
-    """Returns the folders of the runs that the user's argument RUN selects.
+    """Returns the folders of the runs that the user's argument `run` selects.
 
     A path or a signature selects one run, a name selects all runs of the name. No files of runs are
     read. Entries below `root` that cannot be read are reported in one line on standard error.
@@ -144,7 +145,7 @@ def find_folders(run: str, root: Path) -> list[Path]:
         return [path]
     if not root.is_dir():
         hint = f"{root} does not exist; no run was trained there"
-        raise RequestError(Problem("RUN", _EXPECTED, run, hint))
+        raise RequestError(Problem("run", _EXPECTED, run, hint))
     skipped: list[RequestError] = []
     existing = list(record_folders(root, skipped))
     report_damaged(skipped)
@@ -164,23 +165,28 @@ def find_folders(run: str, root: Path) -> list[Path]:
         if matching:
             listed = ", ".join(f"{f.parent.name}/{f.name}" for f in matching[:6])
             expected = "enough characters of a signature to select one run"
-            raise RequestError(Problem("RUN", expected, run, f"matching runs: {listed}"))
+            raise RequestError(Problem("run", expected, run, f"matching runs: {listed}"))
     record = enclosing_record(path)
     if record is not None and (record != Path() or path_exists(str(path))):
         hint = f"the path is inside the run {record}; a checkpoint is chosen by its step"
-        raise RequestError(Problem("RUN", _EXPECTED, run, hint))
-    choices = {folder.parent.name for folder in existing} | {folder.name for folder in existing}
-    raise RequestError(Problem(f"RUN in {root}", _EXPECTED, run, nearest(run, choices)))
+        raise RequestError(Problem("run", _EXPECTED, run, hint))
+    names = {folder.parent.name for folder in existing}
+    near = nearest_of(run, names | {folder.name for folder in existing})
+    if path.name in names:  # the user typed the folder of all runs of a name
+        near = f"did you mean {path.name}?"
+    option = "" if root == Path("experiments") else f" --root {root}"
+    hint = near or f"`etude runs list{option}` lists all runs"
+    raise RequestError(Problem("run", f"{_EXPECTED}, in {root}", run, hint))
 
 
 def find_finished(runs: Sequence[str], root: Path) -> list[Record]:
-    """Returns the saved runs that the user's arguments RUN select, without duplicates.
+    """Returns the saved runs that the user's arguments `runs` select, without duplicates.
 
     A name selects all its finished runs, in the order in which they were started; the folder of a
     sweep selects all finished runs of the sweep.
 
     Raises:
-        RequestError: a RUN selects no finished run; see `find_record`.
+        RequestError: an argument selects no finished run; see `find_record`.
     """
     result: dict[Path, Record] = {}
     for run in runs:
@@ -236,7 +242,7 @@ def _sweep_runs(folder: Path) -> list[Record] | None:
         print(printable(mask_error(message), line=True), file=sys.stderr)
     finished = _finished([Record.read(run_path) for run_path in run_folders], str(folder))
     if not finished:
-        raise RequestError(Problem("RUN", "a sweep with at least one finished run", str(folder)))
+        raise RequestError(Problem("run", "a sweep with at least one finished run", str(folder)))
     return finished
 
 
@@ -303,7 +309,7 @@ def report_damaged(damaged: Sequence[RequestError]) -> None:
     others = [error.problems[0] for error in damaged if isinstance(error, UnreadableEntry)]
     if records:
         listed = _join_first([_short_name(error.problems[0].where) for error in records])
-        count = "1 damaged run" if len(records) == 1 else f"{len(records)} damaged runs"
+        count = counted(len(records), "damaged run")
         message = f"{count}: {listed} (to see the errors, run `etude runs verify`)"
         print(printable(message, line=True), file=sys.stderr)
     if others:

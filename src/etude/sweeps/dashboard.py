@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from etude.console import rich_console, start_live
+from etude.counts import counted
 from etude.records.status import Status
 from etude.sweeps.job import Job
 from etude.training.progress import format_losses
@@ -158,7 +159,8 @@ class Dashboard:
         """
         ended = Counter(self._states.values())
         done = self._before + sum(count for status, count in ended.items() if status.is_successful)
-        parts = [f"{done} of {self._total} jobs done" if self._total else f"{done} jobs done"]
+        jobs = counted(self._total or done, "job")
+        parts = [f"{done} of {jobs} done" if self._total else f"{jobs} done"]
         if self._running:
             parts.append(f"{len(self._running)} running")
         parts += [f"{n} {status}" for status, n in ended.items() if not status.is_successful]

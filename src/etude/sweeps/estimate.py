@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from etude.config.checks import CheckedConfig
+from etude.counts import counted
 from etude.data.cache import NotBuilt, forbid_building
 from etude.errors import Problem, RequestError
 from etude.models.cost import Cost, Uncountable
@@ -264,7 +265,7 @@ class Estimator:
         if device.type == "cpu":  # processes share its cores
             seconds *= settings.processes
         count = torch.get_num_threads()
-        threads = f", {count} thread{'s' if count > 1 else ''}" if device.type == "cpu" else ""
+        threads = f", {counted(count, 'thread')}" if device.type == "cpu" else ""
         source = f"measured now in a few training steps on {device.type}{threads}"
         return Speed(size.tokens_per_step / seconds, source)
 

@@ -19,13 +19,8 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from etude.config.checks import check
-from etude.config.compose import (
-    HYDRA_ERRORS,
-    NOT_PARSED,
-    add_plus_signs,
-    compose_in_search,
-    remove_plus_signs,
-)
+from etude.config.compose import add_plus_signs, compose_in_search, remove_plus_signs
+from etude.config.file_errors import HYDRA_ERRORS, NOT_PARSED
 from etude.config.replacements import is_choice, report_replaced
 from etude.console import hide_messages
 from etude.contracts.slots import CONTRACTS

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from etude.config.compose import compose
 from etude.config.environment import make_mask
+from etude.counts import counted
 from etude.errors import EtudeError, Interrupted, RequestError, RunFailed, RunHeld
 from etude.records.record import build_label
 from etude.records.signature import DIGITS, sha256_of
@@ -128,7 +129,7 @@ def count_by_status(jobs: Sequence[Job]) -> str:
     if duplicates := sum(job.same_as is not None for job in jobs):
         counts["the same as another job"] = duplicates
     by_status = ", ".join(f"{count} {status}" for status, count in counts.items())
-    return f"{len(jobs)} jobs: {by_status}"
+    return f"{counted(len(jobs), 'job')}: {by_status}"
 
 
 def run_job(

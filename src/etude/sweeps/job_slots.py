@@ -8,6 +8,7 @@ import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from etude.counts import counted
 from etude.errors import Checks
 from etude.training.devices import cores
 
@@ -81,7 +82,7 @@ def job_slots(n_jobs: int | str, jobs_per_gpu: int, *, gpus: list[str]) -> list[
     if gpus:
         fits = count <= capacity
         hint = "to run several jobs on each GPU, increase hydra.launcher.jobs_per_gpu"
-        expected = f"at most {capacity} jobs on {len(gpus)} GPU{'s' if len(gpus) > 1 else ''}"
+        expected = f"at most {counted(capacity, 'job')} on {counted(len(gpus), 'GPU')}"
         checks.that(fits, "n_jobs", n_jobs, expected, hint)
         checks.done()
     limited = count > 1 and "OMP_NUM_THREADS" not in os.environ

@@ -24,6 +24,7 @@ from etude.config.compose import (
 )
 from etude.config.environment import make_mask
 from etude.console import show_messages
+from etude.counts import counted
 from etude.errors import Interrupted, RequestError, RunHeld
 from etude.records.files import write_text
 from etude.records.opening import MULTIRUN, open_file, path_exists, read_bytes
@@ -145,7 +146,8 @@ def multirun(overrides: Sequence[str], train: Train, config_dir: str | None = No
         check_root(Path(options.root) / "_sweeps", unsafe=options.unsafe_storage)
         folder = sweep_folder(Path(options.root), sweep)
         missing = [path for path in (folder, *folder.parents) if not path.exists()]
-        log.info("sweep%s: %s", f" with {len(sweep.jobs)} jobs" if sweep.jobs else "", folder)
+        size = f" with {counted(len(sweep.jobs), 'job')}" if sweep.jobs else ""
+        log.info("sweep%s: %s", size, folder)
         record = SweepRecord(folder)
         record.begin(sweep)
         if path_exists(folder / "multirun.yaml"):  # Hydra, which writes it, would follow a link

@@ -114,7 +114,7 @@ def _expand(overrides: Sequence[str], hydra: Hydra) -> Sweep:
     if sweep.jobs is None:
         hint = (
             "this sweeper chooses each job from the results of earlier jobs, so the jobs are not "
-            "known in advance; to plan a single run, omit -m and the swept values"
+            "known in advance; to plan a single run, omit multirun=True and the swept values"
         )
         raise RequestError(Problem("hydra/sweeper", "basic", sweep.sweeper, hint))
     return sweep

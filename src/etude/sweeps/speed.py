@@ -17,6 +17,7 @@ import torch
 
 from etude.config.checks import CheckedConfig
 from etude.config.flattening import flatten_config
+from etude.counts import counted
 from etude.errors import RequestError
 from etude.models.cost import Cost
 from etude.records.metrics_file import iter_rows
@@ -161,7 +162,7 @@ def _shape(config: dict[str, Any], vocabulary: int | None) -> str:
 
 
 def _machine(device: str | None, threads: int | None, processes: int) -> str:
-    return f" on {device}, {threads} threads, {processes} processes"
+    return f" on {device}, {counted(threads or 0, 'thread')}, {counted(processes, 'process')}"
 
 
 def speed_from_peak(

@@ -8,6 +8,7 @@ that of (sum of the loss over all targets) / (number of targets).
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -251,7 +252,7 @@ class Task(pl.LightningModule):
         if not rows:
             raise RequestError(
                 Problem(
-                    "RUN",
+                    "run",
                     "a run whose task gives each example a score, such as classification",
                     type(self).__name__,
                 )
@@ -326,7 +327,15 @@ class Task(pl.LightningModule):
             run: path of the run.
         """
         expected = "a run whose task makes predictions for texts, such as classification"
-        return Problem("RUN", expected, cls.__name__)
+        return Problem("run", expected, cls.__name__)
+
+    @classmethod
+    def monitor_key(cls) -> str:
+        """Returns the config key that sets `monitor` or, without such an argument, the class's
+        attribute.
+        """
+        is_argument = "monitor" in inspect.signature(cls).parameters
+        return "task.monitor" if is_argument else f"{cls.__name__}.monitor"
 
     def watch(self, monitor: str) -> None:
         """Sets the attribute `monitor`, the metric that selects the best checkpoint.

@@ -6,7 +6,7 @@ import hashlib
 import inspect
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,7 @@ class InitFromSource:
             try:
                 node, tokenizer = _pretrained_config(options)
             except RequestError as error:
-                generic = (".", "SOURCE")  # show the source as the user typed it
+                generic = (".", "source")  # show the source as the user typed it
                 raise RequestError(
                     Problem("init_from", p.expected, str(options.source), p.hint)
                     if p.where in generic
@@ -178,7 +178,11 @@ def _locate(options: Any, root: Path) -> WeightSource:
         return WeightSource(
             path=location.path, repository=location.repository, commit=location.commit
         )
-    folders = record.chosen(options.checkpoint).folders
+    try:
+        folders = record.chosen(options.checkpoint).folders
+    except RequestError as error:
+        where = "init_from.checkpoint"
+        raise RequestError(replace(problem, where=where) for problem in error.problems) from error
     record.check(CONFIG, TOKENIZER)
     record.check_weights(folders)
     return WeightSource(record=record, checkpoints=tuple(folders))

@@ -282,7 +282,7 @@ class RunLoop(pl.Callback):
         if monitor not in metrics:
             expected = "a metric that the validation computes"
             hint = f"choose from: {', '.join(metrics)}"
-            raise RequestError(Problem("task.monitor", expected, monitor, hint))
+            raise RequestError(Problem(task.monitor_key(), expected, monitor, hint))
         self._warn_of_unlisted_metrics(task, metrics)
         for name, value in metrics.items():
             undefined = math.isnan(value) and not name.endswith("loss") and name != monitor

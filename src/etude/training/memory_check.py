@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 
 from etude.config.checks import CheckedConfig
 from etude.config.nodes import Node
+from etude.counts import counted
 from etude.errors import Problem, RequestError
 from etude.models.cost import Uncountable
 from etude.nn.memory import memory_of_machine
@@ -75,7 +76,7 @@ def check_memory(checked: CheckedConfig, parts: Parts, vocabulary: int | None = 
         problems.append(
             Problem(
                 "data.batch",
-                f"at most {fits:,} examples of {length:,} tokens "
+                f"at most {counted(fits, 'example')} of {length:,} tokens "
                 f"in {format_bytes(machine)} of memory",
                 data.examples_per_step,
                 "the token ids of the batch alone need "
@@ -128,11 +129,11 @@ def check_memory(checked: CheckedConfig, parts: Parts, vocabulary: int | None = 
         "optimizer": parts.optimizer,
     }
     try:
-        counted = count_cost(node, build, batch=micro, **options)
-        if (least := counted.step_bytes - counted.activation_bytes) > device:
+        cost = count_cost(node, build, batch=micro, **options)
+        if (least := cost.step_bytes - cost.activation_bytes) > device:
             raise RequestError(_model_too_large(checked, counts, vocabulary_size, device, least))
-        if _REQUIRED_ACTIVATIONS * counted.activation_bytes > device - least:
-            bytes_each = math.ceil(_REQUIRED_ACTIVATIONS * counted.activation_bytes / micro)
+        if _REQUIRED_ACTIVATIONS * cost.activation_bytes > device - least:
+            bytes_each = math.ceil(_REQUIRED_ACTIVATIONS * cost.activation_bytes / micro)
             raise RequestError(_micro_too_large(micro, bytes_each, length, device - least, device))
     except Uncountable:
         return
@@ -199,7 +200,8 @@ def _number(node: Node, key: str) -> int:
 
 
 def _too_many(key: str, count: int, bytes_each: int, machine: int) -> Problem:
-    expected = f"at most {machine // bytes_each:,} processes in {format_bytes(machine)} of memory"
+    fitting = counted(machine // bytes_each, "process")
+    expected = f"at most {fitting} in {format_bytes(machine)} of memory"
     hint = f"{count:,} processes need at least {format_bytes(count * bytes_each)}"
     return Problem(key, expected, count, hint)
 

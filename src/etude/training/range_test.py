@@ -16,6 +16,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 from etude.config.checks import CheckedConfig
+from etude.counts import counted
 from etude.errors import Checks, EtudeError, Interrupted
 from etude.optim.schedules import Schedule
 from etude.records.signature import DIGITS, signature
@@ -170,7 +171,7 @@ def _run_test(checked: CheckedConfig, lowest: float, highest: float, steps: int)
     if len(recorder.sweep.losses) < MIN_STEPS:
         reason = recorder.sweep.ended or "the test was stopped"
         count = len(recorder.sweep.losses)
-        losses = f"{count} finite loss{'' if count == 1 else 'es'}"
+        losses = counted(count, "finite loss")
         raise EtudeError(
             f"the learning-rate range test has only {losses}, but needs at least {MIN_STEPS}: "
             f"{reason}"

@@ -27,6 +27,7 @@ import torch.distributed as dist
 from omegaconf import OmegaConf
 
 from etude.config.checks import CheckedConfig
+from etude.counts import counted
 from etude.errors import EtudeError, Interrupted, Problem, RequestError
 from etude.training.ddp import abort, join, leave, open_store
 from etude.training.devices import cores
@@ -103,7 +104,7 @@ def running_ranks(
     if device.type == "cpu" and world > cores():
         log.warning("%d processes share %d CPU cores", world, cores())
     threads = torch.get_num_threads()
-    log.info("%d processes, each with %d thread%s", world, threads, "s" if threads > 1 else "")
+    log.info("%d processes, each with %s", world, counted(threads, "thread"))
     store = open_store(world)
     ranks = RankProcesses(
         world,

@@ -166,7 +166,7 @@ def _the_monitor_has_a_direction(built: BuiltParts) -> Iterator[Problem]:
         computed = monitor in task.metric_names
         known = None if computed else nearest_of(monitor, task.metric_names)
         hint = known or f"set {choice} in the class {task.__name__}"
-        yield Problem("task.monitor", expected, monitor, hint)
+        yield Problem(task.monitor_key(), expected, monitor, hint)
 
 
 def _model_fits_the_task(built: BuiltParts) -> Iterator[Problem]:
@@ -182,7 +182,8 @@ def _model_fits_the_task(built: BuiltParts) -> Iterator[Problem]:
         yield Problem("model.head", expected, have, f"set {_HEADS[task.head]}")
     elif model is not None and task.needs_causal_model and not model.mask.causal:
         expected = f"a causal mask, because {task.__name__} predicts the next tokens"
-        hint = "set model/mask=causal"
+        hint = "set model/mask=causal; a causal mask of your own has the class attribute causal = "
+        hint += "True"
         yield Problem("model.mask", expected, built.class_of("model.mask"), hint)
 
 

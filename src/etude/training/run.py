@@ -19,6 +19,7 @@ from etude.config.checks import CheckedConfig
 from etude.config.compose import plain_yaml
 from etude.config.flattening import flatten_config
 from etude.console import NOTICES
+from etude.counts import counted
 from etude.errors import Interrupted, RequestError, RunFailed, summarize_exception
 from etude.loggers.base import RunInfo
 from etude.loggers.run_loggers import RunLoggers
@@ -63,6 +64,7 @@ from etude.training.throughput import (
     flops_per_token,
     machine_peak,
 )
+from etude.user_code import find_user_line
 
 if TYPE_CHECKING:
     from etude.tasks.base import Task
@@ -193,17 +195,17 @@ def _train_claimed(
         log.info("continues from step %d of %d: %s", step, total, record.path)
     else:
         log.info(
-            "%s, %s, %d steps: %s",
+            "%s, %s, %s: %s",
             checked.name,
             _parameter_counts(model),
-            total,
+            counted(total, "step"),
             record.path,
         )
     if data.examples_per_epoch < data.examples_per_step:
         log.warning(
-            "data.batch: a step of %s examples is larger than the training data (%s examples)",
-            f"{data.examples_per_step:,}",
-            f"{data.examples_per_epoch:,.0f}",
+            "data.batch: a step of %s is larger than the training data (%s)",
+            counted(data.examples_per_step, "example"),
+            counted(round(data.examples_per_epoch), "example"),
         )
     warning = parts.schedule.misfit(total) if isinstance(parts.schedule, Schedule) else None
     if warning is not None:
@@ -243,7 +245,9 @@ def _train_claimed(
     except Diverged as error:
         divergence = {"metric": error.metric, "step": error.step, "value": str(error.value)}
         record.update(status="diverged", diverged=divergence, finished=provenance.timestamp())
-        raise RunFailed(f"diverged: {error} ({record.path})", "diverged", record.path) from error
+        advice = "try a lower optimizer.lr, or clip gradients with trainer.gradient_clip_val=1"
+        message = f"diverged: {error} ({record.path}; {advice})"
+        raise RunFailed(message, "diverged", record.path) from error
     except RequestError:
         record.update(status="failed")
         raise
@@ -448,4 +452,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def _failure_message(status: str, error: Exception, record: Record) -> str:
     hint = "; reduce trainer.micro_batch to use less memory" if status == "oom" else ""
-    return f"{status}: {summarize_exception(error)}{hint} (traceback in {record.path / 'log.txt'})"
+    line = find_user_line(error)
+    place = f"{line}; " if line is not None else ""
+    log_file = record.path / "log.txt"
+    return f"{status}: {summarize_exception(error)}{hint} ({place}traceback in {log_file})"

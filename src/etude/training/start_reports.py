@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,6 +85,28 @@ def report_source(checked: CheckedConfig, starts: Sequence[Mapping[str, Any]]) -
         )
 
 
+def report_source_of_weights(record: Record) -> None:
+    """Logs a warning if the source code of an imported extension module differs from that of the
+    run's last start, with which its weights were trained.
+
+    Args:
+        record: the run's folder.
+    """
+    recorded = record.last_start.get("extensions")
+    changed = [
+        name
+        for name, recorded_hash in (recorded if isinstance(recorded, dict) else {}).items()
+        if getattr(sys.modules.get(name), "__spec__", None) is not None
+        and provenance.module_hash(name) != recorded_hash
+    ]
+    if changed:
+        log.warning(
+            "%s: the source code of %s has changed since this run was trained: results may differ",
+            record.path,
+            ", ".join(changed),
+        )
+
+
 def report_machine(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Logs a warning if the hardware differs from that of the previous start, which can change
     results.
@@ -108,7 +131,8 @@ def report_machine(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
 def report_other_runs(folder: Path, checked: CheckedConfig) -> None:
     """Logs how a new run differs from the most similar other run of the same name.
 
-    Logs nothing if the two runs differ only in the seed.
+    An earlier run of the same config, if there is one, is the most similar. Logs nothing if the two
+    runs differ only in the seed.
 
     Args:
         folder: Folder of the new run.
@@ -130,9 +154,14 @@ def report_other_runs(folder: Path, checked: CheckedConfig) -> None:
         differences = _differences(_settings(recorded), new_settings)
         if nearest is None or len(differences) < len(nearest[1]):
             nearest = record, differences
-    if nearest is None or set(nearest[1]) <= {"seed"}:
+    if nearest is None or set(nearest[1]) == {"seed"}:
         return
     record, differences = nearest
+    if not differences:
+        changed = source_changes(checked, [record.last_start])
+        note = f"; the source code of {', '.join(changed)} has changed since then"
+        log.info("new run with the config of %s%s", record.path.name, note if changed else "")
+        return
     changes = [
         f"{key} {_abbreviate(old)} -> {_abbreviate(new)}" for key, (old, new) in differences.items()
     ]
@@ -148,17 +177,20 @@ def report_other_runs(folder: Path, checked: CheckedConfig) -> None:
 
 
 def _other_runs(folder: Path) -> list[Path]:
-    """Returns the folders of other runs with the same name, the latest first."""
-    folders: list[tuple[float, str]] = []
+    """Returns the folders of other runs with the same name: first those with the signature of
+    `folder`, then the others; in both groups, the latest first.
+    """
+    folders: list[tuple[bool, float, str]] = []
     signature = folder.name.partition("~")[0]
     with os.scandir(folder.parent) as entries:
         for entry in entries:
-            if entry.name.startswith((".", signature)) or not entry.is_dir():
+            if entry.name.startswith(".") or entry.name == folder.name or not entry.is_dir():
                 continue
-            folders.append((entry.stat().st_mtime, entry.path))
+            is_same = entry.name.partition("~")[0] == signature
+            folders.append((is_same, entry.stat().st_mtime, entry.path))
             if len(folders) >= MAX_LISTED:
                 break
-    return [Path(path) for _, path in sorted(folders, reverse=True)]
+    return [Path(path) for _, _, path in sorted(folders, reverse=True)]
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -244,7 +244,10 @@ def outcome_of(checked: CheckedConfig, state: RunState | None) -> Outcome | None
     start = state.record.info["starts"][-1]
     changed = source_changes(checked, state.record.info["starts"])
     names = ", ".join(changed)
-    differs = f"the source code of {names} has changed" if changed else "unchanged source code"
+    differs = "unchanged source code"
+    if changed:
+        differs = f"the source code of {names} has changed; to train again with it, set "
+        differs += "run.on_existing=again"
     log.info(
         "already finished: %s (commit %s, source hash %s; %s)",
         state.path,

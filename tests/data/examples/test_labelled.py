@@ -353,6 +353,8 @@ class TestRefusals:
     def test_plain_text_is_no_table(self, corpus: Path) -> None:
         with pytest.raises(RequestError, match="files that contain rows"):
             made(corpus).check()
+        with pytest.raises(RequestError, match=r"use a glob such as '.*/\*\.csv'"):
+            made(corpus.parent).check()
 
 
 def test_a_task_for_running_text_is_refused(tmp_path: Path, etude: Callable) -> None:

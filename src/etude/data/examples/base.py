@@ -21,6 +21,7 @@ import numpy as np
 import tokenizers
 from torch.utils.data import DataLoader
 
+from etude.counts import counted
 from etude.data.columns import Column
 from etude.data.delimited import Quoting
 from etude.data.evaluation_data import Evaluated, EvaluationRequest, unused_quoting_problem
@@ -149,9 +150,9 @@ class ExampleData(Stored, ExampleSource):
                 hint = "or set data.too_long=truncate to cut off the ends of their targets"
                 problem = Problem("data.sequence_length", expected, self.sequence_length, hint)
                 raise RequestError(problem)
-            message = "train: %s examples are longer than data.sequence_length = %d tokens; "
+            message = "train: %s longer than data.sequence_length = %d tokens; "
             message += "the ends of their targets are cut off"
-            log.warning(message, f"{cut:,}", self.sequence_length)
+            log.warning(message, counted(cut, "example"), self.sequence_length)
         return store
 
     def table(self, split: Split) -> ExampleTable:
@@ -297,10 +298,10 @@ class ExampleData(Stored, ExampleSource):
             empty = self.meta.splits[split].empty if split in self.meta.splits else 0
             filled = [name for name, meta in self.meta.splits.items() if meta.examples]
             hint = f"splits with examples: {', '.join(filled)}; "
-            hint += "to evaluate other rows, add --data FILE"
+            hint += "to evaluate other rows, use `etude evaluate RUN --data FILE`"
             if empty:
                 hint = f"{empty:,} rows of this split have no text"
-            raise RequestError(Problem("--split", "a split with examples", split, hint))
+            raise RequestError(Problem("split", "a split with examples", split, hint))
         return [row for number, row in enumerate(self.rows(split)) if number in example_rows]
 
     def read_extra_column(self, split: Split, name: str) -> None:
@@ -323,7 +324,7 @@ class ExampleData(Stored, ExampleSource):
         """
         name = type(self).__name__
         expected = f"a run whose data class can read files; {name} does not define from_files"
-        raise RequestError(Problem("--data", expected, list(asked.files or ())))
+        raise RequestError(Problem("files", expected, list(asked.files or ())))
 
     def rows_of_texts(
         self, texts: Sequence[str | list[str]], pair: str | None, labels: Sequence[str]
@@ -343,7 +344,7 @@ class ExampleData(Stored, ExampleSource):
             RequestError: this class can't read single texts, or `pair` is missing or not expected.
         """
         expected = f"a run whose data class can read single texts; {type(self).__name__} cannot"
-        raise RequestError(Problem("RUN", expected))
+        raise RequestError(Problem("run", expected))
 
     def described(self, examples: int) -> Iterator[str]:
         """Yields lines of text for the user that describe the prepared data.
@@ -414,7 +415,7 @@ class ExampleData(Stored, ExampleSource):
         with_text = [number for number, row in enumerate(rows) if self.texts(row)]
         if not with_text:
             hint = f"none of the {len(rows):,} rows has text"
-            raise RequestError(Problem("--data", "rows with text", hint=hint))
+            raise RequestError(Problem("files", "rows with text", hint=hint))
         assert self.objective is not None
         objective = self.objective.bound_to_rows(tokenizer, self.sequence_length)
         positions = self.evaluation_positions(tokenizer.vocab_size)

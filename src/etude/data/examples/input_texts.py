@@ -31,7 +31,7 @@ def read_texts(file: Path, data: Any, quoting: Quoting | None = None) -> Iterato
     """
     file_format = format_of(file, without_suffix=True)
     if not file.is_file():
-        raise RequestError(Problem("--file", "an existing file", str(file)))
+        raise RequestError(Problem("file", "an existing file", str(file)))
     if (native := data.texts_in(file)) is not None:
         yield from native
         return
@@ -46,7 +46,7 @@ def read_texts(file: Path, data: Any, quoting: Quoting | None = None) -> Iterato
     if column not in existing:
         names = ", ".join(existing)
         hint = f"{file} has the columns {names}" if existing else f"{file} is empty"
-        raise RequestError(Problem("--file", f"a file with the column {column}", hint=hint))
+        raise RequestError(Problem("file", f"a file with the column {column}", hint=hint))
     pair_column = data.second_column if data.second_column in existing else None
     columns = [column] if pair_column is None else [column, pair_column]
     for where, row in iterate_rows(file, file_format, columns, quoting):

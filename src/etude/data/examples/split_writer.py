@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from etude.counts import counted
 from etude.data.columns import FLOATS, INTEGERS, ColumnWriter
 from etude.data.examples.classes import class_key, class_name, class_numbers
 from etude.data.examples.source import SPLITS, Encoded, ExampleSource, Inspection, Row, Split
@@ -156,7 +157,7 @@ def log_summary(meta: StoreMeta, duplicates: str, too_long: str) -> None:
         counts = meta.splits[split]
         if counts.rows == counts.empty == 0 and split == "test":
             continue
-        parts = [f"{counts.examples:,} examples", f"{counts.tokens:,} tokens"]
+        parts = [counted(counts.examples, "example"), counted(counts.tokens, "token")]
         if counts.truncated:
             parts.append(f"{counts.truncated:,} truncated")
         elif counts.examples > counts.rows - counts.dropped and too_long == "chunk":

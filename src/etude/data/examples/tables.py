@@ -25,7 +25,7 @@ from etude.data.rows import (
     newlines,
     read_columns,
 )
-from etude.data.text_files import find_files, list_searched_paths
+from etude.data.text_files import NEEDS_VALIDATION, find_files, list_searched_paths
 from etude.data.text_io import ReadOnce, sha256
 from etude.errors import Checks, Problem, RequestError, nearest
 
@@ -33,7 +33,7 @@ SPLIT_KEYS = {
     "train": "data.path",
     "val": "data.validation",
     "test": "data.test",
-    "other": "--data",
+    "other": "files",
 }
 """The config key that sets the files of each split. For `other`, files that the user names on the
 command line, the option.
@@ -98,15 +98,17 @@ class TableData(ExampleData):
         for key, split in (("validation", "val"), ("test", "test")):
             fraction = self.fractions[split]
             valid = fraction is None or 0 < fraction < 1
-            checks.that(valid, key, fraction, "a fraction between 0 and 1, or files")
+            none = NEEDS_VALIDATION if split == "val" else "for no test split, set data.test=null"
+            hint = none if fraction == 0 else None
+            checks.that(valid, key, fraction, "a fraction between 0 and 1, or files", hint)
         fractions = [fraction for fraction in self.fractions.values() if fraction is not None]
         expected = "a fraction that leaves rows for training"
         # invalid fractions are reported above
         if len(fractions) == 2 and all(0 < fraction < 1 for fraction in fractions):
             hint = "the sum of data.validation and data.test must be below 1"
             checks.that(sum(fractions) < 1, "test", self.fractions["test"], expected, hint)
-        missing = self.validation is None
-        checks.that(not missing, "validation", None, "a fraction between 0 and 1, or files")
+        missing, expected = self.validation is None, "a fraction between 0 and 1, or files"
+        checks.that(not missing, "validation", None, expected, NEEDS_VALIDATION)
         for (first, column), (second, other) in combinations(self.columns().items(), 2):
             if column is not None and column == other and self.distinct_columns:
                 where = f"{first} and data.{second}"
@@ -219,15 +221,17 @@ class TableData(ExampleData):
 
     def _missing_columns(self, file: Path) -> Iterator[Problem]:
         existing = self._read_once(read_columns, file, _detect_format(file), self.quoting)
-        wanted = [*self.columns().items(), *(("--by", name) for name in self.extra_columns)]
+        wanted = [*self.columns().items(), *(("by", name) for name in self.extra_columns)]
         for key, column in wanted:
             if column is not None and column not in existing:
                 listing = f"{file} is empty"
                 if existing:
                     listing = f"{file} has the columns {', '.join(existing)}"
+                if _detect_format(file).kind == "csv" and any(map(_looks_like_data, existing)):
+                    listing += "; the first line must name the columns"
                 close = nearest(column, existing) or ""
                 hint = f"{listing}; {close}" if close.startswith("did you mean") else listing
-                where = key if key.startswith("--") else f"data.{key}"
+                where = key if key == "by" else f"data.{key}"
                 yield Problem(where, "an existing column", column, hint)
 
     def _read_rows(self, split: str) -> Iterator[Row]:
@@ -250,8 +254,15 @@ class TableData(ExampleData):
         without_rows = [file for file in files if not _detect_format(file).rows]
         if without_rows:
             expected = f"files that contain rows: {endings(rows=True)}"
-            raise RequestError(Problem(where, expected, str(without_rows[0])))
+            folder = next((each for each in self.paths[split] if Path(each).is_dir()), None)
+            hint = folder and f"to choose files of a folder, use a glob such as '{folder}/*.csv'"
+            raise RequestError(Problem(where, expected, str(without_rows[0]), hint))
         return files
+
+
+def _looks_like_data(name: str) -> bool:
+    """Returns whether the name of a column is a number or a text of several words."""
+    return len(name.split()) > 3 or name.replace(".", "", 1).isdecimal()
 
 
 def read_text(row: Row, column: str) -> str:
@@ -276,7 +287,7 @@ def pair_values(column: str | None, pair: str | None) -> dict[str, Any]:
 
     Args:
         column: name of the column; None for data without pairs.
-        pair: second text, as given by `--pair`; None if there is none.
+        pair: second text, None if there is none.
 
     Raises:
         RequestError: a second text is given for data without pairs, or is missing for data of
@@ -285,8 +296,8 @@ def pair_values(column: str | None, pair: str | None) -> dict[str, Any]:
     if (column is not None) != (pair is not None):
         expected = "a second text (the run was trained on text pairs)"
         if column is None:
-            expected = "a command without --pair (the run was not trained on text pairs)"
-        raise RequestError(Problem("--pair", expected, pair))
+            expected = "no second text (the run was not trained on text pairs)"
+        raise RequestError(Problem("pair", expected, pair))
     return {} if column is None else {column: pair}
 
 

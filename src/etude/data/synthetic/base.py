@@ -351,7 +351,7 @@ class SyntheticData(DataModule):
 
     def places_of(self, text: str) -> Iterator[DocumentSpan]:
         expected = "a run on text data; synthetic data has no text"
-        raise RequestError(Problem("RUN", expected, type(self).__name__))
+        raise RequestError(Problem("run", expected, type(self).__name__))
 
     def examples(self, split: Split, indices: Numbers, seed: int = 0) -> Arrays:
         """Returns the arrays of examples of a split.

@@ -1,0 +1,123 @@
+"""What Étude reports about runs with custom classes: errors in their code, and changes of it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import etude as package
+from etude.records.record import Record
+
+MODULE = """
+import torch
+
+from etude.nn.attention import MultiHeadAttention
+from etude.tasks.causal_lm import CausalLM
+
+
+class Same(MultiHeadAttention):
+    pass
+
+
+class Shapes(MultiHeadAttention):
+    def merge(self, y):
+        return torch.nn.functional.linear(y, torch.zeros(3, 5))
+
+
+class Arguments(MultiHeadAttention):
+    def attend(self, q, k):
+        return q
+
+
+class Own(CausalLM):
+    pass
+
+
+class Missing(CausalLM):
+    def loss(self, micro):
+        return micro["input_ids"]
+
+
+class Never(CausalLM):
+    monitor = "val/nothing_loss"
+"""
+ATTENTION, TASK = "model.attention._target_", "task._target_"
+
+
+@pytest.fixture
+def custom(
+    corpus: Path, tmp_path: Path, tiny: Any, etude: Any, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Any]]:
+    """Trains with classes of the module `custom_classes`."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "custom_classes.py").write_text(MODULE)
+    own = ["extensions=[custom_classes]", f"{ATTENTION}=custom_classes.Same"]
+
+    def trained(*words: str) -> Any:
+        return etude("train", *tiny(corpus, tmp_path / "runs", *own, *words))
+
+    yield trained
+    sys.modules.pop("custom_classes", None)
+
+
+def test_changes_of_the_source_are_reported(
+    custom: Callable[..., Any],
+    etude: Any,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    own = f"{TASK}=custom_classes.Own"
+    first = custom(own)
+    assert first.code == 0, first.err
+    assert "generate    etude generate" in first.out
+    (path,) = (tmp_path / "runs" / "tiny").iterdir()
+    trust = ("--trust", "custom_classes")
+    changed = "the source code of custom_classes has changed"
+    assert "has changed" not in etude("evaluate", path, *trust).err
+    with (tmp_path / "custom_classes.py").open("a") as file:
+        file.write("# another line\n")
+    again = custom(own)
+    assert f"{changed}; to train again with it, set run.on_existing=again" in again.out
+    for words in (("evaluate", path), ("generate", path, "--prompt", "a")):
+        answer = etude(*words, *trust)
+        assert answer.code == 0
+        assert answer.err.count(f"{path}: {changed} since this run was trained") == 1
+    package.load_run(path, trust="custom_classes").model()
+    assert f"{changed} since this run was trained" in caplog.text
+    assert custom(own, "model.dropout=0.1").code == 0  # a later run, but less similar
+    os.utime(path, (0, 0))
+    answer = custom(own, "run.on_existing=again")
+    assert f"new run with the config of {path.name}; {changed} since then" in answer.out
+    second = path.with_name(f"{path.name}~2")
+    assert "has changed" not in etude("evaluate", second, *trust).err
+
+
+@pytest.mark.parametrize(
+    ("override", "message", "line"),
+    [
+        (f"{ATTENTION}=custom_classes.Shapes", "size", "torch.nn.functional.linear"),
+        (f"{ATTENTION}=custom_classes.Arguments", "unexpected keyword argument", "class Arguments"),
+        (f"{TASK}=custom_classes.Missing", "KeyError: 'input_ids'", 'micro["input_ids"]'),
+    ],
+)
+def test_a_failed_run_names_the_line(
+    override: str, message: str, line: str, custom: Callable[..., Any], tmp_path: Path
+) -> None:
+    answer = custom(override)
+    assert answer.code == 1
+    assert message in answer.err
+    number = next(n for n, text in enumerate(MODULE.splitlines(), 1) if line in text)
+    assert f"({tmp_path / 'custom_classes.py'}, line {number}; traceback in " in answer.err
+    (path,) = (tmp_path / "runs" / "tiny").iterdir()
+    assert "Traceback" in Record.read(path).info["traceback"]
+
+
+def test_a_monitor_of_the_class_is_named_as_its_attribute(custom: Callable[..., Any]) -> None:
+    answer = custom(f"{TASK}=custom_classes.Never")
+    assert answer.code == 2
+    assert "Never.monitor = 'val/nothing_loss': expected a metric that the" in answer.err
