@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, is_dataclass, replace
@@ -247,5 +248,7 @@ def _sanitize(text: str) -> str:
 
 def _shorten(value: object, limit: int = 80) -> str:
     plain = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+    if isinstance(plain, str) and "/" in plain and not re.search(r"\s", plain):
+        limit = max(limit, 300)  # the end of a path says most
     text = mask_error(repr(plain))  # masked before it is cut: half a secret is not detected
     return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -180,7 +180,7 @@ class TestEndToEnd:
             (["data.name=org/two"], "data.config = None: expected a config of org/two: en, de"),
             (
                 ["data.name=org/two", "data.config=em"],
-                "data.config = 'em': expected a config of org/two: en, de (did you mean en?)",
+                "data.config = 'em': expected a config of org/two: en, de (choose from: de, en)",
             ),
             (
                 ["data.name=org/two", "data.config=en", "data.split=trian"],

@@ -198,7 +198,7 @@ class TestTraining:
         with pytest.raises(RequestError) as caught:
             data.attach(seed=0, micro_batch=0, total_steps=1, world=4)
         where = [problem.where for problem in caught.value.problems]
-        assert where == ["data.batch", "trainer.micro_batch"]
+        assert where == ["data.batch.examples", "trainer.micro_batch"]
 
 
 class TestEvaluation:
