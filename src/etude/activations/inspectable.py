@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from etude.arguments import check_arguments
+from etude.errors import RequestError
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -37,6 +40,7 @@ class Inspectable:
         rows = [(each.name, each.letters, each.dtype) for each in list_sites(self.inspected)]
         return pd.DataFrame(rows, columns=["site", "letters", "dtype"])
 
+    @check_arguments(RequestError)
     def capture(
         self,
         *names: str,
@@ -64,6 +68,7 @@ class Inspectable:
         options: dict[str, Any] = {"at": at, "heads": heads, "rows": rows, "device": device}
         return Capture(self.inspected, *names, until=until, **options)
 
+    @check_arguments(RequestError)
     def replace(self, changes: Mapping[str, Any]) -> AbstractContextManager[None]:
         """Returns a context manager in which the model computes with other values at some sites.
 
