@@ -384,7 +384,7 @@ def test_on_another_device_or_in_inference_mode() -> None:
 def test_compiled_layers_run_eagerly(caplog: pytest.LogCaptureFixture) -> None:
     model = build("decoder")
     expected = run(model)
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", logger="etude.notices")
     with compiled(model), model.capture("blocks.*.attention.pattern") as seen:
         assert torch.equal(run(model), expected)
     assert len(seen) == 3

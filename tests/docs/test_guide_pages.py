@@ -1,4 +1,4 @@
-"""Every code block of the pages on configuration, data, tasks and muP runs."""
+"""Every code block of the guides runs, such as those on configuration, data and tasks."""
 
 from __future__ import annotations
 
@@ -67,6 +67,11 @@ def test_mup(run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
 
     run(DOCS / "mup.md", shorten=shorten)
     assert Path("mup.png").is_file()
+
+
+@pytest.mark.slow
+def test_inside(run: Callable) -> None:
+    run(DOCS / "inside.md")
 
 
 @pytest.mark.slow

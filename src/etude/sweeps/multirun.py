@@ -140,10 +140,10 @@ def multirun(overrides: Sequence[str], train: Train, config_dir: str | None = No
     """
     with search_configs(config_dir) as hydra:
         sweep = expand(overrides, hydra)
-        if sweep.jobs and (problems := value_problems(sweep)):
-            raise RequestError(problems)
         options = _first_config(sweep).run
         check_root(Path(options.root) / "_sweeps", unsafe=options.unsafe_storage)
+        if sweep.jobs and (problems := value_problems(sweep)):
+            raise RequestError(problems)
         folder = sweep_folder(Path(options.root), sweep)
         missing = [path for path in (folder, *folder.parents) if not path.exists()]
         size = f" with {counted(len(sweep.jobs), 'job')}" if sweep.jobs else ""
