@@ -14,7 +14,7 @@ import logging
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from etude.errors import Problem, RequestError
 from etude.records import opening
 from etude.records.manifest import WEIGHTS, read_manifest
-from etude.records.opening import path_exists
+from etude.records.opening import make_subfolder, path_exists
 from etude.records.record import Record
 from etude.records.sealed import digest, read_sealed, write_sealed
 
@@ -82,7 +82,7 @@ def measure_steps(
             computed += 1
         results[step] = _decode(stored[weights])
     if computed and file is not None:
-        file.parent.mkdir(exist_ok=True)
+        make_subfolder(run.path, FOLDER)
         content = {"function": _name(measure), "arguments": repr((*args, more)), "values": stored}
         write_sealed(file, content, opening.MEASURES)
     return _concatenate(results)
@@ -208,8 +208,3 @@ def label_without_seed(record: Record) -> str:
     """Returns the overrides that distinguish a run from its experiment file, without the seed."""
     words = (word for word in record.label.split() if not word.startswith("seed="))
     return " ".join(words)
-
-
-def stored_files(folder: Path) -> Iterator[Path]:
-    """Yields the files with stored measures in a run's folder."""
-    yield from sorted((folder / FOLDER).glob("*.json"))

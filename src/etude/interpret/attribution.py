@@ -54,17 +54,17 @@ def logit_attribution(
     tokens = token_ids(model, ids)
     if len(tokens) != 1:
         raise RequestError(Problem("ids", "one sequence", f"{len(tokens)} sequences"))
-    wanted = {"embed", *(f"blocks.{len(module.blocks) - 1}.{end}" for end in ("out",))}
+    end = f"blocks.{len(module.blocks) - 1}.out"
+    wanted = {"embed", end}
     for site in list_sites(module):
         branch = site.name.split(".")[-2:-1]
         if branch in (["attention"], ["feedforward"]) and site.key in ("mixed", "out"):
             wanted.add(site.name)
-    with measuring(model), capture(module, *sorted(wanted), at=slice(None)) as seen:
+    with measuring(model), capture(module, *sorted(wanted)) as seen:
         module(tokens)
     with measuring(model):
         parts = _parts(module, seen, position)
-        last = seen[f"blocks.{len(module.blocks) - 1}.out"][0, position]
-        final = _frozen(module.norm, last, "norm")
+        final = _frozen(module.norm, seen[end][0, position], "norm")
         direction = _direction(module, target, against)
         values = {key: final.linear(part) @ direction for key, part in parts.items()}
         if final.constant is not None:
@@ -89,8 +89,7 @@ def _parts(module: Any, seen: Capture, position: int) -> dict[tuple[str, int, in
     for i, block in enumerate(module.blocks):
         name = f"blocks.{i}.attention"
         whole = seen[f"{name}.out"][0, position]
-        norm = block.output_norm("attention")
-        frozen = Frozen(lambda x: x) if norm is None else _frozen(norm, whole, f"{name} norm")
+        frozen = _frozen(block.output_norm("attention"), whole, f"{name} norm")
         if f"{name}.mixed" in seen:
             mixed = seen[f"{name}.mixed"][0, :, position]  # (H, K)
             out = block.attention.out
@@ -105,8 +104,7 @@ def _parts(module: Any, seen: Capture, position: int) -> dict[tuple[str, int, in
         if block.has_feedforward:
             name = f"blocks.{i}.feedforward"
             whole = seen[f"{name}.out"][0, position]
-            norm = block.output_norm("feedforward")
-            frozen = Frozen(lambda x: x) if norm is None else _frozen(norm, whole, f"{name} norm")
+            frozen = _frozen(block.output_norm("feedforward"), whole, f"{name} norm")
             parts["feedforward", i, -1] = _with_constant(frozen.linear(whole), frozen)
     return parts
 
@@ -115,7 +113,10 @@ def _with_constant(value: Tensor, frozen: Frozen) -> Tensor:
     return value if frozen.constant is None else value + frozen.constant
 
 
-def _frozen(norm: nn.Module, x: Tensor, where: str) -> Frozen:
+def _frozen(norm: nn.Module | None, x: Tensor, where: str) -> Frozen:
+    """Returns a norm with the statistics of x; the identity if there is no norm."""
+    if norm is None:
+        return Frozen(lambda part: part)
     if not hasattr(norm, "frozen"):
         expected = "a norm with the method `frozen`, which returns it for fixed statistics"
         raise RequestError(Problem(where, expected, type(norm).__name__))
