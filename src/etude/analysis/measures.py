@@ -24,7 +24,6 @@ from etude.errors import Problem, RequestError
 from etude.records import opening
 from etude.records.manifest import WEIGHTS, read_manifest
 from etude.records.opening import make_subfolder, path_exists
-from etude.records.record import Record
 from etude.records.sealed import digest, read_sealed, write_sealed
 
 if TYPE_CHECKING:
@@ -202,9 +201,3 @@ def _decode(stored: Mapping[str, Any]) -> pd.Series:
         else pd.MultiIndex.from_arrays(columns, names=levels)
     )
     return pd.Series(stored["values"], index=index, dtype=float)
-
-
-def label_without_seed(record: Record) -> str:
-    """Returns the overrides that distinguish a run from its experiment file, without the seed."""
-    words = (word for word in record.label.split() if not word.startswith("seed="))
-    return " ".join(words)

@@ -150,7 +150,7 @@ class Runs(Sequence[Run]):
         """
         import pandas as pd
 
-        from etude.analysis.measures import label_without_seed
+        from etude.records.run_comparison import label_without_seed
 
         parts: dict[tuple[str, int], pd.Series] = {}
         for run in self._runs:

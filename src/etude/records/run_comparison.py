@@ -62,6 +62,11 @@ def results(records: Sequence[Record]) -> dict[str, list[Any]]:
     return values
 
 
+def label_without_seed(record: Record) -> str:
+    """Returns the overrides that distinguish a run from its experiment file, without the seed."""
+    return " ".join(part for part in record.label.split() if not part.startswith("seed="))
+
+
 def short_run_names(records: Sequence[Record], *, without_seed: bool = False) -> list[str]:
     """Returns a short, unique name for each run.
 
@@ -74,12 +79,7 @@ def short_run_names(records: Sequence[Record], *, without_seed: bool = False) ->
         without_seed: whether overrides `seed=...` are left out, as in names of groups of runs that
             differ only in their seeds.
     """
-    labels = [record.label for record in records]
-    if without_seed:
-        labels = [
-            " ".join(part for part in label.split() if not part.startswith("seed="))
-            for label in labels
-        ]
+    labels = [label_without_seed(each) if without_seed else each.label for each in records]
     runs = list(zip(records, labels, strict=True))
     labels = [label or str(record.info.get("name", "")) for record, label in runs]
     words = [label.split() for label in labels]
