@@ -411,7 +411,7 @@ def faulty(
         ("memory", "oom", "rank 1: OutOfMemoryError: 2 GiB are missing"),
         ("killed", "failed", "rank 1: killed by SIGKILL"),
         ("exit", "failed", "rank 1: ended with exit code 7"),
-        ("import", "failed", "imported without an error (ImportError: no such thing here)"),
+        ("import", "failed", "faulty.py, line 8: ImportError: no such thing here)"),
         ("first", "failed", "failed: ValueError: only here"),
         ("both", "failed", "RuntimeError: everywhere"),
         ("nan", "diverged", "train/loss is nan at step 7 "),
