@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: help setup train test test-slow test-all lint docs bench results papers targets lock clean
+.PHONY: help setup train test test-slow test-all lint notebooks docs bench results papers targets lock clean
 
 help:
 	@echo "make train     train the first model (about 3 minutes on two CPU cores)"
@@ -10,6 +10,7 @@ help:
 	@echo "make test-slow a third of the slow tests, another one each day (PART=1, 2 or 3)"
 	@echo "make test-all  all tests"
 	@echo "make lint      ruff, mypy, the rooms' import contract; every test file can be imported"
+	@echo "make notebooks execute the notebooks, check what they show, and keep their outputs for the site"
 	@echo "make docs      the documentation site, in docs/_build/html"
 	@echo "make bench     measures speed, about 40 minutes, and writes docs/performance.md"
 	@echo "make results   the applications on real data, about two hours, and writes docs/results.md"
@@ -32,12 +33,12 @@ train: setup
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test: setup
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not notebook"
 
 # What CI takes in turn. The longest files come early in the alphabet: that order is kept.
 PART ?= $(shell echo $$(( $$(date +%s) / 86400 % 3 + 1 )))
 test-slow: setup
-	$(PYTEST) -m slow --part $(PART)/3 --no-loadscope-reorder --durations 20
+	$(PYTEST) -m "slow and not notebook" --part $(PART)/3 --no-loadscope-reorder --durations 20
 
 test-all: setup
 	$(PYTEST)
@@ -49,11 +50,19 @@ lint: setup
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest --collect-only -qqq
 
+# Two at a time; the site shows the outputs.
+EXECUTED = docs/_executed
+notebooks: setup
+	rm -rf $(EXECUTED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist load -m notebook --executed $(EXECUTED) \
+	  --durations 0 tests/notebooks
+
 .venv/ready-docs: .venv/ready docs/requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r docs/requirements.txt -c requirements.lock
 	@touch $@
 
-# The documentation site, in docs/_build/html. Warnings are errors.
+# The documentation site, in docs/_build/html, with the outputs of the notebooks executed last.
+# Warnings are errors.
 docs: .venv/ready-docs
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"

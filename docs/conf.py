@@ -13,6 +13,7 @@ from sphinx.application import Sphinx
 sys.path.insert(0, str(Path(__file__).parent))
 from api_pages import write_api_pages
 from arguments import complete
+from notebook_pages import write_notebook_pages
 
 project = "Étude"
 author = "the Étude developers"
@@ -20,13 +21,13 @@ copyright = author
 version = release = importlib.metadata.version("etude")
 
 extensions = [
-    "myst_parser",
+    "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
 ]
-exclude_patterns = ["_build", "requirements.txt"]
+exclude_patterns = ["_build", "_executed", "requirements.txt"]
 html_theme = "furo"
 html_title = "Étude"
 html_copy_source = False
@@ -50,7 +51,11 @@ napoleon_use_rtype = False
 copybutton_prompt_text = r"\$ |>>> "
 copybutton_prompt_is_regexp = True
 
+# The notebooks are executed by `make notebooks`.
+nb_execution_mode = "off"
+
 write_api_pages()
+write_notebook_pages()
 
 
 def complete_arguments(

@@ -1,4 +1,4 @@
-"""`--part K/N`, with which CI runs the slow tests in turn."""
+"""Options of the tests: `--part K/N`, with which CI runs the slow tests in turn; `--executed`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import pytest
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--part", metavar="K/N", help="of what is selected every N-th test, from K on")
+    parser.addoption("--executed", metavar="DIR", help="write executed notebooks to this folder")
 
 
 @pytest.hookimpl(trylast=True)  # after -m and -k

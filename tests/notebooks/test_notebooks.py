@@ -3,36 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import nbclient
-import nbformat
 import pytest
 
-FOLDER = Path(__file__).parents[2] / "notebooks"
+pytestmark = pytest.mark.notebook
 
-
-@pytest.fixture(scope="module")
-def execute(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Any]]:
-    """Runs a notebook in an empty folder; returns its code cells by id. A cell's error raises."""
-
-    def run(name: str) -> dict[str, Any]:
-        notebook = nbformat.read(FOLDER / name, as_version=4)
-        folder = tmp_path_factory.mktemp("notebook")
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("OMP_NUM_THREADS", "1")
-            patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("scratch")))
-            client = nbclient.NotebookClient(
-                notebook,
-                timeout=300,
-                kernel_name="python3",
-                resources={"metadata": {"path": str(folder)}},
-            )
-            client.execute()
-        return {cell.id: cell for cell in notebook.cells if cell.cell_type == "code"}
-
-    return run
+Execute = Callable[[str], dict[str, Any]]
 
 
 def printed(cell: Any) -> str:
@@ -45,17 +22,7 @@ def value(cell: Any, kind: str = "text/plain") -> str:
     return str([o.data[kind] for o in cell.outputs if kind in o.get("data", {})][-1])
 
 
-@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.ipynb")), ids=lambda path: path.name)
-def test_a_notebook_is_stored_without_outputs(path: Path) -> None:
-    notebook = nbformat.read(path, as_version=4)
-    nbformat.validate(notebook)
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert all(cell.outputs == [] and cell.execution_count is None for cell in code)
-    assert notebook.metadata.kernelspec.name == "python3"
-
-
-@pytest.mark.slow
-def test_first_run(execute: Callable[[str], dict[str, Any]]) -> None:
+def test_first_run(execute: Execute) -> None:
     cells = execute("01_first_run.ipynb")
     assert "did you mean layers?" in printed(cells["mistake"])
     assert "optimizer.lr = 'fast': expected a number" in printed(cells["mistake"])
