@@ -35,8 +35,8 @@ os.chdir(tempfile.mkdtemp(prefix="etude-"))
 # %% [markdown]
 # ## Compose
 #
-# A config is put together from the files in `conf/` and from overrides. Here they are a list; on the
-# command line the same words follow `etude train`.
+# A config is composed from the files in `conf/` and from overrides. Here they are a list; on the
+# command line, the same overrides follow `etude train`.
 
 # %% compose
 small = [
