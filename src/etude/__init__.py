@@ -13,6 +13,7 @@ Importing this package is fast: the names below are imported on first use.
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from etude import lazy_modules
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from etude.api import (
         Run,
         Runs,
+        choices,
         compose,
         coordinate_check,
         find_learning_rate,
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
         load_run,
         plan,
         runs,
+        sweep,
         train,
     )
 
@@ -40,6 +43,7 @@ __all__ = [
     "Run",
     "Runs",
     "__version__",
+    "choices",
     "compose",
     "coordinate_check",
     "find_learning_rate",
@@ -47,11 +51,17 @@ __all__ = [
     "load_run",
     "plan",
     "runs",
+    "sweep",
     "train",
 ]
 
 
+_PACKAGES = ("activations", "errors", "interpret", "views")
+
+
 def __getattr__(name: str) -> Any:
+    if name in _PACKAGES:
+        return importlib.import_module(f"etude.{name}")
     if name in __all__:
         from etude import api
 
@@ -60,4 +70,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted((*__all__, *_PACKAGES))

@@ -9,8 +9,10 @@ codes.
 from __future__ import annotations
 
 import difflib
+import itertools
 import math
 import re
+import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, is_dataclass, replace
@@ -21,6 +23,7 @@ from etude.escaping import printable
 from etude.secrets import mask_error
 
 MISSING_VALUE = object()
+_PACKAGE = str(Path(__file__).parent)
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,16 @@ class EtudeError(Exception):
 
     def __str__(self) -> str:
         return _sanitize(super().__str__())
+
+    def _render_traceback_(self) -> list[str]:
+        """Returns the lines that a notebook shows: the message and the line of the user's code.
+
+        IPython calls this method and shows its result instead of a traceback.
+        """
+        frames = traceback.extract_tb(self.__traceback__)
+        callers = itertools.takewhile(lambda f: not f.filename.startswith(_PACKAGE), frames)
+        lines = [f"  line {caller.lineno}: {caller.line}" for caller in list(callers)[-1:]]
+        return [f"{type(self).__name__}: {self}", *lines]
 
 
 class _Problems(EtudeError):

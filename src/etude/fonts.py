@@ -57,14 +57,22 @@ _said: set[str] = set()
 def add_fallbacks() -> None:
     """Appends the installed fonts of `FALLBACKS` to matplotlib's font list, `font.family`.
 
-    `FALLBACKS` is a list of font families with characters that matplotlib's default font lacks.
-    matplotlib uses the appended fonts only for characters that the earlier fonts lack.
+    Then figures of your own show Chinese and Japanese text. Étude's figures don't need it.
+    """
+    from matplotlib import rcParams
+
+    rcParams["font.family"] = font_families()
+
+
+def font_families() -> list[str]:
+    """Returns matplotlib's `font.family`, followed by the installed fonts of `FALLBACKS`.
+
+    matplotlib uses the later fonts only for characters that the earlier fonts lack.
     """
     from matplotlib import rcParams
 
     families = list(rcParams["font.family"])
-    if more := [family for family in _installed() if family not in families]:
-        rcParams["font.family"] = [*families, *more]
+    return [*families, *(family for family in _installed() if family not in families)]
 
 
 @lru_cache(maxsize=1)
@@ -99,7 +107,6 @@ def drawable(text: str) -> str:
     """
     if text.isascii():
         return text
-    add_fallbacks()
     charmaps = list(_charmaps())
     missing = {
         character
@@ -122,11 +129,10 @@ def _code(character: str) -> str:
 
 
 def _charmaps() -> Iterator[Collection[int]]:
-    """Yields, for each font of matplotlib's `font.family`, the code points of its characters."""
-    from matplotlib import rcParams
+    """Yields, for each of `font_families`, the code points of its characters."""
     from matplotlib.font_manager import FontProperties, findfont
 
-    for family in rcParams["font.family"]:
+    for family in font_families():
         yield _charmap(findfont(FontProperties(family=[family])))
 
 

@@ -165,14 +165,21 @@ def test_the_seed_test_is_scipys(first: list[float], second: list[float], paired
         second = second[: len(first)]
         first = first[: len(second)]
     found = seed_test(first, second, paired=paired)
+
+    def exact_difference(a: np.ndarray, b: np.ndarray, axis: int) -> np.ndarray:
+        """The difference of the means, in whole numbers, so that ties are equal."""
+        return a.sum(axis) * b.shape[axis] - b.sum(axis) * a.shape[axis]
+
     expected = stats.permutation_test(
-        (np.round(second, 6), np.round(first, 6)),
-        lambda a, b, axis: a.mean(axis) - b.mean(axis),
+        (np.round(np.multiply(second, 1e6)), np.round(np.multiply(first, 1e6))),
+        exact_difference,
         permutation_type="samples" if paired else "independent",
         n_resamples=np.inf,
         vectorized=True,
     )
-    rounded = seed_test(np.round(first, 6), np.round(second, 6), paired=paired)
+    rounded = seed_test(
+        np.round(np.multiply(first, 1e6)), np.round(np.multiply(second, 1e6)), paired=paired
+    )
     assert rounded.p == pytest.approx(expected.pvalue)
     assert found.difference == pytest.approx(np.mean(second) - np.mean(first))
     assert found.exact

@@ -23,6 +23,7 @@ from etude.errors import InvalidArguments, RequestError
 
 CONFIG = "the result of etude.compose(...)"
 STRINGS = "a string or a list of strings"
+OVERRIDES = "a string, a list of strings or a dict"
 
 WRONG = [
     ("etude.train('experiment=debug')", "config = 'experiment=debug'", CONFIG),
@@ -33,9 +34,14 @@ WRONG = [
     ("etude.find_learning_rate(config, steps='a')", "steps = 'a'", "an integer"),
     ("etude.coordinate_check('x', [1])", "config = 'x'", CONFIG),
     ("etude.coordinate_check(config, '64')", "widths = '64'", "a list of integers"),
-    ("etude.compose('experiment=debug', 1)", "overrides = 1", STRINGS),
+    ("etude.compose('experiment=debug', 1)", "overrides = 1", OVERRIDES),
     ("etude.compose(config_dir='gone')", "config_dir = 'gone'", "an existing folder"),
-    ("etude.plan(config)", "overrides = {'name'", STRINGS),
+    ("etude.plan(config)", "overrides = {'name'", OVERRIDES),
+    ("etude.compose({'seed': object()})", "seed", "a value of a config: a string, a number"),
+    ("etude.sweep({'seed': [0, object()]})", "seed", "a value of a config"),
+    ("etude.sweep(config)", "overrides = {'name'", OVERRIDES),
+    ("etude.choices(5)", "group = 5", "a string"),
+    ("etude.choices('model/positon')", "group", "(did you mean model/position?)"),
     ("etude.plan('seed=0,1')", "seed=0,1", "one value (to sweep over several values, add multirun"),
     ("etude.plan('seed=0', multirun='yes')", "multirun = 'yes'", "True or False"),
     ("etude.load_run(5)", "run = 5", "a string, a path or a run"),
@@ -73,6 +79,17 @@ WRONG = [
     ("run.predict([1])", "texts = [1]", STRINGS),
     ("run.predict({'a': 'b'})", "texts = {'a': 'b'}", STRINGS),
     ("run.scores(5)", "split = 5", "a string"),
+    ("run.data('tst')", "split = 'tst'", "val or train"),
+    ("run.data(5)", "split = 5", "a string or None"),
+    ("run.generate(5)", "prompt = 5", STRINGS),
+    ("run.generate(temperature='a')", "temperature = 'a'", "a number"),
+    ("run.generate(which='lst')", "which = 'lst'", "best, last, the step of a checkpoint"),
+    ("run.diff(5)", "other = 5", "a string, a path or a run"),
+    ("run.diff('debgu')", "run = 'debgu'", "a run's path"),
+    ("run.plot('val/los')", "metrics = 'val/los'", "(did you mean val/loss?)"),
+    ("run.plot(log='z')", "log = 'z'", "one of x, y, xy"),
+    ("etude.runs().where('optimzer.lr>1')", "condition", "(did you mean optimizer.lr?)"),
+    ("etude.runs().where('dropout=0')", "condition = 'dropout'", "one key of the runs (choose"),
     ("run.batch('a')", "step = 'a'", "an integer"),
     ("run.places('a')", "step = 'a'", "an integer"),
     ("run.readings(5)", "text = 5", "a string"),

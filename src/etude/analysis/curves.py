@@ -17,7 +17,6 @@ import numpy as np
 from etude.analysis.axis_ranges import set_value_range
 from etude.errors import Problem, RequestError, nearest
 from etude.escaping import figure_label
-from etude.fonts import add_fallbacks
 from etude.records.files import write_bytes
 from etude.records.opening import Kind, make_subfolder
 from etude.records.signature import DIGITS, sha256_of
@@ -91,13 +90,10 @@ def new_figure(width: float, height: float, *, arranged: bool = True) -> Figure:
         height: height in inches.
         arranged: whether matplotlib arranges the axes so that labels fit (constrained layout).
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from etude.analysis.shown_figure import ShownFigure
 
-    add_fallbacks()
-    figure = Figure(figsize=(width, height), dpi=150, layout="constrained" if arranged else None)
-    FigureCanvasAgg(figure)
-    return figure
+    layout = "constrained" if arranged else None
+    return ShownFigure(figsize=(width, height), dpi=150, layout=layout)
 
 
 def style_axes(axes: Axes) -> None:

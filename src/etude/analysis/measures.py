@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import logging
 import re
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -21,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from etude.errors import Problem, RequestError
+from etude.progress import with_progress
 from etude.records import opening
 from etude.records.manifest import WEIGHTS, read_manifest
 from etude.records.opening import make_subfolder, path_exists
@@ -29,10 +28,7 @@ from etude.records.sealed import digest, read_sealed, write_sealed
 if TYPE_CHECKING:
     import pandas as pd
 
-log = logging.getLogger("etude")
-
 FOLDER = "measures"
-_INTERVAL = 10.0  # seconds between lines of progress
 
 
 def measure_steps(
@@ -70,13 +66,9 @@ def measure_steps(
     stored = _read(file)
     results: dict[int, pd.Series] = {}
     computed = 0
-    last = time.monotonic()
-    for number, step in enumerate(chosen, 1):
+    for step in with_progress(chosen, f"{_name(measure)}, checkpoints", len(chosen)):
         weights = read_manifest(saved[step])["sha256"][WEIGHTS]
         if weights not in stored:
-            if time.monotonic() - last > _INTERVAL:
-                last = time.monotonic()
-                log.info("%s: checkpoint %d of %d", _name(measure), number, len(chosen))
             stored[weights] = _encode(measure(run.model(str(step)), *args, **more), measure)
             computed += 1
         results[step] = _decode(stored[weights])

@@ -1,6 +1,7 @@
 """The Python interface: composes configs, trains runs, and loads runs and released weights."""
 
 from etude.api.functions import (
+    choices,
     compose,
     coordinate_check,
     find_learning_rate,
@@ -8,6 +9,7 @@ from etude.api.functions import (
     load_run,
     plan,
     runs,
+    sweep,
     train,
     train_record,
 )
@@ -17,6 +19,7 @@ from etude.api.run_sequence import Runs
 __all__ = [
     "Run",
     "Runs",
+    "choices",
     "compose",
     "coordinate_check",
     "find_learning_rate",
@@ -24,6 +27,7 @@ __all__ = [
     "load_run",
     "plan",
     "runs",
+    "sweep",
     "train",
     "train_record",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -14,8 +15,11 @@ from etude.api.run_sequence import Runs
 from etude.arguments import check_arguments
 from etude.config.checks import CheckedConfig, check
 from etude.config.compose import compose as compose_config
+from etude.config.override_values import Overrides, as_overrides
+from etude.config.paths import conf_dir, groups
 from etude.console import show_messages
-from etude.errors import Problem, RequestError
+from etude.errors import Problem, RequestError, nearest
+from etude.records.record import Record
 from etude.records.registry import find_record, read_records, report_damaged
 
 if TYPE_CHECKING:
@@ -29,13 +33,20 @@ if TYPE_CHECKING:
     from etude.sweeps.planning import PlannedJob
 
 
+log = logging.getLogger("etude")
+
+
 @check_arguments(RequestError)
-def compose(*overrides: str | Sequence[str], config_dir: str | Path | None = None) -> DictConfig:
+def compose(*overrides: Overrides, config_dir: str | Path | None = None) -> DictConfig:
     """Returns the config that `etude train OVERRIDES` would run.
 
+    Example:
+        compose("experiment=nano", "optimizer.lr=3e-4")
+        compose({"experiment": "nano", "optimizer.lr": 3e-4, "model": {"layers": 4}})
+
     Args:
-        overrides: Hydra overrides, one per string, such as `"experiment=nano",
-            "optimizer.lr=3e-4"`, or a list of them.
+        overrides: Hydra overrides: strings, lists of strings, or dicts from keys to values. A
+            nested dict sets the keys below its key.
         config_dir: folder with your own configs, which is searched before Étude's own; None for
             Étude's own only.
 
@@ -43,11 +54,30 @@ def compose(*overrides: str | Sequence[str], config_dir: str | Path | None = Non
         RequestError: the overrides or config files cannot be composed; the message lists all
             errors. `train` and `plan` also check each key and value.
     """
-    return compose_config(_flatten(overrides), config_dir=config_dir)
+    return compose_config(as_overrides(overrides), config_dir=config_dir)
 
 
-def _flatten(overrides: Sequence[str | Sequence[str]]) -> list[str]:
-    return [o for item in overrides for o in ([item] if isinstance(item, str) else item)]
+@check_arguments(RequestError)
+def choices(group: str, *, config_dir: str | Path | None = None) -> list[str]:
+    """Returns the names of the config files of a group, in alphabetical order.
+
+    Example:
+        >>> choices("model/feedforward")
+        ['gelu', ...]
+
+    Args:
+        group: a config group, such as `model/position`.
+        config_dir: as for `compose`.
+
+    Raises:
+        RequestError: there is no such group.
+    """
+    folders = [conf_dir(), *([] if config_dir is None else [Path(config_dir)])]
+    files = groups(*folders)
+    if group not in files:
+        hint = nearest(group, files)
+        raise RequestError(Problem("group", "a config group", group, hint))
+    return files[group]
 
 
 @check_arguments(RequestError)
@@ -101,8 +131,48 @@ def train_record(config: DictConfig, checked: CheckedConfig | None = None) -> An
 
 
 @check_arguments(RequestError)
+def sweep(*overrides: Overrides, config_dir: str | Path | None = None) -> Runs:
+    """Trains the runs of a sweep like `etude train OVERRIDES -m`, and returns them in order.
+
+    Finished runs are reused, interrupted runs continue. A job that fails does not end the sweep: a
+    line of the log states its error, and its run, if it has one, has another status than finished.
+
+    Example:
+        sweep("experiment=debug", "model/position=rotary,alibi", "seed=0,1,2")
+        sweep("experiment=debug", {"model/position": ["rotary", "alibi"], "seed": range(3)})
+
+    Args:
+        overrides: as for `compose`; comma-separated values define a sweep. In a dict, so does a
+            list of values; a value that is itself a list is in another list, such as
+            `{"optimizer.betas": [[0.9, 0.95]]}`.
+        config_dir: as for `compose`.
+
+    Returns:
+        The runs of all jobs that have one. Jobs with the same config have one run.
+
+    Raises:
+        RequestError: an override or a swept value is invalid; no job was started.
+        Interrupted: a signal ended the sweep; the same call continues it.
+    """
+    from etude.sweeps.job import count_by_status
+    from etude.sweeps.multirun import multirun
+
+    show_messages()
+    folder = None if config_dir is None else str(config_dir)
+    jobs = multirun(as_overrides(overrides, sweep=True), train_record, folder).jobs
+    log.info("%s", count_by_status(jobs))
+    for job in jobs:
+        if job.same_as is None and not job.status.is_successful:
+            log.info("  %s  %s: %s", job.status, job.label, job.message or "not started")
+    trained = [
+        Run(Record.read(Path(path))) for path in dict.fromkeys(job.path for job in jobs) if path
+    ]
+    return Runs([Run(run.record, trust=list(run.config.extensions)) for run in trained])
+
+
+@check_arguments(RequestError)
 def plan(
-    *overrides: str | Sequence[str],
+    *overrides: Overrides,
     multirun: bool = False,
     config_dir: str | Path | None = None,
     measure: bool = True,
@@ -114,8 +184,8 @@ def plan(
     nothing and writes no run.
 
     Args:
-        overrides: as for `compose`.
-        multirun: whether comma-separated values define a sweep.
+        overrides: as for `compose`; with `multirun`, as for `sweep`.
+        multirun: whether comma-separated values, and lists in a dict, define a sweep.
         config_dir: as for `compose`.
         measure: whether to time a few training steps of a model if no earlier run has saved its
             speed. If false, the speed is estimated from the FLOPs per second of this machine.
@@ -126,7 +196,8 @@ def plan(
     from etude.sweeps.planning import plan as planned
 
     folder = None if config_dir is None else str(config_dir)
-    return planned(_flatten(overrides), multirun=multirun, config_dir=folder, measure=measure)
+    typed = as_overrides(overrides, sweep=multirun)
+    return planned(typed, multirun=multirun, config_dir=folder, measure=measure)
 
 
 @check_arguments(RequestError)

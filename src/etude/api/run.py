@@ -23,9 +23,11 @@ from etude.records.record_fields import (
     monitored_metric,
     order_metrics,
 )
+from etude.records.registry import find_record
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
     from etude.data.evaluation_data import Evaluated, EvaluationRequest
     from etude.models.wrappers import Trained
@@ -52,6 +54,11 @@ class Run:
     def path(self) -> Path:
         """The run's folder."""
         return self.record.path
+
+    @property
+    def _root(self) -> Path:
+        """The folder of all runs, `experiments` by default."""
+        return self.path.parent.parent
 
     @property
     def status(self) -> str:
@@ -207,7 +214,7 @@ class Run:
             from etude.training.init_from import InitFromSource
 
             with hide_messages():
-                InitFromSource.fill(module, self.checked.config.init_from, self.path.parent.parent)
+                InitFromSource.fill(module, self.checked.config.init_from, self._root)
         try:
             module.load_state_dict(weights, strict=not has_lora)
         except RuntimeError as error:
@@ -257,6 +264,71 @@ class Run:
         if evaluated.rows:  # predictions of rows are saved in the run's folder
             return dict(write_evaluation(self, evaluated, request, options, which)["metrics"])
         return self.task(which).evaluate(evaluated, options).metrics
+
+    @check_arguments(RequestError)
+    def generate(
+        self, prompt: str | Sequence[str] = "", *, which: str | int = "best", **options: Any
+    ) -> str | list[str]:
+        """Returns texts that the run's model generates.
+
+        Example:
+            run.generate("To be, or", samples=3, max_new_tokens=50, temperature=0.8, seed=0)
+
+        Args:
+            prompt: one prompt or several; the empty prompt starts a new document.
+            which: the checkpoint, as for `model`.
+            options: further arguments of the method `generate` of the model, such as `samples`,
+                `temperature` and `beams`; see `TextGenerator`.
+
+        Returns:
+            A string for one prompt and one sample; otherwise a list, ordered by prompt.
+
+        Raises:
+            RequestError: the run's model does not generate text, or as for `model`.
+            InvalidArguments: the options are invalid.
+        """
+        model: Any = self.model(which)
+        if not model.writes:
+            expected = "a run whose model generates text"
+            hint = f"its model is a {type(model).__name__}; use its method predict"
+            raise RequestError(Problem(str(self.path), expected, hint=hint))
+        texts: str | list[str] = model.generate(prompt, **options)
+        return texts
+
+    @check_arguments(RequestError)
+    def diff(self, other: str | Path | Run) -> pd.DataFrame:
+        """Returns a table of the config values in which another run differs from this run.
+
+        Args:
+            other: the other run, as for `load_run`.
+
+        Returns:
+            A data frame with a row per config key, and a column per run. A missing value is NaN.
+
+        Raises:
+            RequestError: there is no such run.
+        """
+        from etude.analysis.comparison import Comparison
+
+        record = other.record if isinstance(other, Run) else find_record(str(other), self._root)
+        return Comparison([self.record, record]).config.T
+
+    @check_arguments(RequestError)
+    def plot(self, *metrics: str, x: str = "step", log: str = "") -> Figure:
+        """Plots metrics of the run; a notebook shows the figure.
+
+        Args:
+            metrics: metrics to plot, one panel each; by default the metric that selects the best
+                checkpoint.
+            x: quantity of the x-axis: `step`, `tokens` or `time`.
+            log: axes with a logarithmic scale: `x`, `y` or `xy`.
+
+        Raises:
+            RequestError: one of the metrics was not logged.
+        """
+        from etude.analysis.comparison import Comparison
+
+        return Comparison([self.record], metrics=metrics, x=x, log=log).figure()
 
     @check_arguments(RequestError)
     def predict(
@@ -413,14 +485,31 @@ class Run:
         columns = ["step", "example", "document", "source", "whole"]
         return pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
 
-    def data(self) -> Any:
-        """Returns a new data module of the run, an `etude.data.module.DataModule`.
+    @check_arguments(RequestError)
+    def data(self, split: str | None = None) -> Any:
+        """Returns the batches of a split of the run's data, or its data module.
 
-        The data is not prepared; its files may be missing. `data.prepare(folder)` prepares it in a
-        folder for prepared data.
+        Example:
+            for batch in run.data("val"):
+                logits = model(batch["tokens"])
+
+        Args:
+            split: `val`, `train`, or `test` if the data has one; None for the data module, an
+                `etude.data.module.DataModule`. The data module is not prepared, and its files may
+                be missing; `data.prepare(folder)` prepares it in a folder for prepared data.
+
+        Returns:
+            For a split, an iterable of its batches, in which each example occurs once. A batch is a
+            dict from names, such as `tokens`, to tensors.
+
+        Raises:
+            RequestError: the data has no such split, is missing or differs from that of training.
         """
+        from etude.data.evaluation_data import EvaluationRequest
         from etude.training.model import configured_vocabulary
 
+        if split is not None:
+            return self.evaluated(self.data(), EvaluationRequest(split)).batches()
         data = self.checked.nodes["data"].build()
         data.model_vocabulary = configured_vocabulary(self.checked) or 0
         task: Any = self.checked.nodes["task"].build()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from etude.api.run import Run
@@ -13,6 +14,7 @@ from etude.records.record import Record
 from etude.records.record_fields import (
     best_validation,
     check_keys_exist,
+    complete_keys,
     config_values,
     field_value,
     latest_metrics,
@@ -44,6 +46,29 @@ class Runs(Sequence[Run]):
 
     def __iter__(self) -> Iterator[Run]:
         return iter(self._runs)
+
+    @check_arguments(RequestError)
+    def where(self, *conditions: str) -> Runs:
+        """Returns the runs that match all filters, like `filter`.
+
+        A key can be the end of a config key, if it is the end of only one: `lr` means
+        `optimizer.lr`.
+
+        Example:
+            runs("experiments/nano").where("lr > 1e-3", "position = rotary")
+
+        Args:
+            conditions: as for `filter`.
+
+        Raises:
+            RequestError: as for `filter`, or several keys have this end.
+        """
+        filters = [parse_filter(condition) for condition in conditions]
+        records = [run.record for run in self._runs]
+        keys = complete_keys([each.key for each in filters], records)
+        return self.filter(
+            *(str(replace(f, key=key)) for f, key in zip(filters, keys, strict=True))
+        )
 
     @check_arguments(RequestError)
     def filter(self, *conditions: str) -> Runs:

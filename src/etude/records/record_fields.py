@@ -6,7 +6,7 @@ the chosen file). Lists, filters, comparisons and notebooks use the same keys.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from etude.config.flattening import TARGET
@@ -184,6 +184,32 @@ def available_keys(record: Record) -> Iterator[str]:
     yield from latest_metrics(record)
     if metric := best_validation(record).get("metric"):
         yield f"best/{metric}"
+
+
+def complete_keys(keys: Sequence[str], records: Iterable[Record]) -> list[str]:
+    """Returns the complete key for each key, which may be only the end of a config key.
+
+    A key of a config or a record, and a key that no config key ends with, is returned unchanged.
+
+    Args:
+        keys: the keys, such as `lr` for `optimizer.lr`.
+        records: the runs.
+
+    Raises:
+        RequestError: several keys end with one of the keys.
+    """
+    configs = {key for record in records for key in config_values(record)}
+    known = {*FIELDS, *configs}
+    problems, complete = [], []
+    for key in keys:
+        ends = sorted(each for each in configs if each.endswith(f".{key}"))
+        if key not in known and len(ends) > 1:
+            hint = f"choose from: {', '.join(ends)}"
+            problems.append(Problem("condition", "one key of the runs", key, hint))
+        complete.append(key if key in known or not ends else ends[0])
+    if problems:
+        raise RequestError(problems)
+    return complete
 
 
 def check_keys_exist(requested: Iterable[tuple[str, str]], records: Iterable[Record]) -> None:

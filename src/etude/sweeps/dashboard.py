@@ -1,17 +1,16 @@
-"""Display of a sweep's progress: a live table on a terminal, otherwise log lines."""
+"""Progress of a sweep: a live table on a terminal or in a notebook, otherwise log lines."""
 
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from etude.console import rich_console, start_live
 from etude.counts import counted
+from etude.progress import open_live_display
 from etude.records.status import Status
 from etude.sweeps.job import Job
 from etude.training.progress import format_losses
@@ -63,12 +62,7 @@ class Dashboard:
         self._states: dict[int, Status] = {}  # of the jobs that ended
         self._trained: list[float] = []
         self._failures: list[str] = []
-        self._live: Any = None
-        if sys.stdout.isatty():
-            from rich.live import Live
-
-            self._live = Live(auto_refresh=False, transient=True, console=rich_console())
-            start_live(self._live)
+        self._live = open_live_display()
 
     def started(self, number: int, label: str) -> None:
         """Shows that a job starts or resumes.
@@ -84,7 +78,7 @@ class Dashboard:
         self.refresh()
 
     def log_line(self, number: int, level: int, text: str) -> None:
-        """Shows a log message of a job; on a terminal, only warnings and errors are shown.
+        """Shows a log message of a job; with a table, only warnings and errors are shown.
 
         Args:
             number: number of the job.
@@ -96,7 +90,7 @@ class Dashboard:
             for part in text.splitlines() or [""]:
                 log.log(level, "%s%s", prefix, part)
         elif level >= logging.WARNING:
-            self._print(f"{self._name(number)} {text}")
+            self._live.print(f"{self._name(number)} {text}")
 
     def waiting(self, number: int) -> None:
         """Marks a job as waiting, because another job is training the same run."""
@@ -135,21 +129,21 @@ class Dashboard:
         elif not job.status.is_successful and job.status is not Status.INTERRUPTED:
             self._failures.append(f"{self._name(number)} {job.label}: {job.message}")
             text += f": {job.message}"
-            (self._print if self._live is not None else log.error)(text)
+            (log.error if self._live is None else self._live.print)(text)
             text = ""
         if text and self._live is None:
             log.info("%s  %s", text, self.summary())
         self.refresh()
 
     def refresh(self) -> None:
-        """Redraws the table; without a terminal, there is no table."""
+        """Redraws the table, if there is one."""
         if self._live is not None:
-            self._live.update(self._table(), refresh=True)
+            self._live.update(self._table())
 
     def close(self) -> None:
         """Removes the table."""
         if self._live is not None:
-            self._live.stop()
+            self._live.close()
             self._live = None
 
     def summary(self) -> str:
@@ -193,9 +187,6 @@ class Dashboard:
 
     def _name(self, number: int) -> str:
         return f"[{number}/{self._total}]" if self._total else f"[{number}]"
-
-    def _print(self, text: str) -> None:
-        self._live.console.print(text, markup=False, highlight=False)
 
     def _table(self) -> RenderableType:
         from rich.console import Group

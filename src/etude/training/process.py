@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -34,7 +35,7 @@ def fresh_settings() -> Iterator[None]:
     The results of a run are then bitwise the same in a sweep, alone, or in a notebook that has set
     another default dtype or device or has drawn random numbers. Covers the default dtype and
     device, gradients and autocast, deterministic algorithms, anomaly detection, cuDNN's autotuner,
-    and the CPU's random number generator.
+    and the CPU's random number generator. Filters of Python warnings are restored, too.
     """
     dtype, device = torch.get_default_dtype(), torch.get_default_device()
     deterministic = torch.are_deterministic_algorithms_enabled()
@@ -49,6 +50,7 @@ def fresh_settings() -> Iterator[None]:
     torch.backends.cudnn.benchmark = False
     try:
         with (
+            warnings.catch_warnings(),
             torch.random.fork_rng(devices=[]),
             torch.inference_mode(False),
             torch.enable_grad(),

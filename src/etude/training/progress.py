@@ -1,20 +1,17 @@
-"""Progress of a run: a bar on a terminal, log lines elsewhere."""
+"""Progress of a run: a bar on a terminal or in a notebook, log lines elsewhere."""
 
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections.abc import Mapping
 from typing import Any
 
-from etude.console import rich_console, start_live
+from etude.progress import SECONDS_BETWEEN_LINES, open_bar
 from etude.records.text_tables import format_best, format_metric
 from etude.training.observer import current_observer
 
 log = logging.getLogger("etude.progress")
-
-_SECONDS_BETWEEN_LINES = 10.0
 
 
 def format_losses(metrics: Mapping[str, Any], monitor: str = "val/loss") -> str:
@@ -27,8 +24,7 @@ def format_losses(metrics: Mapping[str, Any], monitor: str = "val/loss") -> str:
 
 
 class Progress:
-    """Shows the progress of training: as a progress bar if standard output is a terminal, otherwise
-    as lines in the log.
+    """Progress of training: a bar on a terminal or in a notebook, otherwise lines in the log.
 
     Args:
         total: Optimizer steps of the whole run.
@@ -46,18 +42,15 @@ class Progress:
         self._began = time.monotonic()
         self._first = step
         self._last_line_time = self._began
-        self._bar: Any = None
-        self._task: Any = None
+        self._bar = open_bar("training", total, step)
         self._watcher = current_observer()
-        if sys.stdout.isatty():
-            self._open_bar()
 
     def advance(self, step: int) -> None:
         """Sets the displayed optimizer step; fast enough to be called at every step."""
         self.step = step
         self._watcher.progress(step, self.total, self._latest)
         if self._bar is not None:
-            self._bar.update(self._task, completed=step)
+            self._bar.update(step)
 
     def row(self, row: Mapping[str, Any], best: Mapping[str, Any] | None = None) -> None:
         """Updates the displayed metrics from `row`, a dict of the metrics of one step.
@@ -77,13 +70,13 @@ class Progress:
         if self._bar is not None:
             losses = format_losses(self._latest, self.monitor)
             text = (losses, self._speed(), format_best(best) if best else "")
-            self._bar.update(self._task, metrics="  ".join(part for part in text if part))
+            self._bar.describe("  ".join(part for part in text if part))
             return
         now = time.monotonic()
         if (
             "val/loss" in row
             or self.monitor in row
-            or now - self._last_line_time >= _SECONDS_BETWEEN_LINES
+            or now - self._last_line_time >= SECONDS_BETWEEN_LINES
         ):
             self._last_line_time = now
             log.info("%s", self.line())
@@ -111,7 +104,7 @@ class Progress:
     def close(self) -> None:
         """Removes the progress bar."""
         if self._bar is not None:
-            self._bar.stop()
+            self._bar.close()
             self._bar = None
 
     def _best_so_far(self) -> str:
@@ -138,19 +131,3 @@ class Progress:
             return ""
         left = round((self.total - self.step) * (time.monotonic() - self._began) / steps)
         return f"{left // 60}:{left % 60:02d} left"
-
-    def _open_bar(self) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-        from rich.progress import Progress as RichProgress
-
-        self._bar = RichProgress(
-            TextColumn("training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[metrics]}"),
-            transient=True,
-            console=rich_console(),
-        )
-        self._task = self._bar.add_task("", total=self.total, completed=self.step, metrics="")
-        start_live(self._bar)
