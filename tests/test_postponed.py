@@ -15,6 +15,7 @@ def executed(program: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_training_needs_no_compiler_and_compiling_works_afterwards() -> None:
     program = """
 import sys
@@ -56,6 +57,7 @@ print(len(dir(torch._dynamo)) > 50)
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "use",
     [

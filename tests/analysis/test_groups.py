@@ -356,6 +356,7 @@ def test_a_run_counts_once(records: list[Record], tmp_path: Path, caplog: Any) -
     assert f"ignored {records[0].path}, {records[1].path}" in caplog.text
 
 
+@pytest.mark.slow
 def test_significance_of_real_runs(etude, corpus: Path, tiny, tmp_path: Path) -> None:
     import etude as package
 

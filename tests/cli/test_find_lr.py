@@ -30,6 +30,7 @@ def test_a_table_and_files(corpus: Path, tiny: Callable, etude: Callable, tmp_pa
         assert str(folder / name) in answer.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["masked_lm", "translation", "classification", "tagging"])
 def test_every_kind_of_data(kind: str, toy: Callable, etude: Callable, tmp_path: Path) -> None:
     """Also for a run on several processes; its range test uses one."""

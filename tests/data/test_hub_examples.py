@@ -104,6 +104,7 @@ def field(store: Store, name: str) -> list[list[int]]:
     return [lists[index].tolist() for index in range(len(lists))]
 
 
+@pytest.mark.slow
 def test_labels_by_their_names_and_a_branch_by_its_commit(hub: Hub, remote: Remote) -> None:
     words = [*LABELLED, "data.validation=validation", "data.test=test"]
     before = commit_of(hub.folder / "org/mood")

@@ -92,6 +92,7 @@ def prepared(remote: Remote) -> Store:
 
 
 class TestEndToEnd:
+    @pytest.mark.slow
     def test_a_branch_becomes_the_commit_and_the_record_says_so(
         self, hub: Hub, remote: Remote
     ) -> None:

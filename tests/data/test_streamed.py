@@ -186,6 +186,7 @@ def test_what_cannot_be(tmp_path: Path) -> None:
     assert problem.where == "trainer.max_epochs"
 
 
+@pytest.mark.slow
 def test_a_run_stopped_killed_and_continued(etude: Any, toy_files: Path, tmp_path: Path) -> None:
     text = tmp_path / "lines.txt"
     text.write_text((toy_files / "text.txt").read_text())

@@ -30,6 +30,7 @@ def ids_of(run: Run) -> torch.Tensor:
     return torch.tensor(run.tokenizer().framed([TEXT]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["bert", "roberta"])
 @pytest.mark.parametrize(
     ("kind", "ending", "problem"),
@@ -78,6 +79,7 @@ def logits_of_modules(folder: Path, body: Any, ids: torch.Tensor) -> torch.Tenso
     return vectors.mean(1) @ weights["linear.weight"].T + weights["linear.bias"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["classification", "text_regression"])
 @pytest.mark.parametrize("model", ["bert_tiny", "roberta_base"])
 def test_the_mean_of_all_positions(
@@ -114,6 +116,7 @@ def test_two_texts(toy: Toy, toy_files: Path, etude: Any, tmp_path: Path) -> Non
     torch.testing.assert_close(found, ours, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["classification", "mean", "answers"])
 def test_an_adapter(head: str, toy: Toy, etude: Any, tmp_path: Path) -> None:
     first = trained(toy, "masked_lm", tmp_path / "runs", "model.max_length=24")

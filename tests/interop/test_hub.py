@@ -78,6 +78,7 @@ def test_what_is_needed_is_downloaded_once_and_found_again(ask: Ask, tmp_path: P
     assert old == first
 
 
+@pytest.mark.slow
 def test_offline_it_says_what_to_download_and_where_to_put_it(ask: Ask, tmp_path: Path) -> None:
     with Models(tmp_path) as hub:
         url = hub.url
@@ -90,6 +91,7 @@ def test_offline_it_says_what_to_download_and_where_to_put_it(ask: Ask, tmp_path
     assert "copy the folder here and use its path" in said
 
 
+@pytest.mark.slow
 def test_mistakes_are_told(ask: Ask, tmp_path: Path) -> None:
     repository = folders.write_gpt2(tmp_path / "hub" / "owner" / "name")
     shutil.copytree(repository, tmp_path / "hub" / "owner" / "secret")
@@ -117,6 +119,7 @@ def test_mistakes_are_told(ask: Ask, tmp_path: Path) -> None:
     assert ask(url, "owner/quantised/m.gguf") == [found]
 
 
+@pytest.mark.slow
 def test_shards_are_those_of_the_index(ask: Ask, tmp_path: Path) -> None:
     repository = tmp_path / "hub" / "owner" / "large"
     tokenizer = folders.bpe()

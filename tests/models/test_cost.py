@@ -172,6 +172,7 @@ def many_words() -> Decoder:
     return decoder(vocab_size=20_000, dim=128, layers=1, max_length=128)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="needs Linux's counters")
 @pytest.mark.parametrize(
     ("build", "batch", "autocast"),

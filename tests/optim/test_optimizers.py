@@ -247,6 +247,7 @@ def test_layers_have_rates_of_their_own() -> None:
     assert sorted({group["lr"] for group in optimizer.param_groups}) == [0.5, 1.0, 2.0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["adamw", "sgd", "adafactor", "lion", "muon", "schedule_free"])
 def test_learns_and_continues_to_the_bit(name: str, toy: Callable, tmp_path: Path) -> None:
     from safetensors.torch import load_file

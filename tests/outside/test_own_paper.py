@@ -104,6 +104,7 @@ def test_no_such_folder(conf: Path, etude: Any) -> None:
     assert "--config-dir" in answer.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -137,6 +138,7 @@ def test_readings_that_are_none(
     assert not (tmp_path / "runs" / "_papers" / "widths").exists()
 
 
+@pytest.mark.slow
 def test_the_report_states_commands_that_work(conf: Path, tmp_path: Path, etude: Any) -> None:
     assert etude("reproduce", "widths", "--config-dir", "my_conf", "--root", "runs").code == 0
     report = (tmp_path / "runs/_papers/widths/report.md").read_text()

@@ -53,6 +53,7 @@ def test_swept_runs_are_read_as_one_arm(tmp_path: Path) -> None:
     assert {run.summary["seed"] for run in found["a"]} == {3}
 
 
+@pytest.mark.slow
 def test_a_seed_that_lacks_a_run_of_a_sweep_is_left_out(tmp_path: Path) -> None:
     toy = paper(seeds=[3, 4], runs={"a": [*SHORT, "optimizer.lr=1e-3,2e-3"]})
     arms = paper_runs("toy", toy, tmp_path)
@@ -93,6 +94,7 @@ def test_more_jobs_than_gpus_share_them(tmp_path: Path, monkeypatch: pytest.Monk
     assert given == [["4", "6"], ["4"], ["4", "6", "4"]]
 
 
+@pytest.mark.slow
 def test_a_run_begins_from_another_of_its_seed(tmp_path: Path) -> None:
     second = ["experiment=sort", "init_from.source={first}", *SHORT[2:], "optimizer.lr=1e-3,2e-3"]
     toy = paper(runs={"first": SHORT, "second": second})

@@ -56,6 +56,7 @@ def test_the_list_shows_them_as_not_run(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TRAINED)
 def test_each_run_in_its_whole_form_is_a_config_that_builds(
     name: str, tmp_path: Path, no_network: None, monkeypatch: pytest.MonkeyPatch

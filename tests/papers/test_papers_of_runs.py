@@ -120,6 +120,7 @@ def test_from_nothing_to_a_verdict_and_back(
     assert len(set(again) & set(times)) == 3
 
 
+@pytest.mark.slow
 def test_a_changed_metric_changes_the_verdict(
     toy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -131,6 +132,7 @@ def test_a_changed_metric_changes_the_verdict(
     assert "is missing or has changed" in rows(root, capsys)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", ["failed", "diverging", None])
 def test_a_run_that_has_not_ended_changes_the_verdict(
     toy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], status: str | None
@@ -227,6 +229,7 @@ def test_a_run_that_fails_is_told_and_its_cells_are_not_run(
     assert verdicts == {"loss": "not run", "ratio": "not run"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", quick_first(claims.paper_names(), 8))
 def test_every_paper_in_its_short_form(name: str, tmp_path: Path) -> None:
     assert reproduction.smoke(name, tmp_path)

@@ -178,6 +178,7 @@ def test_a_damaged_result_is_named(
     assert len(shown) == len(claims.paper_names())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "state_"),
     [

@@ -61,6 +61,7 @@ SWEEPS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overrides", SWEEPS, ids=str)
 def test_jobs_are_those_that_hydra_starts(tmp_path: Path, overrides: list[str]) -> None:
     found = started(tmp_path, *overrides)

@@ -134,6 +134,7 @@ def test_small_jobs_share_a_cpu(
         assert small_job_count(step, jobs, None) == count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("words", "threads"), [([], 1), (["hydra.launcher.n_jobs=1"], None)])
 def test_the_record_says_how_many_threads(
     etude,

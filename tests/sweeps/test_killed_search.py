@@ -15,6 +15,7 @@ from etude.records.record import Record
 from etude.sweeps.search import load_study
 
 
+@pytest.mark.slow
 def test_killed_at_five_of_twelve_ends_with_twelve(
     etude, corpus: Path, tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -52,6 +53,7 @@ def test_killed_at_five_of_twelve_ends_with_twelve(
     assert "0 jobs" in etude("train", *words).out
 
 
+@pytest.mark.slow
 def test_one_process_a_search(
     etude, corpus: Path, tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,6 +23,7 @@ from etude.sweeps.job_slots import job_slots
 from etude.sweeps.pool import JobTask, Pool, start_method
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("axis", "status", "recorded", "said", "trace"),
     [
@@ -79,6 +80,7 @@ def test_a_sweep_may_stop_at_the_first_error(etude, corpus: Path, tiny, tmp_path
     assert len(list((root / "tiny").iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_a_failed_job_is_tried_again_and_the_others_are_not(
     etude, corpus: Path, tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -95,6 +97,7 @@ def test_a_failed_job_is_tried_again_and_the_others_are_not(
     assert "2 reused" in etude(*words).out
 
 
+@pytest.mark.slow
 def test_what_another_process_holds_is_left_alone(
     etude, corpus: Path, tiny, tmp_path: Path
 ) -> None:
@@ -113,6 +116,7 @@ def test_what_another_process_holds_is_left_alone(
     process.wait()
 
 
+@pytest.mark.slow
 def test_from_a_process_that_has_computed_on_several_threads(
     corpus: Path, tiny, tmp_path: Path
 ) -> None:
@@ -159,6 +163,7 @@ def test_in_processes_that_share_nothing(
     assert "2 jobs: 2 reused" in etude("train", "-m", *words, "model.heads=1,2").out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at_once", [1, 2])
 def test_two_jobs_that_are_one_run(etude, corpus: Path, tiny, tmp_path: Path, at_once: int) -> None:
     """A dropout of 0.0 equals 0, so both jobs are the same request. The micro-batch is not part of

@@ -57,6 +57,7 @@ def surface(lr: float, seed: int) -> float:
 AXES = ["optimizer.lr=tag(log,interval(1e-4,1))", "seed=int(interval(0,8))"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["tpe", pytest.param("random", marks=pytest.mark.slow)])
 def test_the_best_is_near_the_optimum_of_a_known_surface(tmp_path: Path, sampler: str) -> None:
     def train(config: Any, checked: Any = None) -> Outcome:
@@ -74,6 +75,7 @@ def test_the_best_is_near_the_optimum_of_a_known_surface(tmp_path: Path, sampler
         )
 
 
+@pytest.mark.slow
 def test_a_planted_bad_trial_is_paused_and_the_others_are_not(tmp_path: Path) -> None:
     def train(config: Any, checked: Any = None) -> Outcome:
         bad = config.seed == 7
@@ -94,6 +96,7 @@ def test_a_planted_bad_trial_is_paused_and_the_others_are_not(tmp_path: Path) ->
     assert all(trial.state is TrialState.COMPLETE for trial in good)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "direction"),
     [
@@ -141,6 +144,7 @@ def test_hyperband_pauses_what_does_badly(tmp_path: Path) -> None:
     assert study.best_value < 2.5
 
 
+@pytest.mark.slow
 def test_a_paused_run_goes_on_if_it_is_promoted(tmp_path: Path) -> None:
     """Each trial is worse than earlier ones, so a trial pruned early turns out to be good."""
     begun = tmp_path / "begun.txt"
@@ -172,6 +176,7 @@ def test_a_paused_run_goes_on_if_it_is_promoted(tmp_path: Path) -> None:
     assert set(states(study)) == {"COMPLETE", "PRUNED"}
 
 
+@pytest.mark.slow
 def test_what_failed_is_tried_again_and_counts_once(tmp_path: Path) -> None:
     def fails(config: Any) -> Outcome:
         raise ZeroDivisionError
@@ -195,6 +200,7 @@ def test_what_failed_is_tried_again_and_counts_once(tmp_path: Path) -> None:
     assert len(jobs) == 16  # the default is 20 trials
 
 
+@pytest.mark.slow
 def test_no_run_is_tried_twice_at_once(tmp_path: Path) -> None:
     def train(config: Any, checked: Any = None) -> Outcome:
         place = tmp_path / f"busy-{config.seed}"

@@ -60,6 +60,7 @@ def test_it_is_what_was_validated(toy: Callable, tmp_path: Path) -> None:
     assert losses[0] == losses[1]  # training itself knows nothing of it
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "more"), [("classification", EMA), ("translation", EMA), ("translation", FREE)]
 )

@@ -50,6 +50,7 @@ def assert_close(one: Record, other: Record) -> None:
         torch.testing.assert_close(tensor, same_weights[name], rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_a_compiler_run")
 def test_the_same_losses_and_names(
     words: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path

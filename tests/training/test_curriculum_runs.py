@@ -24,6 +24,7 @@ def whole(words: Callable, tmp_path_factory: pytest.TempPathFactory) -> Record:
     return train(compose(words(tmp_path_factory.mktemp("whole"), CHANGES))).record
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [8, 9, 23])
 def test_stopped_and_continued(words: Callable, whole: Record, tmp_path: Path, step: int) -> None:
     from etude.config.compose import compose
@@ -32,6 +33,7 @@ def test_stopped_and_continued(words: Callable, whole: Record, tmp_path: Path, s
     assert_same(train(compose(words(tmp_path, CHANGES))).record, whole)
 
 
+@pytest.mark.slow
 def test_killed_and_continued(words: Callable, whole: Record, tmp_path: Path) -> None:
     from etude.config.compose import compose
 

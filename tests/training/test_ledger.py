@@ -75,6 +75,7 @@ def test_windows(
             assert place.source.endswith("text.txt")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("more", [[], ["data.pack=true"], ["data.fraction=0.5"]], ids=str)
 def test_each_task(

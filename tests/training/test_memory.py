@@ -95,6 +95,7 @@ print((sizes[-1] - sizes[9]) / (512 * 20000 * 4))
 HUGE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not HUGE.exists() or "[never]" in HUGE.read_text(), reason="this system has no huge pages"
 )

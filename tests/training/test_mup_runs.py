@@ -23,6 +23,7 @@ Small = Callable[..., DictConfig]
 Words = Callable[..., list[str]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", [[], ["optimizer=muon", "~optimizer.betas"]])
 def test_at_the_base_width_it_is_the_standard_run(
     words: Words, tmp_path: Path, optimizer: list[str]

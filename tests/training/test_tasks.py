@@ -164,6 +164,7 @@ FIRST = [
 PACKED = [pytest.param(f"{kind} packed", marks=SLOW) for kind in PACKS]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [*FIRST, *PACKED])
 def test_killed_and_started_again(kind: str, toy: Toy, tmp_path: Path) -> None:
     kind, _, pack = kind.partition(" ")
