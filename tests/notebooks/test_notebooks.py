@@ -98,3 +98,47 @@ def test_attention(execute: Execute) -> None:
     assert min(entropy for _, entropy, _ in heads) < 1 < 3 < equal[1]
     assert max(increase for _, _, increase in heads) > 0.1
     assert all(is_figure(cells[name]) for name in ("steps", "scale_figure", "head_figure"))
+
+
+def test_own_part(execute: Execute) -> None:
+    cells = execute("07_own_part.ipynb")
+    assert int(printed(cells["part"]).split()[0]) <= 20
+    assert "smeared_keys.yaml" in value(cells["config_file"])
+    assert "'initial': 1" in value(cells["compose"])
+    # messages
+    message = printed(cells["wrong_signature"])
+    assert message.count("wrong_parts.Alone") == 3
+    assert "Alone does not accept 'dropout'" in message
+    assert "forward requires 'mask', which Étude does not pass" in message
+    assert "see docs/contracts/attention.md" in message
+    assert "did you mean initial?" in printed(cells["wrong_key"])
+    assert "Misses.attend() got an unexpected keyword" in printed(cells["wrong_step"])
+    assert "wrong_parts.py, line 11" in printed(cells["wrong_step"])
+    # the test of the part
+    assert value(cells["formula"]) == "True"
+    assert value(cells["properties"]) == "(True, True)"
+    # the comparison: attention, layers, n, mean, median, std, low, high
+    assert len(table(cells["sweep"])) == 10
+    groups = {
+        (attention, layers): [float(number) for number in numbers]
+        for _, attention, layers, *numbers in table(cells["groups"])[1:]
+    }
+    baseline = groups["multi_head", "1"]
+    for group in (groups["smeared_keys", "1"], groups["multi_head", "2"]):
+        n, mean, _, _, low, high = group
+        assert n == 3
+        assert low <= mean <= high < 1.2 < 2.5 < baseline[4]  # far from the baseline's interval
+    assert {row[-2] for row in table(cells["comparison"])[1:]} == {"0.1"}  # the smallest p
+    # the explanation
+    scores = {row[0]: [float(x) for x in row[1:]] for row in table(cells["induction"])[2:]}
+    assert max(scores["built-in, 1 layer"]) < 0.2
+    assert min(scores["smeared keys, 1 layer"]) > 0.3
+    assert min(scores["built-in, 2 layers"]) > 0.3
+    own = [float(x) for row in table(cells["alpha"])[2:] for x in row[1:]]
+    assert len(own) == 12
+    assert max(own) < 0.5
+    losses = [float(row[1]) for row in table(cells["replace"])[1:]]
+    assert losses[0] < 2 < 4 < losses[1]
+    assert all(is_figure(cells[name]) for name in ("curves", "patterns"))
+    assert "trust=['my_parts']" in printed(cells["trust"])
+    assert "SmearedKeys(" in value(cells["trust"])
