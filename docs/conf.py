@@ -36,7 +36,7 @@ smartquotes_action = "De"  # dashes and ellipses; quotation marks stay as in the
 
 # Headings of all levels are link targets, as on GitHub. A link to a file of the repository that is
 # not a page becomes a link to a copy of the file.
-myst_enable_extensions = ["colon_fence", "deflist"]
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 
 # Docstrings are Google style, with code in single backquotes.

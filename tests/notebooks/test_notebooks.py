@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,17 @@ def value(cell: Any, kind: str = "text/plain") -> str:
     return str([o.data[kind] for o in cell.outputs if kind in o.get("data", {})][-1])
 
 
+def table(cell: Any) -> list[list[str]]:
+    """The rows of the last table that a cell shows, with the header rows, as texts."""
+    rows = re.findall(r"<tr.*?>(.*?)</tr>", value(cell, "text/html"), re.DOTALL)
+    return [re.findall(r"<t[dh].*?>(.*?)</t[dh]>", row, re.DOTALL) for row in rows]
+
+
+def is_figure(cell: Any) -> bool:
+    """Whether a cell shows a picture of more than 10 kB."""
+    return len(value(cell, "image/png")) > 10_000
+
+
 def test_first_run(execute: Execute) -> None:
     cells = execute("01_first_run.ipynb")
     assert "did you mean layers?" in printed(cells["mistake"])
@@ -39,3 +51,94 @@ def test_first_run(execute: Execute) -> None:
     table = value(cells["table"])
     assert [table.count(word) for word in ("rotary", "learned", "none")] == [2, 1, 1]
     assert value(cells["curves"], "image/png").startswith("iVBOR")
+
+
+def test_attention(execute: Execute) -> None:
+    cells = execute("02_attention.ipynb")
+    assert ["scores", "(1, 4, 31, 31)"] in table(cells["capture"])
+    # each part equals the model's
+    assert value(cells["scores"]) == "False"  # not masked yet
+    assert value(cells["mask"]) == "True"
+    for name in ("softmax", "heads"):
+        assert value(cells[name]) == "(True, True)"
+    for name in ("module", "kernels"):
+        assert value(cells[name]) == "[True, True]"
+    assert table(cells["rotation"])[1:] == [
+        ["q", "False", "True"],
+        ["k", "False", "True"],
+        ["v", "True", "None"],
+    ]
+    # the factor: widths, then variance, entropy and derivative with and without it
+    scale = [[float(number) for number in row] for row in table(cells["scale"])[3:]]
+    assert [row[0] for row in scale] == [2**n for n in range(1, 12)]
+    for width, variance, entropy, derivative, *_ in scale:
+        assert 0.9 < variance / width < 1.1
+        assert 3 < entropy < 3.2
+        assert 0.2 < derivative < 0.26
+    _, *_, entropy, derivative = scale[-1]
+    assert entropy < 0.01
+    assert derivative < 0.001
+    assert all(0.5 < float(row[1]) < 20 for row in table(cells["trained_scores"])[2:])
+    # the mask
+    changes = {row[0]: float(row[1]) for row in table(cells["future"])[1:]}
+    assert changes["with the mask"] == 0
+    assert changes["without"] > 1e-3
+    assert "expected a causal mask" in printed(cells["refused"])
+    # positions
+    assert [row[1:] for row in table(cells["permutation"])[1:]] == [
+        ["none", "none", "True", "True"],
+        ["none", "causal", "False", "True"],
+        ["rotary", "none", "False", "False"],
+        ["rotary", "causal", "False", "False"],
+    ]
+    # the heads: weight of the character before, entropy, increase of the loss
+    *heads, equal = [[float(x) for x in row[-3:]] for row in table(cells["head_table"])[1:]]
+    assert len(heads) == 8
+    assert max(weight for weight, _, _ in heads[:4]) > 0.35 > 3 * equal[0]
+    assert min(entropy for _, entropy, _ in heads) < 1 < 3 < equal[1]
+    assert max(increase for _, _, increase in heads) > 0.1
+    assert all(is_figure(cells[name]) for name in ("steps", "scale_figure", "head_figure"))
+
+
+def test_own_part(execute: Execute) -> None:
+    cells = execute("07_own_part.ipynb")
+    assert int(printed(cells["part"]).split()[0]) <= 20
+    assert "smeared_keys.yaml" in value(cells["config_file"])
+    assert "'initial': 1" in value(cells["compose"])
+    # messages
+    message = printed(cells["wrong_signature"])
+    assert message.count("wrong_parts.Alone") == 3
+    assert "Alone does not accept 'dropout'" in message
+    assert "forward requires 'mask', which Étude does not pass" in message
+    assert "see docs/contracts/attention.md" in message
+    assert "did you mean initial?" in printed(cells["wrong_key"])
+    assert "Misses.attend() got an unexpected keyword" in printed(cells["wrong_step"])
+    assert "wrong_parts.py, line 11" in printed(cells["wrong_step"])
+    # the test of the part
+    assert value(cells["formula"]) == "True"
+    assert value(cells["properties"]) == "(True, True)"
+    # the comparison: attention, layers, n, mean, median, std, low, high
+    assert len(table(cells["sweep"])) == 10
+    groups = {
+        (attention, layers): [float(number) for number in numbers]
+        for _, attention, layers, *numbers in table(cells["groups"])[1:]
+    }
+    baseline = groups["multi_head", "1"]
+    for group in (groups["smeared_keys", "1"], groups["multi_head", "2"]):
+        n, mean, _, _, low, high = group
+        assert n == 3
+        assert low <= mean <= high < 1.2 < 2.5 < baseline[4]  # far from the baseline's interval
+    assert {row[-2] for row in table(cells["comparison"])[1:]} == {"0.1"}  # the smallest p
+    # the explanation
+    scores = {row[0]: [float(x) for x in row[1:]] for row in table(cells["induction"])[2:]}
+    assert max(scores["built-in, 1 layer"]) < 0.2
+    assert min(scores["smeared keys, 1 layer"]) > 0.3
+    assert min(scores["built-in, 2 layers"]) > 0.3
+    own = [float(x) for row in table(cells["alpha"])[2:] for x in row[1:]]
+    assert len(own) == 12
+    assert max(own) < 0.5
+    losses = [float(row[1]) for row in table(cells["replace"])[1:]]
+    assert losses[0] < 2 < 4 < losses[1]
+    assert all(is_figure(cells[name]) for name in ("curves", "patterns"))
+    assert "trust=['my_parts']" in printed(cells["trust"])
+    assert "SmearedKeys(" in value(cells["trust"])
