@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 import etude as package
+from etude.errors import RequestError
 from etude.records.record import Record
 
 MODULE = """
@@ -121,3 +123,50 @@ def test_a_monitor_of_the_class_is_named_as_its_attribute(custom: Callable[..., 
     answer = custom(f"{TASK}=custom_classes.Never")
     assert answer.code == 2
     assert "Never.monitor = 'val/nothing_loss': expected a metric that the" in answer.err
+
+
+PART = """
+from etude.nn.feedforward import GELU
+
+FACTOR = {factor}
+
+
+class Scaled(GELU):
+    def forward(self, x):
+        return FACTOR * super().forward(x)
+"""
+
+
+@pytest.mark.parametrize("first", ["user", "etude"])
+def test_an_edited_module_is_refused_until_it_is_imported_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    name = f"edited_{first}"
+    file = tmp_path / f"{name}.py"
+    file.write_text(PART.format(factor=1))
+    if first == "user":
+        importlib.import_module(name)
+
+    def loss() -> float:
+        target = f"model.feedforward._target_={name}.Scaled"
+        config = package.compose("experiment=debug", f"extensions=[{name}]", target, "run.on_existing=again", *SHORT)
+        return float(package.train(config).metrics["train/loss"].iloc[-1])
+
+    before = None if first == "user" else loss()
+    file.write_text(PART.format(factor=100))
+    with pytest.raises(RequestError, match=rf"extensions = '{name}': .*importlib.reload"):
+        loss()
+    with pytest.raises(RequestError, match="restart Python"):  # again
+        loss()
+    importlib.reload(sys.modules[name])
+    after = loss()
+    assert after != before
+    file.write_text(PART.format(factor=1000))
+    with pytest.raises(RequestError, match=r"importlib\.reload"):
+        loss()
+
+
+SHORT = ("trainer.max_steps=2", "schedule.warmup_steps=0")

@@ -355,13 +355,14 @@ def load_pretrained(
 
 
 @check_arguments(RequestError)
-def runs(root: str | Path = "experiments") -> Runs:
+def runs(root: str | Path = "experiments", *, trust: str | Sequence[str] = ()) -> Runs:
     """Loads all runs below a folder.
 
     Runs that cannot be read are skipped and listed in one line on standard error.
 
     Args:
         root: the folder, which contains the runs at any depth.
+        trust: as for `load_run`.
 
     Raises:
         RequestError: the folder does not exist.
@@ -372,6 +373,6 @@ def runs(root: str | Path = "experiments") -> Runs:
         hint = f"did you mean runs({str(usual)!r})?" if usual.is_dir() else None
         raise RequestError(Problem("root", "a folder of runs", str(root), hint))
     damaged: list[RequestError] = []
-    loaded = Runs([Run(record) for record in read_records(folder, damaged)])
+    loaded = Runs([Run(record, trust=trust) for record in read_records(folder, damaged)])
     report_damaged(damaged)
     return loaded

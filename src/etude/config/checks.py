@@ -37,6 +37,7 @@ from etude.config.schema import (
     InitFrom,
     Run,
 )
+from etude.config.stale_modules import stale_modules
 from etude.config.suggestions import suggest_node
 from etude.config.targets import PACKAGE, installed_extensions
 from etude.config.type_names import describe_type, takes_bool
@@ -421,6 +422,7 @@ def find_extensions(named: Sequence[str]) -> tuple[list[str], list[Problem]]:
     problems = [
         *_check_outside_package(named, "extensions"),
         *_check_importable(named, "extensions"),
+        *stale_modules(named, "extensions"),
     ]
     return [*named, *installed_extensions()], problems
 
