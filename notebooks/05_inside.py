@@ -49,8 +49,8 @@ from etude.interpret import induction_scores, previous_token_scores
 
 # A scratch folder. Without this line the records are kept, in ./experiments.
 os.chdir(tempfile.mkdtemp(prefix="etude-"))
-# Without the progress of nine runs.
-logging.getLogger("etude").addHandler(logging.NullHandler())
+# Without the messages of nine runs.
+logging.getLogger("etude").setLevel("WARNING")
 
 # %% [markdown]
 # ## The models
@@ -84,10 +84,10 @@ arms = {
     "one_layer": ["model/position=alibi", "model.layers=1"],
     "learned_positions": ["model/position=learned"],  # for the last part
 }
-for name, changes in arms.items():
-    for seed in (0, 1, 2):
-        etude.train(etude.compose(*settings, *changes, f"name={name}", f"seed={seed}"))
-runs = {name: etude.runs(f"experiments/{name}") for name in arms}
+runs = {
+    name: etude.sweep(*settings, *changes, f"name={name}", "seed=0,1,2")
+    for name, changes in arms.items()
+}
 
 # %% [markdown]
 # The accuracy counts only tokens that are repeated, so 1 is possible; there are 64 tokens, so
@@ -96,10 +96,7 @@ runs = {name: etude.runs(f"experiments/{name}") for name in arms}
 
 # %% accuracy
 pd.DataFrame(
-    {
-        name: group.frame().set_index("seed")["val/accuracy"].sort_index()
-        for name, group in runs.items()
-    }
+    {name: group.frame().set_index("seed")["val/accuracy"] for name, group in runs.items()}
 ).round(3)
 
 # %% [markdown]
@@ -112,7 +109,7 @@ pd.DataFrame(
 # %% scores
 options = {"length": 24, "sequences": 32}
 scores = {
-    name: group.over_steps(induction_scores, **options).droplevel("label").sort_index()
+    name: group.over_steps(induction_scores, **options).droplevel("label")
     for name, group in runs.items()
 }
 best = {name: values.groupby(["seed", "step"]).max() for name, values in scores.items()}

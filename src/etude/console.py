@@ -325,7 +325,8 @@ def show_messages(*, stderr: bool = False) -> None:
         handler = Messages(stderr=stderr)
         handler.setFormatter(MaskingFormatter("%(message)s"))
         logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
+        if logger.level == logging.NOTSET:  # otherwise the user has chosen a level
+            logger.setLevel(logging.INFO)
         logging.getLogger(NOTICES).setLevel(logging.WARNING)  # even if `etude` is set to ERROR
 
 

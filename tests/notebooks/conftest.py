@@ -11,6 +11,8 @@ import nbformat
 import pytest
 from pairs import FOLDER
 
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
 
 @pytest.fixture
 def execute(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], dict[str, Any]]:
@@ -34,6 +36,8 @@ def execute(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], d
                 resources={"metadata": {"path": str(folder)}},
             )
             client.execute()
+        for cell in notebook.cells:  # progress bars that have ended
+            cell.outputs = [o for o in cell.get("outputs", []) if WIDGET not in o.get("data", {})]
         if target := request.config.getoption("--executed"):
             Path(target).mkdir(parents=True, exist_ok=True)
             nbformat.write(notebook, Path(target) / name)

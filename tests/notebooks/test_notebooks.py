@@ -142,3 +142,49 @@ def test_own_part(execute: Execute) -> None:
     assert all(is_figure(cells[name]) for name in ("curves", "patterns"))
     assert "trust=['my_parts']" in printed(cells["trust"])
     assert "SmearedKeys(" in value(cells["trust"])
+
+
+def numbers(cell: Any, count: int) -> list[list[float]]:
+    """The last `count` numbers of each row of a table, below its two lines of names."""
+    return [[float(word) for word in row[-count:]] for row in rows(cell)[2:]]
+
+
+def test_inside(execute: Execute) -> None:
+    cells = execute("05_inside.ipynb")
+    accuracies = numbers(cells["accuracy"], 3)
+    assert len(accuracies) == 3  # seeds
+    for two_layers, one_layer, learned in accuracies:
+        assert two_layers > 0.9
+        assert one_layer < 0.3
+        assert learned > 0.85
+    scores = numbers(cells["scores"], 3)
+    assert len(scores) == 3
+    for two_layers, one_layer, learned in scores:
+        assert two_layers > 0.5
+        assert one_layer < 0.1
+        assert learned > 0.6
+    for score_step, loss_step in numbers(cells["moment"], 2):
+        assert 40 < score_step < 300
+        assert abs(score_step - loss_step) <= 60
+
+    zeros = value(cells["ablation_table"]).partition("zero")[2].splitlines()
+    none, others, mixed, best = [[float(x) for x in line.split()[-3:]] for line in zeros]
+    assert none[1] > 0.85  # the lowest of three seeds
+    assert others[1] > 0.8
+    assert others[0] > none[0] - 0.1
+    assert best[2] < 0.15  # the highest
+    assert best[2] < mixed[1] < others[1]
+
+    heads = numbers(cells["composition"], 3)  # previous-token weight, accuracy, induction score
+    assert heads[0][0] == max(head[0] for head in heads)
+    assert heads[0][1] < 0.15
+    assert heads[0][2] < 0.1
+    assert all(accuracy > 0.8 and score > 0.5 for _, accuracy, score in heads[1:])
+
+    learned_best, _, alibi_best, alibi_last = numbers(cells["redundancy"], 5)
+    assert learned_best[2] > 0.75
+    assert learned_best[4] < 0.1
+    assert alibi_best[2] < 0.15
+    assert alibi_last[2] > 0.8
+    for figure in ("curves", "patterns", "ablation_figure", "redundancy_figure"):
+        assert value(cells[figure], "image/png").startswith("iVBOR")

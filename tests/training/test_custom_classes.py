@@ -152,7 +152,8 @@ def test_an_edited_module_is_refused_until_it_is_imported_again(
 
     def loss() -> float:
         target = f"model.feedforward._target_={name}.Scaled"
-        config = package.compose("experiment=debug", f"extensions=[{name}]", target, "run.on_existing=again", *SHORT)
+        more = [f"extensions=[{name}]", target, "run.on_existing=again", *SHORT]
+        config = package.compose("experiment=debug", more)
         return float(package.train(config).metrics["train/loss"].iloc[-1])
 
     before = None if first == "user" else loss()
