@@ -14,6 +14,7 @@ from etude.api.run_sequence import Runs
 from etude.arguments import check_arguments
 from etude.config.checks import CheckedConfig, check
 from etude.config.compose import compose as compose_config
+from etude.config.composed import as_composed
 from etude.console import show_messages
 from etude.errors import Problem, RequestError
 from etude.records.registry import find_record, read_records, report_damaged
@@ -26,12 +27,14 @@ if TYPE_CHECKING:
     from etude.models.language_model import LanguageModel
     from etude.models.seq2seq import Seq2Seq
     from etude.models.text_encoder import TextEncoder
-    from etude.sweeps.planning import PlannedJob
+    from etude.sweeps.plan_table import PlannedJobs
 
 
 @check_arguments(RequestError)
 def compose(*overrides: str | Sequence[str], config_dir: str | Path | None = None) -> DictConfig:
     """Returns the config that `etude train OVERRIDES` would run.
+
+    A notebook shows it as a tree, in which values that differ from the experiment are marked.
 
     Args:
         overrides: Hydra overrides, one per string, such as `"experiment=nano",
@@ -43,7 +46,7 @@ def compose(*overrides: str | Sequence[str], config_dir: str | Path | None = Non
         RequestError: the overrides or config files cannot be composed; the message lists all
             errors. `train` and `plan` also check each key and value.
     """
-    return compose_config(_flatten(overrides), config_dir=config_dir)
+    return as_composed(compose_config(_flatten(overrides), config_dir=config_dir), config_dir)
 
 
 def _flatten(overrides: Sequence[str | Sequence[str]]) -> list[str]:
@@ -106,12 +109,12 @@ def plan(
     multirun: bool = False,
     config_dir: str | Path | None = None,
     measure: bool = True,
-) -> list[PlannedJob]:
+) -> PlannedJobs:
     """Returns the jobs that `etude train` would run, each with its state and estimated cost.
 
     The state is, for example, new or finished; for an invalid config, it contains the errors. The
     cost is the number of parameters, the FLOPs, the memory and the time. The function trains
-    nothing and writes no run.
+    nothing and writes no run. A notebook shows the list as a table.
 
     Args:
         overrides: as for `compose`.
@@ -123,10 +126,12 @@ def plan(
     Raises:
         RequestError: an override is invalid in all jobs of the sweep.
     """
+    from etude.sweeps.plan_table import PlannedJobs
     from etude.sweeps.planning import plan as planned
 
     folder = None if config_dir is None else str(config_dir)
-    return planned(_flatten(overrides), multirun=multirun, config_dir=folder, measure=measure)
+    jobs = planned(_flatten(overrides), multirun=multirun, config_dir=folder, measure=measure)
+    return PlannedJobs(jobs)
 
 
 @check_arguments(RequestError)

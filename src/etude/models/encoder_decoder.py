@@ -128,6 +128,15 @@ class EncoderDecoder(Inspectable, nn.Module):
         assert isinstance(shared, nn.Embedding)
         return shared
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The sizes of the encoder, as `Body.sizes`, with the number of layers of the decoder."""
+        sizes = self.encoder.sizes
+        return {
+            "encoder layers": sizes.pop("layers"),
+            "decoder layers": len(self.decoder.blocks),
+        } | sizes
+
     def encode(
         self, source: Tensor, keep: Tensor | None = None, documents: Documents | None = None
     ) -> Tensor:
