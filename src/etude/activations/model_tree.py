@@ -18,7 +18,7 @@ def model_line(module: nn.Module) -> str:
     """Returns a model's class, sizes and number of parameters as one line of text.
 
     Args:
-        module: the model; its attribute `sizes`, if it has one, contains the sizes.
+        module: the model; its attribute `shown_sizes`, if it has one, contains the sizes.
     """
     return ", ".join([type(module).__name__, *_sizes(module), _total(module)])
 
@@ -49,7 +49,7 @@ def model_html(module: nn.Module, name: str | None = None) -> str:
 
 
 def _sizes(module: nn.Module) -> list[str]:
-    sizes: Mapping[str, int] = getattr(module, "sizes", {})
+    sizes: Mapping[str, int] = getattr(module, "shown_sizes", {})
     return [f"{key} {value:,}" for key, value in sizes.items()]
 
 
@@ -73,6 +73,7 @@ class _Part:
         name: name in the module that contains it.
         kind: name of its class.
         details: text that distinguishes it from parts of the same class.
+        remark: further text that the model states on it, such as its layer kind.
         count: number of parameters in it that no earlier part contains.
         weights: its own weights as text: name, shape, and the earlier name of a shared weight.
         sites: its own sites.
@@ -82,6 +83,7 @@ class _Part:
     name: str
     kind: str
     details: str
+    remark: str
     count: int
     weights: list[str]
     sites: list[str]
@@ -90,7 +92,7 @@ class _Part:
     def key(self) -> tuple[Any, ...]:
         """Returns a value that is the same for equal parts, except for their names."""
         inner = tuple((child.name, child.key()) for child in self.children)
-        return self.kind, self.details, self.count, *self.weights, *self.sites, inner
+        return self.kind, self.details, self.remark, self.count, *self.weights, *self.sites, inner
 
 
 class _Reader:
@@ -103,6 +105,7 @@ class _Reader:
     def __init__(self, model: nn.Module) -> None:
         self.weights: dict[int, str] = {}
         self.modules: dict[int, str] = {}
+        self.remarks: dict[str, str] = {}
         self.sites: dict[str, list[str]] = {}
         for site in list_sites(model):
             self.sites.setdefault(site.module, []).append(site.key)
@@ -117,8 +120,10 @@ class _Reader:
         name, kind = path.rpartition(".")[2], type(module).__name__
         first = self.modules.setdefault(id(module), path)
         if first != path:
-            return _Part(name, kind, f"shared: {first}", 0, [], [])
+            return _Part(name, kind, "", f"shared: {first}", 0, [], [])
         prefix = f"{path}." if path else ""
+        remarks: Mapping[str, str] = getattr(module, "part_notes", {})
+        self.remarks |= {prefix + key: text for key, text in remarks.items()}
         own, count = [], 0
         for key, weight in module.named_parameters(recurse=False):
             earlier = self.weights.setdefault(id(weight), prefix + key)
@@ -131,7 +136,8 @@ class _Reader:
             if not _is_empty(child)
         ]
         count += sum(child.count for child in children)
-        return _Part(name, kind, _details(module), count, own, self.sites.get(path, []), children)
+        remark, sites = self.remarks.get(path, ""), self.sites.get(path, [])
+        return _Part(name, kind, _details(module), remark, count, own, sites, children)
 
 
 def _is_empty(module: nn.Module) -> bool:
@@ -169,7 +175,9 @@ def _nodes(parts: list[_Part], total: int) -> Iterator[Html]:
         name = code(first.name)
         times = ""
         if last is not first:
-            name = join([code(first.name), " to ", code(last.name), ", equal"])
+            is_range = first.name.isdecimal()
+            names = [code(part.name) for part in ((first, last) if is_range else equal)]
+            name = join([join(names, " to " if is_range else ", "), ", equal"])
             times = f"{len(equal)} × "
         yield _node(first, name, times, len(equal), total)
 
@@ -177,14 +185,14 @@ def _nodes(parts: list[_Part], total: int) -> Iterator[Html]:
 def _node(part: _Part, name: Html, times: str, number: int, total: int) -> Html:
     size = f"{times}{part.count:,}" if part.count else ""
     if part.count and total:
-        size += f" ({part.count * number / total:.1%})"
-    shared = part.details if part.details.startswith("shared: ") else ""
-    parts: list[Any] = [name, _note(part.kind), size, _note(shared)]
+        share = part.count * number / total
+        size += f" ({share:.1%})" if share >= 0.0005 else " (<0.1%)"
+    parts: list[Any] = [name, _note(part.kind), size, _note(part.remark)]
     if part.children:
         inner = [*_own_lines(part), *_nodes(part.children, total)]
         line = join([each for each in parts if each], " ")
         return folded(line, *inner, is_open=not part.sites)
-    if not part.weights and not shared:
+    if not part.weights:
         parts.append(_note(part.details))
     parts += [code(", ".join(part.weights)) if part.weights else "", _sites(part)]
     return leaf(join([each for each in parts if each], " "))

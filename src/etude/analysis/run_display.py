@@ -51,23 +51,24 @@ def run_html(record: Record) -> str:
         record: the run's record.
     """
     info = record.info
-    head = title(info.get("name", record.path.parent.name), code(record.path.name), _status(record))
+    name = info.get("name", record.path.parent.name)
+    head = title(name, code(record.path.name), _guarded(_status, record))
     parts: list[tuple[str, Callable[[Record], Any]]] = [
         ("overrides", _overrides),
         ("steps", lambda run: f"{run.step:,} of {_number(run.info.get('total_steps'))}"),
         ("parameters", lambda run: _number(run.info.get("parameters"))),
         ("time", _time),
         ("best", _best),
+        ("diverged", lambda run: run.info.get("diverged")),
         ("checkpoints", _checkpoints),
         ("tags", lambda run: ", ".join(map(str, run.info.get("tags") or []))),
         ("notes", lambda run: run.info.get("notes")),
         ("folder", lambda run: code(run.path)),
     ]
     shown = [(name, _guarded(part, record)) for name, part in parts]
-    message = info.get("error")
     return display(
         head,
-        error(str(message)[:_MOST_CHARACTERS]) if message else "",
+        _guarded(_failure, record),
         fields((name, value) for name, value in shown if value),
         _guarded(_curve, record),
         _guarded(_metrics, record),
@@ -116,6 +117,15 @@ def _guarded(part: Callable[[Record], Any], record: Record) -> Any:
     except Exception as problem:
         lines = str(problem).splitlines() or [type(problem).__name__]
         return note(f"cannot be read: {lines[0]}")
+
+
+def _failure(record: Record) -> Html:
+    """Returns the error with which a run failed, and its traceback; empty for other runs."""
+    message, trace = record.info.get("error"), record.info.get("traceback")
+    parts = [error(str(message)[:_MOST_CHARACTERS])] if message else []
+    if trace:
+        parts.append(folded("traceback", error(str(trace)[-_MOST_CHARACTERS:])))
+    return join(parts)
 
 
 def _status(record: Record) -> Html:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any, TypeGuard
 
 from torch import Tensor
@@ -111,10 +111,10 @@ class StepBatch(dict[str, Any]):
             kept: false for padding, which is omitted.
             targets: target of each position; empty if the tensor has none.
         """
-        following = [*ids[1:], None]
-        scored = [i for i, target in enumerate(targets) if kept[i] and _in_loss(target)]
-        is_next = all(targets[i] == following[i] for i in scored if i + 1 < len(ids))
         positions = [i for i, keep in enumerate(kept) if keep]
+        pairs = pairwise(positions) if targets else ()
+        is_next = all(not _in_loss(targets[i]) or targets[i] == ids[j] for i, j in pairs)
+        last = positions[-1] if positions else None
 
         def style_of(position: int) -> str | int:
             """Returns the class of a span; for a token with its own target, its position."""
@@ -122,7 +122,7 @@ class StepBatch(dict[str, Any]):
                 return ""
             if not _in_loss(targets[position]):
                 return "etude-faint"
-            return "" if is_next else position
+            return "" if is_next and position != last else position
 
         pieces = []
         for style, group in groupby(positions[:_POSITIONS], key=style_of):
@@ -208,5 +208,5 @@ def _legend() -> Html:
         element("span", "faint", class_="etude-faint"),
         ": not in the loss; ",
         element("span", "a→b", class_="etude-target"),
-        ": token and target, where the target is not the next token",
+        ": token and target, where the next token is not the target",
     )

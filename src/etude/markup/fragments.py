@@ -35,7 +35,7 @@ font-variant-numeric:tabular-nums;border:1px solid rgba(128,128,128,.15)}
 .etude-display .etude-title{font-size:14px;margin:2px 0 4px;overflow-wrap:anywhere}
 .etude-display .etude-title b{margin-right:6px}
 .etude-display .etude-note{opacity:.75}
-.etude-display code,.etude-display .etude-code{font-family:var(--jp-code-font-family,\
+.etude-display.etude-display code,.etude-display .etude-code{font-family:var(--jp-code-font-family,\
 var(--vscode-editor-font-family,ui-monospace,Menlo,Consolas,monospace));font-size:12px;\
 color:inherit;background:none;padding:0;overflow-wrap:anywhere}
 .etude-display details{margin:0;padding:0;border:0;background:none}

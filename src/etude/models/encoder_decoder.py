@@ -129,9 +129,9 @@ class EncoderDecoder(Inspectable, nn.Module):
         return shared
 
     @property
-    def sizes(self) -> dict[str, int]:
-        """The sizes of the encoder, as `Body.sizes`, with the number of layers of the decoder."""
-        sizes = self.encoder.sizes
+    def shown_sizes(self) -> dict[str, int]:
+        """The sizes of the encoder, as `Body.shown_sizes`, and the decoder's number of layers."""
+        sizes = self.encoder.shown_sizes
         return {
             "encoder layers": sizes.pop("layers"),
             "decoder layers": len(self.decoder.blocks),
