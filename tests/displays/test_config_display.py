@@ -68,6 +68,7 @@ def test_changed_values_are_marked_with_their_defaults() -> None:
     )
 
 
+@pytest.mark.slow
 def test_nothing_is_marked_without_changes() -> None:
     html = etude.compose("experiment=debug")._repr_html_()  # type: ignore[operator]
     assert marks(html) == []

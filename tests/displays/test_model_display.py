@@ -151,7 +151,7 @@ def test_wrappers_are_one_line() -> None:
         f"{numel(numbers):,} parameters)"
     )
     assert "(embedding): Embedding(13, 16)" in repr(plain)  # a module is printed as by torch
-    assert Parsed(NumberModel(numbers)._repr_html_()).texts("b") == ["NumberModel"]
+    assert Parsed(NumberModel(numbers)._repr_html_()).texts("strong") == ["NumberModel"]
 
 
 class Custom(Inspectable, nn.Module):

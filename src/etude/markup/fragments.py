@@ -33,7 +33,7 @@ font-variant-numeric:tabular-nums;border:1px solid rgba(128,128,128,.15)}
 .etude-display.etude-display .etude-heat thead th{text-align:right;padding:2px 6px}
 .etude-display .etude-wide{overflow-x:auto;max-width:100%}
 .etude-display .etude-title{font-size:14px;margin:2px 0 4px;overflow-wrap:anywhere}
-.etude-display .etude-title b{margin-right:6px}
+.etude-display .etude-title strong{margin-right:6px}
 .etude-display .etude-note{opacity:.75}
 .etude-display.etude-display code,.etude-display .etude-code{font-family:var(--jp-code-font-family,\
 var(--vscode-editor-font-family,ui-monospace,Menlo,Consolas,monospace));font-size:12px;\
@@ -113,7 +113,7 @@ def display(*parts: Any) -> str:
 def title(name: Any, *more: Any) -> Html:
     """Returns a heading: a bold name, and further fragments or texts after it."""
     spaced = join([Html(" "), join(more, " ")])
-    return element("div", element("b", name), spaced, class_="etude-title")
+    return element("div", element("strong", name), spaced, class_="etude-title")
 
 
 def note(*parts: Any) -> Html:
