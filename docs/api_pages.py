@@ -33,6 +33,8 @@ os.environ["COLUMNS"] = "100"  # the width of what `--help` prints
 KEYS = {"": Config, "run": Run, "init_from": InitFrom, "init_from.lora": LoRAOptions}
 """The classes that define the keys of the config outside its nodes, by the path of the keys."""
 
+MEASURES = [name for name in etude.interpret.__all__ if name != "score_table"]
+
 API_PAGES = {
     "python": (
         "Python interface",
@@ -124,7 +126,8 @@ API_PAGES = {
                 "Changes",
                 [f"etude.activations.{name}" for name in ("add", "from_", "heads", "positions")],
             ),
-            ("Measures", [f"etude.interpret.{name}" for name in etude.interpret.__all__]),
+            ("Measures", [f"etude.interpret.{name}" for name in MEASURES]),
+            ("Tables in colours", ["etude.interpret.score_table"]),
             (
                 "Measures during training",
                 ["etude.training.measuring.Measured", "etude.training.measuring.HeadScores"],

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from etude.cli.plan import _count, _duration
+from etude.sweeps.plan_table import rough_duration, short_count
 
 
 @pytest.fixture
@@ -170,7 +170,7 @@ def test_the_shell_completes_as_after_train(etude: Any, monkeypatch: pytest.Monk
     [(0, "0"), (768, "768"), (1_920_000, "1.92 M"), (12.94e12, "12.9 T"), (3.14e23, "3.14e+23")],
 )
 def test_numbers_for_people(value: float, said: str) -> None:
-    assert _count(value) == said
+    assert short_count(value) == said
 
 
 @pytest.mark.parametrize(
@@ -185,4 +185,4 @@ def test_numbers_for_people(value: float, said: str) -> None:
     ],
 )
 def test_times_for_people(seconds: float, said: str) -> None:
-    assert _duration(seconds) == said
+    assert rough_duration(seconds) == said

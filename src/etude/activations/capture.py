@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from etude.activations.attaching import attached
 from etude.activations.names import Site, find_sites
+from etude.counts import counted
 from etude.errors import Checks, Problem, RequestError
+from etude.markup.fragments import code, display, table, title
 
 Index = int | slice | Sequence[int] | Tensor
 """Indices of a dimension: one (which removes the dimension), a slice, or several."""
@@ -156,7 +158,21 @@ class Capture(Mapping[str, Tensor]):
             f"  {name}  {self.sites[name].letters}  {', '.join(map(str, each)) or 'not computed'}"
             for name, each in shapes.items()
         ]
-        return "\n".join([f"Capture of {len(lines)} sites", *lines])
+        return "\n".join([f"Capture of {counted(len(lines), 'site')}", *lines])
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (
+                code(name),
+                self.sites[name].letters,
+                ", ".join(str(tuple(piece.shape)) for piece in pieces) or "not computed",
+                pieces[0].dtype if pieces else "",
+                pieces[0].device if pieces else "",
+            )
+            for name, pieces in self._pieces.items()
+        ]
+        columns = ("site", "letters", "shapes", "data type", "device")
+        return display(title("Capture", f"of {counted(len(rows), 'site')}"), table(columns, rows))
 
 
 def capture(model: nn.Module, *names: str, **options: Any) -> Capture:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from etude.activations.attaching import attached
 from etude.activations.capture import Index
 from etude.activations.names import Site, find_sites
+from etude.counts import counted
 from etude.errors import Problem, RequestError
 
 Change = Callable[[Tensor, Site], Tensor]
@@ -139,7 +140,7 @@ def from_(captured: Mapping[str, Tensor]) -> Edit:
             raise RequestError(Problem("from_", expected, site.name))
         return _broadcast(f"captured values of {site.name}", other.to(value), value)
 
-    return Edit(patch, "from_")
+    return Edit(patch, f"from_({type(captured).__name__} of {counted(len(captured), 'site')})")
 
 
 def add(direction: Tensor, scale: float = 1.0) -> Edit:
@@ -149,7 +150,8 @@ def add(direction: Tensor, scale: float = 1.0) -> Edit:
         direction: tensor that can be broadcast to the value, such as (D,) for `blocks.3.out`.
         scale: factor of `direction`.
     """
-    return Edit(lambda value, site: value + scale * direction.to(value), "add")
+    name = f"add({_described(direction)}, scale={scale:g})"
+    return Edit(lambda value, site: value + scale * direction.to(value), name)
 
 
 def heads(index: Index, change: Any) -> Edit:
@@ -202,4 +204,11 @@ def _part(letter: str, index: Index, change: Any, name: str) -> Edit:
         shape[axis] = -1
         return torch.where(chosen.view(shape), new.to(value), value)
 
-    return Edit(edit, name)
+    return Edit(edit, f"{name}({_described(index)}, {_described(change)})")
+
+
+def _described(value: Any) -> str:
+    """Returns a change or an index as a short text."""
+    if isinstance(value, Tensor):
+        return f"tensor of shape {tuple(value.shape)}"
+    return getattr(value, "__name__", None) or repr(value)

@@ -86,6 +86,12 @@ class Inspectable:
 
         return replace(self.inspected, changes)
 
+    def _repr_html_(self) -> str:
+        from etude.activations.model_tree import model_html
+
+        name = None if self.inspected is self else type(self).__name__
+        return model_html(self.inspected, name)
+
 
 class InspectableWrapper(Inspectable):
     """Mixin of classes that combine a module, their attribute `module`, with a tokenizer."""
@@ -96,6 +102,11 @@ class InspectableWrapper(Inspectable):
     def inspected(self) -> nn.Module:
         module: nn.Module = self.module
         return module
+
+    def __repr__(self) -> str:
+        from etude.activations.model_tree import model_line
+
+        return f"{type(self).__name__}({model_line(self.inspected)})"
 
 
 def first_row(output: Any) -> Any:

@@ -16,9 +16,12 @@ from etude.analysis.curves import (
     save_figure,
     to_finite_floats,
 )
+from etude.analysis.frame_table import frame_table
 from etude.analysis.mean_curves import mean_curve, mean_of
 from etude.arguments import check_arguments
+from etude.counts import counted
 from etude.errors import Problem, RequestError, nearest
+from etude.markup.fragments import display, element
 from etude.records.metrics_file import read_frame
 from etude.records.opening import Kind
 from etude.records.record import Record
@@ -196,5 +199,11 @@ class Comparison:
         picture = io.BytesIO()
         self.figure().savefig(picture, format="png", bbox_inches="tight")
         encoded = base64.b64encode(picture.getvalue()).decode()
-        tables = self.config.to_html() + self.metrics.to_html()
-        return f'{tables}<img style="max-width:100%" src="data:image/png;base64,{encoded}">'
+        source = f"data:image/png;base64,{encoded}"
+        curves = element("img", src=source, alt="curves", style="max-width:100%")
+        tables = [frame_table(each, index="run") for each in (self.config, self.metrics)]
+        return display(*tables, curves)
+
+    def __repr__(self) -> str:
+        runs = counted(len(self.records), "run")
+        return f"Comparison({runs}, {', '.join(self.metrics_shown)} over {self.x})"

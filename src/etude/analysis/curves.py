@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from etude.analysis.axis_ranges import set_value_range
+from etude.counts import counted
 from etude.errors import Problem, RequestError, nearest
 from etude.escaping import figure_label
 from etude.records.files import write_bytes
@@ -165,6 +166,9 @@ class Curve:
     y: np.ndarray
     spread: np.ndarray | None = None
     complete: int | None = None
+
+    def __repr__(self) -> str:
+        return f"Curve({self.name!r}, {counted(len(self.y), 'point')})"
 
     def ends(self) -> tuple[np.ndarray, ...]:
         """Returns the lower and the upper end of the band, as two arrays; empty without a band."""

@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from etude.analysis.data_view import batch_lines
+from etude.analysis.step_batch import StepBatch
 from etude.data.origins import DocumentSpan
 from etude.data.steps import Share, StepAssembler
 from etude.errors import Problem, RequestError
 
 
-def batch_of(run: Any, step: int) -> dict[str, Any]:
+def batch_of(run: Any, step: int) -> StepBatch:
     """Returns the whole batch of an optimizer step, over all processes, as tensors by name.
 
     The result is a dict from names such as `tokens` and `targets` to tensors on the CPU, as the
@@ -30,8 +31,15 @@ def batch_of(run: Any, step: int) -> dict[str, Any]:
         RequestError: the run has no such step, or its data is missing or was changed.
     """
     _check_step(run, step)
-    batch: dict[str, Any] = _prepared(run).batch_of(_recorded_number(run, "seed"), step - 1)
-    return batch
+    data = _prepared(run)
+    batch = data.batch_of(_recorded_number(run, "seed"), step - 1)
+    names_classes = bool(data.labels) and data.states_classes
+    return StepBatch(
+        batch,
+        tokenizer=data.tokenizer_ if data.tokenizer_.vocab_size else None,
+        labels=data.labels if names_classes else (),
+        numeric=bool(data.labels) and not names_classes,
+    )
 
 
 def example_sources(run: Any, step: int) -> list[dict[str, Any]]:

@@ -13,6 +13,8 @@ import numpy as np
 
 from etude.analysis.axis_ranges import set_value_range
 from etude.analysis.curves import COLOURS, new_figure, save_figure, style_axes
+from etude.markup.charts import line_chart
+from etude.markup.fragments import display, fields, note, title
 from etude.records.files import write_json
 from etude.records.opening import RANGE_TEST, make_subfolder
 
@@ -54,6 +56,21 @@ class LearningRates:
     def suggestion(self) -> float | None:
         """Learning rate of the steepest descent; if None, `notes` state the reason."""
         return self.steepest
+
+    def __repr__(self) -> str:
+        return f"LearningRates({', '.join(f'{name} {value}' for name, value in self._shown())})"
+
+    def _repr_html_(self) -> str:
+        chart = line_chart(self.rates, self.smoothed, title="loss", label="lr", log=True)
+        return display(
+            title("Learning rates"), fields(self._shown()), chart, *map(note, self.notes)
+        )
+
+    def _shown(self) -> list[tuple[str, str]]:
+        """Returns names and values for displays."""
+        rates = {"steepest": self.steepest, "tenth of minimum": self.tenth_of_minimum}
+        shown = [(k, "none" if v is None else f"{v:.3g}") for k, v in rates.items()]
+        return [*shown, ("steps", f"{len(self.rates):,}"), ("folder", str(self.folder))]
 
 
 def suggest_rates(sweep: RangeTestResult, steps: int) -> LearningRates:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import logging
 import math
 import statistics
@@ -22,6 +21,7 @@ from etude.analysis.curves import (
     default_path,
     draw_curves,
 )
+from etude.analysis.frame_table import frame_table
 from etude.analysis.group_export import export
 from etude.analysis.group_keys import (
     distinguishing_keys,
@@ -38,7 +38,9 @@ from etude.analysis.mean_curves import mean_curve, mean_of
 from etude.analysis.statistics import interval
 from etude.arguments import check_arguments
 from etude.console import NOTICES
+from etude.counts import counted
 from etude.errors import Problem, RequestError, nearest
+from etude.markup.fragments import display, title
 from etude.records.metrics_file import is_higher_better, read_frame
 from etude.records.record import Record
 from etude.records.record_fields import MISSING, best_validation, check_keys_exist, field_value
@@ -64,6 +66,10 @@ class Group:
     keys: dict[str, Any]
     records: list[Record]
     values: list[float]
+
+    def __repr__(self) -> str:
+        values = f"{counted(len(self.values), 'run')}, mean {self.mean:.6g}"
+        return f"Group({self.name!r}, {values})"
 
     @property
     def name(self) -> str:
@@ -346,7 +352,11 @@ class Groups:
         return default_path(root, identity)
 
     def _repr_html_(self) -> str:
-        return f"<p>{html.escape(self.metric)}</p>{self.frame().to_html(index=False)}"
+        return display(title(self.metric), frame_table(self.frame()))
+
+    def __repr__(self) -> str:
+        counts = f"{counted(len(self.groups), 'group')}, {self.metric}"
+        return f"Groups({counts})\n{self.frame().to_string(index=False, max_rows=20)}"
 
 
 def _default_metric(records: Sequence[Record]) -> str:

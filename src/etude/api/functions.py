@@ -15,6 +15,7 @@ from etude.api.run_sequence import Runs
 from etude.arguments import check_arguments
 from etude.config.checks import CheckedConfig, check
 from etude.config.compose import compose as compose_config
+from etude.config.composed import as_composed
 from etude.config.override_values import Overrides, as_overrides
 from etude.config.paths import conf_dir, groups
 from etude.console import show_messages
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from etude.models.language_model import LanguageModel
     from etude.models.seq2seq import Seq2Seq
     from etude.models.text_encoder import TextEncoder
-    from etude.sweeps.planning import PlannedJob
+    from etude.sweeps.plan_table import PlannedJobs
 
 
 log = logging.getLogger("etude")
@@ -39,6 +40,8 @@ log = logging.getLogger("etude")
 @check_arguments(RequestError)
 def compose(*overrides: Overrides, config_dir: str | Path | None = None) -> DictConfig:
     """Returns the config that `etude train OVERRIDES` would run.
+
+    A notebook shows it as a tree, in which values that differ from the experiment are marked.
 
     Example:
         compose("experiment=nano", "optimizer.lr=3e-4")
@@ -54,7 +57,8 @@ def compose(*overrides: Overrides, config_dir: str | Path | None = None) -> Dict
         RequestError: the overrides or config files cannot be composed; the message lists all
             errors. `train` and `plan` also check each key and value.
     """
-    return compose_config(as_overrides(overrides), config_dir=config_dir)
+    config = compose_config(as_overrides(overrides), config_dir=config_dir)
+    return as_composed(config, config_dir)
 
 
 @check_arguments(RequestError)
@@ -176,12 +180,12 @@ def plan(
     multirun: bool = False,
     config_dir: str | Path | None = None,
     measure: bool = True,
-) -> list[PlannedJob]:
+) -> PlannedJobs:
     """Returns the jobs that `etude train` would run, each with its state and estimated cost.
 
     The state is, for example, new or finished; for an invalid config, it contains the errors. The
     cost is the number of parameters, the FLOPs, the memory and the time. The function trains
-    nothing and writes no run.
+    nothing and writes no run. A notebook shows the list as a table.
 
     Args:
         overrides: as for `compose`; with `multirun`, as for `sweep`.
@@ -193,11 +197,12 @@ def plan(
     Raises:
         RequestError: an override is invalid in all jobs of the sweep.
     """
+    from etude.sweeps.plan_table import PlannedJobs
     from etude.sweeps.planning import plan as planned
 
     folder = None if config_dir is None else str(config_dir)
     typed = as_overrides(overrides, sweep=multirun)
-    return planned(typed, multirun=multirun, config_dir=folder, measure=measure)
+    return PlannedJobs(planned(typed, multirun=multirun, config_dir=folder, measure=measure))
 
 
 @check_arguments(RequestError)

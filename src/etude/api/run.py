@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 
 from etude.arguments import as_list, check_arguments
 from etude.config.checks import CheckedConfig, check
+from etude.config.composed import as_composed
 from etude.console import hide_messages
 from etude.errors import Problem, RequestError
 from etude.records.config_file import read_config, to_portable
@@ -89,7 +90,7 @@ class Run:
             RequestError: the config or `run.json` was edited after training.
         """
         self.record.check(CONFIG)
-        return read_config(self.path / "config.yaml")
+        return as_composed(read_config(self.path / "config.yaml"))
 
     @property
     def metrics(self) -> pd.DataFrame:
@@ -428,7 +429,7 @@ class Run:
         """Returns the batch of an optimizer step, over all processes, as tensors by name.
 
         The names depend on the task. For a language model, they include `tokens` and `targets`,
-        both of shape (examples, length).
+        both of shape (examples, length). A notebook shows the first examples as text.
 
         Args:
             step: optimizer step, as in the metrics; the first is 1.
@@ -560,3 +561,8 @@ class Run:
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}, {self.status}, {self.label!r})"
+
+    def _repr_html_(self) -> str:
+        from etude.analysis.run_display import run_html
+
+        return run_html(self.record)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from etude.api.run import Run
 from etude.arguments import as_list, check_arguments
+from etude.counts import counted
 from etude.errors import Problem, RequestError
 from etude.records.filters import parse_filter
 from etude.records.record import Record
@@ -215,9 +216,14 @@ class Runs(Sequence[Run]):
         return significance_table(self._runs, split)
 
     def __repr__(self) -> str:
-        return (
-            f"Runs({len(self._runs)}: " + ", ".join(run.path.name for run in self._runs[:5]) + ")"
-        )
+        names = [run.path.name for run in self._runs[:5]]
+        more = [f"and {len(self._runs) - 5:,} more"] if len(self._runs) > 5 else []
+        return f"Runs({', '.join([counted(len(self._runs), 'run'), *names, *more])})"
+
+    def _repr_html_(self) -> str:
+        from etude.analysis.run_display import runs_html
+
+        return runs_html([run.record for run in self._runs])
 
 
 def _row(record: Record) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +14,15 @@ from etude.config.request import parse
 from etude.console import rich_console, start_live
 from etude.counts import counted
 from etude.errors import Problem, RequestError
-from etude.records.text_tables import format_bytes, print_columns
+from etude.records.text_tables import print_columns
+from etude.sweeps.plan_table import (
+    COLUMNS,
+    plan_row,
+    plan_totals,
+    rough_duration,
+    short_bytes,
+    short_count,
+)
 
 if TYPE_CHECKING:
     from etude.sweeps.planning import PlannedJob, PlanProgress
@@ -107,57 +114,10 @@ def _progress(multirun: bool) -> Iterator[PlanProgress | None]:
 
 
 def _print_jobs(jobs: Sequence[PlannedJob]) -> None:
-    sizes = ["parameters", "tokens", "FLOPs", "memory", "time left"]
-    columns = ["", "label", "signature", "state", *sizes]
-    print_columns(columns, [_row(number, job) for number, job in enumerate(jobs, start=1)])
+    print_columns(COLUMNS, [plan_row(number, job) for number, job in enumerate(jobs, start=1)])
     print()
-    for line in [*_totals(jobs), *_notes(jobs)]:
+    for line in [*plan_totals(jobs), *_notes(jobs)]:
         print(line)
-
-
-def _row(number: int, job: PlannedJob) -> list[str]:
-    state = job.state.description.splitlines()[0]
-    if job.same_as is not None:
-        state = f"same as job {job.same_as}"
-    size = job.size
-    cells = ["", "", "", "", ""]
-    if size is not None:
-        memory = None if size.cost is None else size.cost.step_bytes
-        left = size.seconds_left if job.state.works and job.same_as is None else None
-        cells = [
-            _parameters(job),
-            _count(size.tokens),
-            _count(size.flops),
-            _bytes(memory),
-            _duration(left),
-        ]
-    return [str(number), job.label, job.signature, state, *cells]
-
-
-def _totals(jobs: Sequence[PlannedJob]) -> Iterator[str]:
-    """Yields lines with the number of jobs in each state, and with the remaining FLOPs and time."""
-    distinct = [job for job in jobs if job.same_as is None]
-    counts: dict[str, int] = {}
-    for job in distinct:
-        kind = {"continues": "to continue", "diverged": "already diverged"}.get(
-            job.state.kind, job.state.kind
-        )
-        counts[kind] = counts.get(kind, 0) + 1
-    if len(distinct) < len(jobs):
-        counts["duplicate"] = len(jobs) - len(distinct)
-    listed = ", ".join(f"{count} {kind}" for kind, count in counts.items())
-    yield f"{counted(len(jobs), 'job')}: {listed}"
-    left = [job.size for job in distinct if job.size is not None and job.state.works]
-    if not left:
-        return
-    flops = [size.flops_left for size in left if size.flops_left is not None]
-    seconds = [size.seconds_left for size in left if size.seconds_left is not None]
-    unknown = len(left) - len(seconds)
-    more = f", plus the time of {counted(unknown, 'job')}, which is unknown" if unknown else ""
-    yield (
-        f"remaining: {_count(math.fsum(flops))} FLOPs, about {_duration(math.fsum(seconds))}"
-        f" if jobs run one at a time{more}"
-    )
 
 
 def _notes(jobs: Sequence[PlannedJob]) -> Iterator[str]:
@@ -231,10 +191,12 @@ def _fields(job: PlannedJob) -> Iterator[tuple[str, str]]:
     if size.steps is not None:
         up_to = "up to " if size.tokens != size.steps * size.tokens_per_step else ""
         steps = f"{counted(size.steps, 'step')} of {up_to}{counted(size.tokens_per_step, 'token')}"
-        yield "tokens", f"{_count(size.tokens)}, {steps}"
+        yield "tokens", f"{short_count(size.tokens)}, {steps}"
     if size.flops is not None:
-        rest = "" if size.flops_left in (0, size.flops) else f", {_count(size.flops_left)} left"
-        yield "FLOPs", f"{_count(size.flops)}{rest}"
+        rest = (
+            "" if size.flops_left in (0, size.flops) else f", {short_count(size.flops_left)} left"
+        )
+        yield "FLOPs", f"{short_count(size.flops)}{rest}"
     if size.cost is not None:
         cost = size.cost
         parts = {
@@ -243,11 +205,11 @@ def _fields(job: PlannedJob) -> Iterator[tuple[str, str]]:
             "optimizer": cost.optimizer_bytes,
             f"activations (micro-batch of {size.micro_batch})": cost.activation_bytes,
         }
-        listed = ", ".join(f"{name} {_bytes(count)}" for name, count in parts.items())
-        yield "memory", f"{_bytes(cost.step_bytes)}: {listed}"
+        listed = ", ".join(f"{name} {short_bytes(count)}" for name, count in parts.items())
+        yield "memory", f"{short_bytes(cost.step_bytes)}: {listed}"
     if size.speed is not None:
-        rate = f"{_count(size.speed.tokens_per_second)} tokens/s"
-        yield "time left", f"about {_duration(size.seconds_left)}, at {rate}"
+        rate = f"{short_count(size.speed.tokens_per_second)} tokens/s"
+        yield "time left", f"about {rough_duration(size.seconds_left)}, at {rate}"
         yield "speed", size.speed.source
     for note in size.notes:
         yield "note", note
@@ -307,43 +269,3 @@ def _as_json(job: PlannedJob, *, identity: bool) -> dict[str, Any]:
         entry["tokens_per_second"] = size.speed.tokens_per_second
         entry["speed_source"] = size.speed.source
     return entry | ({"identity": job.identity} if identity else {})
-
-
-def _parameters(job: PlannedJob) -> str:
-    if job.size is None or job.size.parameters is None:
-        return ""
-    return ("~" if job.size.about else "") + f"{job.size.parameters:,}"
-
-
-def _count(value: float | None) -> str:
-    """Formats a count with three digits: `1.92 M`, or `3.14e+23` from 1e15 on."""
-    if value is None:
-        return ""
-    for size, letter in ((1e15, None), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value:.2e}" if letter is None else f"{_three_digits(value / size)} {letter}"
-    return f"{value:.3g}"
-
-
-def _bytes(count: int | None) -> str:
-    return "" if count is None else format_bytes(count)
-
-
-def _three_digits(value: float) -> str:
-    digits = 2 if value < 10 else 1 if value < 100 else 0
-    return f"{value:,.{digits}f}"
-
-
-def _duration(seconds: float | None) -> str:
-    """Formats a duration: `45 s`, `2:40 min`, `5.1 h`, `12.0 days` or `340 years`."""
-    if seconds is None:
-        return ""
-    if seconds < 90:
-        return f"{math.ceil(seconds)} s"
-    if seconds < 5400:
-        minutes, rest = divmod(round(seconds), 60)
-        return f"{minutes}:{rest:02d} min"
-    if seconds < 48 * 3600:
-        return f"{seconds / 3600:.1f} h"
-    days = seconds / 86400
-    return f"{days:,.1f} days" if days < 700 else f"{days / 365.25:,.0f} years"

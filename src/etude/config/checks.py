@@ -96,6 +96,9 @@ class CheckedConfig:
     shown: dict[str, Any]
     mask: Mask
 
+    def __repr__(self) -> str:
+        return f"CheckedConfig({self.name!r}, seed={self.seed}, nodes {', '.join(self.nodes)})"
+
 
 def check(config: DictConfig, *, trust: Sequence[str] | None = None) -> CheckedConfig:
     """Checks each key and value of a config against the types of the schema and the constructors.

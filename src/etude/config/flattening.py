@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
 
 TARGET = "_target_"
 _RECORD_OPTIONS = ("run", "logger")
+_REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -28,6 +30,23 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield from flatten(value, path)
         elif key != "_partial_":
             yield path, value
+
+
+def follow_reference(value: Any, values: Mapping[str, Any]) -> Any:
+    """Returns the value to which a reference such as `${data.sequence_length}` refers.
+
+    Other values, and references to keys that don't exist, are returned unchanged.
+
+    Args:
+        value: a value of a config.
+        values: all values of the config by their key paths.
+    """
+    for _ in range(8):  # bounds a cycle of references
+        match = _REFERENCE.fullmatch(value) if isinstance(value, str) else None
+        if match is None or match[1] not in values:
+            break
+        value = values[match[1]]
+    return value
 
 
 def without_record_options(tree: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from etude.counts import counted
 from etude.data.examples.source import Row
 from etude.errors import Problem, RequestError
 
@@ -103,6 +104,11 @@ class Evaluated:
     labels_of: Callable[[int], list[str]] | None = None
     contents: Callable[[], Mapping[int, Row]] | None = None
     in_order: Callable[[], Iterator[dict[str, Any]]] | None = None
+
+    def __repr__(self) -> str:
+        subject = "other files" if self.split is None else f"split {self.split!r}"
+        kind = type(self.data).__name__
+        return f"Evaluated({subject} of {kind}, {counted(len(self.rows), 'row')} read)"
 
     def examples(self) -> Iterator[dict[str, Any]]:
         """Yields each example as a dict from names, such as `tokens`, to arrays.

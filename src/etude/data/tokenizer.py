@@ -24,6 +24,7 @@ from typing import Any, Literal, Protocol
 import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors, trainers
 
+from etude.counts import counted
 from etude.data.decoding import Decoding, byte_letters
 from etude.data.panics import no_panic
 from etude.data.tokenizer_parts import check_parts
@@ -73,6 +74,12 @@ class Tokenizer:
         unknowns = [name for name in UNKNOWNS if name in special]
         self.unknown: int | None = special[unknowns[0]] if unknowns else None
         self.mask: int | None = next((special[name] for name in MASKS if name in special), None)
+
+    def __repr__(self) -> str:
+        kind = type(self.backend.model).__name__
+        special = ", ".join(map(repr, list(self.special_tokens())[:4])) or "none"
+        name = type(self).__name__
+        return f"{name}({kind}, {counted(self.vocab_size, 'token')}, special tokens {special})"
 
     def special_tokens(self) -> dict[str, int]:
         """Returns the ids of special tokens, by name."""

@@ -2,7 +2,7 @@
 
 Each measure is a function of a model, which returns a `pandas.Series` with a named index, such as
 `layer` and `head`. Its first argument can also be one of the wrappers that `Run.model` and
-`load_pretrained` return.
+`load_pretrained` return. `score_table` shows the values of a measure in colours.
 """
 
 from etude.interpret.attribution import logit_attribution
@@ -17,6 +17,7 @@ from etude.interpret.lens import lens_logits, logit_lens
 from etude.interpret.losses import loss_by_frequency, loss_by_position, loss_by_repetition
 from etude.interpret.norms import activation_norms, gradient_norms, update_norms, weight_norms
 from etude.interpret.patching import patching, path_patching
+from etude.interpret.score_table import score_table
 from etude.interpret.similarity import cka, embedding_neighbours
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "patching",
     "path_patching",
     "previous_token_scores",
+    "score_table",
     "update_norms",
     "weight_norms",
 ]

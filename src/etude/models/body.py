@@ -467,6 +467,27 @@ class Body(Inspectable, nn.Module):
         """
         return widths(self)
 
+    @property
+    def shown_sizes(self) -> dict[str, int]:
+        """The numbers of layers and heads, the width, and the vocabulary size of a model of tokens.
+
+        They describe the model to users. A custom block without `attention.heads` has no `heads`.
+        """
+        rows, columns = self.embedding.weight.shape
+        of_tokens = isinstance(self.embedding, nn.Embedding)
+        heads = getattr(getattr(self.blocks[0], "attention", None), "heads", None)
+        width = {"layers": len(self.blocks), "width": columns if of_tokens else rows}
+        vocabulary = {"vocabulary": rows} if of_tokens else {"inputs": columns}
+        return width | ({} if heads is None else {"heads": heads}) | vocabulary
+
+    @property
+    def part_notes(self) -> dict[str, str]:
+        """Notes for users on submodules, by their names: the layer kind of each block whose mask or
+        position module is not that of the model.
+        """
+        named = enumerate(self._views)
+        return {f"blocks.{i}": f"layer kind {name}" for i, name in named if name is not None}
+
     def num_parameters(self) -> int:
         """Returns the number of parameters; a tied embedding counts once."""
         return sum(parameter.numel() for parameter in self.parameters())

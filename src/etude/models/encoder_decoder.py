@@ -128,6 +128,15 @@ class EncoderDecoder(Inspectable, nn.Module):
         assert isinstance(shared, nn.Embedding)
         return shared
 
+    @property
+    def shown_sizes(self) -> dict[str, int]:
+        """The sizes of the encoder, as `Body.shown_sizes`, and the decoder's number of layers."""
+        sizes = self.encoder.shown_sizes
+        return {
+            "encoder layers": sizes.pop("layers"),
+            "decoder layers": len(self.decoder.blocks),
+        } | sizes
+
     def encode(
         self, source: Tensor, keep: Tensor | None = None, documents: Documents | None = None
     ) -> Tensor:

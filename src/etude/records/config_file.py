@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,6 @@ from etude.records.opening import CONFIG, read_bytes
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-_REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 _EVENTS, _DEPTH = 20_000, 64
 """Maximum numbers of YAML events (keys, values, starts and ends of lists and mappings) and of
 nesting levels in a run's config, so that reading takes a few seconds at most. A typical config has
@@ -87,7 +85,7 @@ def read_flat(path: Path) -> dict[str, Any]:
     """
     import yaml
 
-    from etude.config.flattening import flatten, without_record_options
+    from etude.config.flattening import flatten, follow_reference, without_record_options
 
     try:
         tree = yaml.load(_checked_text(path), Loader=_loader())
@@ -96,7 +94,7 @@ def read_flat(path: Path) -> dict[str, Any]:
     if not isinstance(tree, dict):
         return {}
     values = dict(flatten(without_record_options(tree)))
-    return {key: _follow(value, values) for key, value in values.items()}
+    return {key: follow_reference(value, values) for key, value in values.items()}
 
 
 def _resolves(config: DictConfig, path: str) -> bool:
@@ -168,12 +166,3 @@ def _loader() -> Any:
     import yaml
 
     return getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
-def _follow(value: Any, values: dict[str, Any]) -> Any:
-    for _ in range(8):  # bounds a cycle of references
-        match = _REFERENCE.fullmatch(value) if isinstance(value, str) else None
-        if match is None or match[1] not in values:
-            break
-        value = values[match[1]]
-    return value

@@ -77,6 +77,9 @@ class Record:
         self.info: dict[str, Any] = {}
         self._reported: set[str] = set()
 
+    def __repr__(self) -> str:
+        return f"Record({str(self.path)!r})"
+
     @classmethod
     def read(cls, path: Path) -> Record:
         """Returns the saved run in the folder `path`.

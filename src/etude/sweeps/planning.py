@@ -62,6 +62,11 @@ class PlannedJob:
     request: tuple[Path, str] | None = None
     same_as: int | None = None
 
+    def __repr__(self) -> str:
+        state = self.state.description.splitlines()[0]
+        named = " ".join(filter(None, [self.name, self.signature, self.label]))
+        return f"PlannedJob({named}: {state})"
+
 
 def plan(
     overrides: Sequence[str],

@@ -1,0 +1,1 @@
+"""HTML fragments for displays in notebooks; every text in them is escaped."""
