@@ -12,7 +12,7 @@ import pytest
 import torch
 from chromium_page import body_data, dom, needs_chromium, parsed, screenshot
 from matplotlib import colormaps
-from small_models import HOSTILE, WORDS, V, data_in, decoder, encoder, seq2seq
+from view_models import HOSTILE, WORDS, V, data_in, decoder, encoder, seq2seq
 
 from etude.errors import RequestError
 from etude.views import attention_view, cross_attention_view

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from chromium_page import body_data, dom, needs_chromium, parsed
-from small_models import HOSTILE, WORDS, decoder
+from view_models import HOSTILE, WORDS, decoder
 
 from etude.errors import RequestError
 from etude.views import View, lens_view, token_view

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from small_models import WORDS, words
+from view_models import WORDS, words
 
 from etude.data.tokenizer import Byte, Tokenizer
 from etude.views.token_labels import TokenLabels, visible

@@ -33,9 +33,10 @@ class Part {
     this.q = this.k = null; // the row and the column that the pointer or the keyboard selects
     if (data.parts.length > 1) add(main, "h2", "", part.title);
     this.box = add(main, "section", "part");
-    this.drawGrid();
+    this.addGrid();
     this.addLarge();
     this.choose(0);
+    onWidth(this.box, (width) => this.fit(width));
   }
 
   code(matrix, q, k) { // the 16-bit float; null where a causal mask hides the key
@@ -68,11 +69,10 @@ class Part {
     context.putImageData(image, 0, 0);
   }
 
-  drawGrid() {
+  addGrid() {
     const columns = [...new Set(this.names.map(([, head]) => head))];
     const grid = add(this.box, "div", "grid");
-    const width = Math.min(88, Math.max(26, Math.floor(480 / columns.length)));
-    const scale = width / Math.max(this.T, this.S);
+    this.columns = columns.length;
     grid.style.gridTemplateColumns = `auto repeat(${columns.length}, auto)`;
     add(grid, "span", "row", columns.length > 1 ? "head" : "");
     for (const head of columns) add(grid, "span", "column", head);
@@ -92,8 +92,6 @@ class Part {
         button.addEventListener("click", () => this.choose(chosen));
         const canvas = add(button, "canvas");
         this.raster(canvas, chosen, SMALL);
-        canvas.style.width = Math.max(8, scale * this.S) + "px";
-        canvas.style.height = Math.max(8, scale * this.T) + "px";
         this.buttons.push(button);
       }
     }
@@ -106,21 +104,21 @@ class Part {
   }
 
   addLarge() {
-    const box = add(this.box, "div", "large");
+    const box = (this.large = add(this.box, "div", "large"));
     this.heading = add(box, "h2");
     this.heading.style.marginTop = "0";
     const ticks = [0, 0.05, 0.25, 0.5, 1].map((weight) => [Math.sqrt(weight), String(weight)]);
     addLegend(box, "quantity", "attention weight", ticks);
-    const longest = Math.max(this.T, this.S);
-    this.cell = Math.min(22, Math.max(1, Math.floor(560 / longest)));
     const zoom = add(box, "label", "zoom", " size ");
     const slider = add(zoom, "input");
-    Object.assign(slider, { type: "range", min: 1, max: Math.min(30, Math.floor(4096 / longest)) });
-    slider.value = this.cell;
+    const most = Math.min(30, Math.max(8, Math.floor(4096 / Math.max(this.T, this.S))));
+    Object.assign(slider, { type: "range", min: 1, max: most, step: 0.1 });
     slider.addEventListener("input", () => {
       this.cell = Number(slider.value);
+      this.sized = true;
       this.draw();
     });
+    this.slider = slider;
     this.canvas = add(add(box, "div", "scroll"), "canvas");
     this.canvas.addEventListener("mousemove", (event) => this.point(event));
     this.canvas.addEventListener("mouseleave", () => this.select(null, null));
@@ -133,8 +131,8 @@ class Part {
     });
     const rows = this.same ? "tokens that attend" : "predicted tokens";
     const columns = this.same ? "tokens attended to" : "tokens of the source";
-    add(box, "p", "hint", `Rows: ${rows}; columns: ${columns}. Point at a cell or a token, or use ` +
-      "the arrow keys. ␣ is a space, ↵ a newline.");
+    add(box, "p", "hint", `Rows: ${rows}; columns: ${columns}. Point at a cell or a token, or ` +
+      "use the arrow keys. ␣ is a space, ↵ a newline.");
     this.texts = {};
     if (!this.same) this.addText(box, "keys");
     this.addText(box, "queries");
@@ -151,6 +149,23 @@ class Part {
     });
   }
 
+  fit(width) {
+    const longest = Math.max(this.T, this.S);
+    const small = Math.floor(Math.min(480, 0.4 * width) / this.columns);
+    const scale = Math.min(88, Math.max(26, small)) / longest;
+    for (const button of this.buttons) {
+      const { style } = button.firstChild;
+      style.width = Math.max(8, scale * this.S) + "px";
+      style.height = Math.max(8, scale * this.T) + "px";
+    }
+    if (this.sized) return;
+    const room = Math.min(560, Math.max(200, this.large.clientWidth - 120));
+    const cell = Math.min(22, Math.max(1, room / longest));
+    this.cell = cell < 4 ? Math.floor(10 * cell) / 10 : Math.floor(cell);
+    this.slider.value = this.cell;
+    this.draw();
+  }
+
   choose(matrix) {
     this.matrix = matrix;
     this.buttons.forEach((each, i) => each.setAttribute("aria-pressed", i === matrix));
@@ -158,13 +173,13 @@ class Part {
     this.canvas.setAttribute("aria-label", `attention weights, ${this.nameOf(matrix)}`);
     this.image = document.createElement("canvas");
     this.raster(this.image, matrix, Infinity);
-    this.draw();
+    if (this.cell) this.draw();
     this.colourTexts();
   }
 
   draw() {
     const { cell, T, S } = this;
-    const size = Math.min(13, Math.max(9, cell - 1));
+    const size = Math.min(13, Math.max(9, cell - 2));
     const measuring = this.canvas.getContext("2d");
     measuring.font = `${size}px ${FONT}`;
     const longest = (labels) =>
@@ -177,7 +192,7 @@ class Part {
     context.drawImage(this.image, this.left, this.top, S * cell, T * cell);
     context.strokeStyle = "#999";
     context.strokeRect(this.left - 0.5, this.top - 0.5, S * cell + 1, T * cell + 1);
-    const step = Math.ceil((size + 2) / cell);
+    const step = Math.ceil((size + 1) / cell);
     this.drawLabels(context, this.queries, this.q, step, (text, i) => {
       context.textAlign = "right";
       context.fillText(text, this.left - 4, this.top + (i + 0.5) * cell);

@@ -5,14 +5,14 @@ const T = data.labels.length, L = data.layers.length;
 
 addLegend(main, "quantity", "probability of the most probable token",
   [[0, "0"], [0.5, "0.5"], [1, "1"]]);
-add(main, "p", "hint", "Top row: the text. A frame marks a cell whose token is the right one. Point " +
-  "at a cell, or use the arrow keys. ␣ is a space, ↵ a newline.");
+add(main, "p", "hint", "Top row: the text. A frame marks a cell whose token is the right one. " +
+  "Point at a cell, or use the arrow keys. ␣ is a space, ↵ a newline.");
 const bands = add(main, "div");
 let selected = null; // [layer, position]
 let columns = 0, canvases = [];
 
-function layOut() {
-  columns = Math.max(1, Math.min(T, Math.floor((document.body.clientWidth - MARGIN) / CELL)));
+function layOut(width) {
+  columns = Math.max(1, Math.min(T, Math.floor((width - MARGIN) / CELL)));
   bands.textContent = "";
   canvases = [];
   for (let first = 0; first < T; first += columns) {
@@ -84,12 +84,12 @@ function select(cell, x, y) {
 
 onArrows(bands, (right, down) => {
   const bounded = (value, size) => Math.min(size - 1, Math.max(0, value));
-  const cell = selected ? [bounded(selected[0] + down, L), bounded(selected[1] + right, T)] : [0, 0];
+  const [l, at] = selected || [-down, -right]; // the first key selects the first cell
+  const cell = [bounded(l + down, L), bounded(at + right, T)];
   const canvas = canvases[Math.floor(cell[1] / columns)];
   canvas.scrollIntoView({ block: "nearest" });
   const { left, top } = canvas.getBoundingClientRect();
   select(cell, left + MARGIN + (cell[1] % columns) * CELL, top + (cell[0] + 2) * LINE);
 });
 
-layOut();
-window.addEventListener("resize", layOut);
+onWidth(main, layOut);

@@ -79,10 +79,24 @@ function resize(canvas, width, height) {
   return context;
 }
 
+// Calls draw(width) now and whenever the width of an element changes. A notebook may set the width
+// of a page's frame only after the script has run, without an event.
+function onWidth(element, draw) {
+  let width = null;
+  const check = () => {
+    if (element.clientWidth === width) return;
+    width = element.clientWidth;
+    draw(width);
+  };
+  check();
+  new ResizeObserver(check).observe(element);
+}
+
 function shorten(context, text, width) {
   if (context.measureText(text).width <= width) return text;
-  let letters = Array.from(text);
-  while (letters.length && context.measureText(letters.join("") + "…").width > width) letters.pop();
+  const letters = Array.from(text);
+  const fits = () => context.measureText(letters.join("") + "…").width <= width;
+  while (letters.length && !fits()) letters.pop();
   return letters.join("") + "…";
 }
 

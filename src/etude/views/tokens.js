@@ -24,7 +24,8 @@ const tokens = data.labels.map((label, i) => {
 });
 
 function details(i) {
-  const rows = [["token", data.labels[i]], ["position", String(i)], [data.name, number(data.values[i])]];
+  const rows = [["token", data.labels[i]], ["position", String(i)]];
+  rows.push([data.name, number(data.values[i])]);
   if (data.probabilities.length) rows.push(["probability", number(data.probabilities[i])]);
   const top = data.top[i] || [];
   if (top.length) rows.push(["most probable", ""]);
