@@ -130,6 +130,13 @@ class TestLength:
         (part,) = data_in(cross_attention_view(seq2seq(max_length=3), "a|b|c|d", "a").html)["parts"]
         assert part["keys"] == ["a", "b", "<|endoftext|>"]
 
+    def test_a_translation_without_an_end(self) -> None:
+        model = seq2seq(max_length=9)
+        model.tokenizer.end_of_text, model.stop_tokens = None, []
+        note = "The translation, which has no end, is cut off after 9 tokens."
+        for view in (cross_attention_view(model, "a|b"), attention_view(model, "a|b")):
+            assert view.html.count(note) == 1
+
     def test_many_heads(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("etude.views.attention_weights.LARGEST", 4 * 25)
         html = attention_view(decoder(), IDS).html

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -114,6 +115,7 @@ def read_target(
         RequestError: the target is invalid; see `read_input`.
     """
     module = module_of(model)
+    stopped = ""
     if target is None:
         device = next(module.parameters()).device
         start = torch.tensor([[module.start_token]], device=device)
@@ -125,7 +127,10 @@ def read_target(
         ids = row[0, 1:].tolist()
         end = next((i + 1 for i, token in enumerate(ids) if token in stops), len(ids))
         target = ids[:end]
+        if end == 0 or ids[end - 1] not in stops:
+            stopped = f"The translation, which has no end, is cut off after {end} tokens."
     outputs = read_input(model, target, "target", largest=largest)
+    outputs = replace(outputs, note=outputs.note or stopped)
     begun = [module.start_token, *outputs.ids[:-1]]
     labels = [START, *outputs.labels[:-1]]
     return outputs, ModelInput(begun, labels, outputs.left_out, outputs.note)
