@@ -24,6 +24,7 @@ from omegaconf import MISSING
 import etude
 import etude.cli
 import etude.interpret
+import etude.views
 from etude.cli.runs import ACTIONS
 from etude.config.schema import Config, InitFrom, LoRAOptions, Run
 
@@ -132,6 +133,18 @@ API_PAGES = {
                 "Measures during training",
                 ["etude.training.measuring.Measured", "etude.training.measuring.HeadScores"],
             ),
+        ),
+    ),
+    "views": (
+        "Views",
+        "Interactive pages and figures of what happens inside a model. The guide is "
+        "[Look inside a model](../inside.md).",
+        (
+            (
+                "Functions",
+                [f"etude.views.{name}" for name in etude.views.__all__ if name != "View"],
+            ),
+            ("Their result", ["etude.views.View"]),
         ),
     ),
     "training": (

@@ -145,8 +145,8 @@ def test_own_part(execute: Execute) -> None:
 
 
 def numbers(cell: Any, count: int) -> list[list[float]]:
-    """The last `count` numbers of each row of a table, below its two lines of names."""
-    return [[float(word) for word in row[-count:]] for row in rows(cell)[2:]]
+    """The last `count` numbers of each row of a table, below its two rows of names."""
+    return [[float(word) for word in row[-count:]] for row in table(cell)[2:]]
 
 
 def test_inside(execute: Execute) -> None:

@@ -72,6 +72,17 @@ def vocabulary_size(module: nn.Module) -> int:
     return embedding.num_embeddings
 
 
+def part_and_layer(site: str) -> tuple[str, int]:
+    """Returns the part of the model and the layer that a site belongs to.
+
+    For `decoder.blocks.3.cross.pattern`, these are `decoder.cross` and 3; the layer of a site
+    outside the blocks is 0.
+    """
+    match = _LAYER.match(site)
+    prefix, layer, rest = match.groups() if match else ("", "0", site)
+    return prefix + rest.rpartition(".")[0], int(layer)
+
+
 def by_layer(values: Mapping[str, Tensor], *names: str) -> pd.Series:
     """Returns values of sites as a series with the index levels `layer` and `names`.
 
@@ -86,14 +97,12 @@ def by_layer(values: Mapping[str, Tensor], *names: str) -> pd.Series:
     keys: list[tuple[Any, ...]] = []
     numbers: list[float] = []
     for site, value in values.items():
-        match = _LAYER.match(site)
-        prefix, layer, rest = match.groups() if match else ("", "0", site)
-        part = prefix + rest.rpartition(".")[0]
+        part, layer = part_and_layer(site)
         index = torch.cartesian_prod(*[torch.arange(size) for size in value.shape])
         for position, number in zip(
             index.reshape(value.numel(), -1).tolist(), value.flatten().tolist(), strict=True
         ):
-            keys.append((part, int(layer), *position))
+            keys.append((part, layer, *position))
             numbers.append(number)
     index_ = pd.MultiIndex.from_tuples(keys, names=["part", "layer", *names])
     series = pd.Series(numbers, index=index_, dtype=float)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,15 +31,32 @@ def lens_logits(model: Any, ids: Ids) -> Tensor:
     Raises:
         RequestError: the model has no blocks.
     """
+    return torch.stack(list(logits_by_layer(model, ids)))
+
+
+def logits_by_layer(model: Any, ids: Ids) -> Iterator[Tensor]:
+    """Yields the logits of `lens_logits` one layer after the other, which needs less memory.
+
+    Args:
+        model, ids: as for `lens_logits`.
+
+    Yields:
+        Logits (B, T, V) of the embedding and of the output of each layer.
+
+    Raises:
+        RequestError: the model has no blocks.
+    """
     module = module_of(model)
     if not hasattr(module, "read_out"):
         expected = "a decoder or an encoder (a model with the method `read_out`)"
         raise RequestError(Problem("model", expected, type(module).__name__))
     names = ["embed", *(f"blocks.{i}.out" for i in range(len(module.blocks)))]
-    with measuring(model):
-        with capture(module, *names) as seen:
-            module(token_ids(model, ids))
-        return torch.stack([module.read_out(seen[name]) for name in names])
+    with measuring(model), capture(module, *names) as seen:
+        module(token_ids(model, ids))
+    for name in names:
+        with measuring(model):
+            logits = module.read_out(seen[name])
+        yield logits
 
 
 def logit_lens(model: Any, ids: Ids, targets: Ids | None = None) -> pd.Series:

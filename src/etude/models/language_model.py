@@ -56,6 +56,11 @@ class LanguageModel(TextGenerator):
         logits: Tensor = self.module(tokens[None] if tokens.ndim == 1 else tokens)
         return first_row(logits) if tokens.ndim == 1 else logits
 
+    @check_arguments(InvalidArguments)
+    def input_ids(self, text: str, longest: int | None = None) -> list[int]:
+        begin = [] if self.begin_token is None else [self.begin_token]
+        return [*begin, *self._encode(text)][:longest]
+
     def _encode(self, text: str) -> list[int]:
         ids = self.tokenizer.encode(text)
         if self.begin_token is None and self.tokenizer.end_of_text is None and not ids:

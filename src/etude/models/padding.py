@@ -28,6 +28,11 @@ def right_padded(rows: Sequence[list[int]], device: torch.device) -> tuple[Tenso
     return tokens, torch.arange(T, device=device) < _lengths(rows, device)
 
 
+def cut(ids: list[int], longest: int | None) -> list[int]:
+    """Returns at most `longest` of the ids; the last one, such as `[SEP]`, remains."""
+    return ids if longest is None or len(ids) <= longest else [*ids[: longest - 1], ids[-1]]
+
+
 def have_equal_length(rows: Sequence[list[int]]) -> bool:
     """Returns whether all rows of token ids have the same length, so that no padding is needed."""
     return len({len(row) for row in rows}) <= 1

@@ -13,7 +13,7 @@ from etude.errors import InvalidArguments
 from etude.generation.model_modes import evaluation_mode
 from etude.generation.text_constraints import Tokenizer
 from etude.models.encoder_decoder import EncoderDecoder
-from etude.models.padding import have_equal_length, right_padded
+from etude.models.padding import cut, have_equal_length, right_padded
 from etude.models.text_generator import PromptBatch, TextGenerator, empty_prompt_error
 
 
@@ -57,6 +57,11 @@ class Seq2Seq(TextGenerator):
         is_single = ids[0].ndim == 1
         logits: Tensor = self.module(*(x[None] if is_single else x for x in ids))
         return first_row(logits) if is_single else logits
+
+    @check_arguments(InvalidArguments)
+    def input_ids(self, text: str, longest: int | None = None) -> list[int]:
+        ids = self._encode(text)
+        return ids[:longest] if self.tokenizer.end_of_text is None else cut(ids, longest)
 
     def _encode(self, text: str) -> list[int]:
         end = self.tokenizer.end_of_text

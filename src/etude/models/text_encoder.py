@@ -13,7 +13,7 @@ from etude.arguments import as_list, check_arguments
 from etude.errors import InvalidArguments, Problem
 from etude.generation.model_modes import evaluation_mode
 from etude.models.encoder import Encoder
-from etude.models.padding import right_padded
+from etude.models.padding import cut, right_padded
 
 
 class FramingTokenizer(Protocol):
@@ -71,6 +71,17 @@ class TextEncoder(InspectableWrapper):
         return first_row(output) if tokens.ndim == 1 else output
 
     @check_arguments(InvalidArguments)
+    def input_ids(self, text: str, longest: int | None = None) -> list[int]:
+        """Returns the ids that the module reads for a text, with special tokens around it.
+
+        Args:
+            text: the text.
+            longest: largest number of ids; the last tokens of a longer text are cut off, but not
+                the final special token. None cuts nothing off.
+        """
+        return cut(self.tokenizer.framed([text])[0], longest)
+
+    @check_arguments(InvalidArguments)
     @torch.inference_mode()
     def read(self, texts: str | Sequence[str]) -> EncoderOutput:
         """Returns the module's output for one batch of all `texts`, to which special tokens are
@@ -84,10 +95,7 @@ class TextEncoder(InspectableWrapper):
         if not inputs:
             raise InvalidArguments(Problem("texts", "at least one text", inputs))
         longest = self.module.max_length
-        rows = [
-            ids if len(ids) <= longest else [*ids[: longest - 1], ids[-1]]
-            for ids in self.tokenizer.framed(inputs)
-        ]
+        rows = [cut(ids, longest) for ids in self.tokenizer.framed(inputs)]
         tokens, keep = right_padded(rows, self.device)
         with evaluation_mode(self.module):
             return EncoderOutput(self.module(tokens, keep=keep), keep)

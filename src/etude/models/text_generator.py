@@ -242,6 +242,20 @@ class TextGenerator(InspectableWrapper, ABC):
         """The text of each token of the tokenizer."""
         return TokenTexts(self.tokenizer)
 
+    @check_arguments(InvalidArguments)
+    def input_ids(self, text: str, longest: int | None = None) -> list[int]:
+        """Returns the ids that the module reads for a text, with special tokens around it.
+
+        Args:
+            text: the text.
+            longest: largest number of ids; the last tokens of a longer text are cut off, but not a
+                special token at its end. None cuts nothing off.
+
+        Raises:
+            InvalidArguments: the text is empty and the tokenizer has no end-of-text token.
+        """
+        return self._encode(text)[:longest]
+
     @abstractmethod
     def _encode(self, text: str) -> list[int]:
         """Returns the module's input ids for a prompt."""
