@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -113,6 +114,75 @@ def test_no_part_of_it_needs_transformers_or_lightning(tmp_path: Path) -> None:
     assert int(done.stdout) >= 3
 
 
+NO_TOKENIZER = {
+    "missing": (None, "expected a tokenizer: one of tokenizer.json"),
+    "too large": (folders.bpe, "the tokenizer = 300: expected at most 37,"),
+}
+
+
+@pytest.mark.parametrize(("tokenizer", "reason"), NO_TOKENIZER.values(), ids=NO_TOKENIZER)
+def test_a_decoder_without_a_tokenizer_takes_ids(
+    tmp_path: Path, tokenizer: Any, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = None if tokenizer is None else tokenizer()
+    folder = folders.write_folder(tmp_path / "gpt2", zoo.gpt2(), made)
+    model = etude.load_pretrained(folder)
+    assert f"no tokenizer, the model accepts only token ids: {folder}" in caplog.text
+    assert reason in caplog.text
+    theirs = hf.GPT2LMHeadModel.from_pretrained(folder)
+    prompts = [[5, 6, 7], [9]]
+    for ids, ours in zip(
+        prompts, model.generate_ids(prompts, greedy=True, max_new_tokens=6), strict=True
+    ):
+        tokens = torch.tensor([ids])
+        written = theirs.generate(tokens, max_new_tokens=6, do_sample=False, eos_token_id=None)
+        expected = written[0, len(ids) :].tolist()
+        end = next((n for n, token in enumerate(expected) if token in model.stop_tokens), 6)
+        assert ours == expected[:end]
+    assert torch.allclose(model([5, 6, 7]), theirs(torch.tensor([[5, 6, 7]])).logits[0], atol=1e-5)
+    sampled = model.generate_ids(prompts, samples=2, seed=1, max_new_tokens=4)
+    assert len(sampled) == 4
+    assert sampled[2:] == model.generate_ids([[9]], samples=2, seed=1, max_new_tokens=4)
+    model.generate_ids(torch.tensor([[1, 2]]), max_new_tokens=1)
+    assert len(model.sites()) > 10
+    for use in (lambda: model.generate("war"), lambda: model.tokenizer.decode([1])):
+        with pytest.raises(RequestError, match=f"tokenizer: .*pass token ids[\\s\\S]*{reason}"):
+            use()
+
+
+def test_other_kinds_without_a_tokenizer_take_ids(tmp_path: Path) -> None:
+    t5 = zoo.t5(num_decoder_layers=zoo.L, eos_token_id=1, pad_token_id=0)
+    model = etude.load_pretrained(folders.write_folder(tmp_path / "t5", t5, None))
+    theirs = hf.T5ForConditionalGeneration.from_pretrained(tmp_path / "t5")
+    written = theirs.generate(torch.tensor([[5, 6, 1]]), max_new_tokens=6, do_sample=False)
+    (ours,) = model.generate_ids([[5, 6, 1]], greedy=True, max_new_tokens=6)
+    assert [0, *ours] == [token for token in written[0].tolist() if token != 1]
+    bert = folders.write_folder(tmp_path / "bert", zoo.bert(hf.BertModel), None)
+    encoder = etude.load_pretrained(bert)
+    states = hf.BertModel.from_pretrained(bert)(torch.tensor([[5, 6, 7]])).last_hidden_state
+    assert torch.allclose(encoder.module(torch.tensor([[5, 6, 7]])), states, atol=1e-5)
+    with pytest.raises(RequestError, match="pass token ids"):
+        encoder.mean("war")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"prompts": []}, "prompts = []: expected at least one prompt, each with at least one id"),
+        ({"prompts": [[1], []]}, "prompts = [[1], []]"),
+        ({"prompts": [[1]], "temprature": 1}, "(did you mean temperature?)"),
+        ({"prompts": [[1]], "top_p": 2.0}, "top_p = 2.0"),
+        ({"prompts": "war"}, "prompts = 'war': expected a list of lists of integers or a Tensor"),
+    ],
+)
+def test_wrong_arguments_of_generate_ids(
+    arguments: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    model = etude.load_pretrained(folders.write_folder(tmp_path / "gpt2", zoo.gpt2(), None))
+    with pytest.raises(InvalidArguments, match=re.escape(message)):
+        model.generate_ids(**arguments)
+
+
 @pytest.mark.parametrize(
     ("source", "more", "said"),
     [
@@ -133,8 +203,6 @@ def test_no_part_of_it_needs_transformers_or_lightning(tmp_path: Path) -> None:
         ),
         ("{empty}", {}, "expected a folder with config.json and weights"),
         ("{run}", {}, "this folder contains a run; to load a run, use etude.load_run"),
-        ("{small}", {}, "the tokenizer = 300: expected at most 37,"),
-        ("{mute}", {}, "expected a tokenizer: one of tokenizer.json"),
     ],
 )
 def test_what_cannot_be_read_is_told(
@@ -144,8 +212,6 @@ def test_what_cannot_be_read_is_told(
         "folder": lambda: folders.write_gpt2(tmp_path / "folder"),
         "empty": lambda: tmp_path,
         "run": lambda: _with(tmp_path / "run.json"),
-        "small": lambda: folders.write_folder(tmp_path / "small", zoo.gpt2(), folders.bpe()),
-        "mute": lambda: folders.write_folder(tmp_path / "mute", zoo.gpt2(), None),
     }
     name = source.strip("{}")
     path = str(places[name]()) if source.startswith("{") else source

@@ -329,7 +329,9 @@ def load_pretrained(
     """Loads released weights into Étude's modules, with their tokenizer.
 
     GPT-2, GPT-NeoX, Llama, Qwen3 and Gemma 3 are loaded as `LanguageModel`; T5 and Marian as
-    `Seq2Seq`; BERT and RoBERTa as `TextEncoder`. No code in the files is executed.
+    `Seq2Seq`; BERT and RoBERTa as `TextEncoder`. No code in the files is executed. If the tokenizer
+    is missing or cannot be read, a warning states the reason, and the model accepts only token ids:
+    `model(ids)` and, for models that generate text, `model.generate_ids(ids)`.
 
     Args:
         source: a folder with `config.json`, a `.safetensors` file next to a `config.json`, a

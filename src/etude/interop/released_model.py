@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from etude.errors import Problem, RequestError, nearest
 from etude.interop import tokenizers, weights_location
 from etude.interop.gguf import GGUF, SUFFIX
+from etude.interop.no_tokenizer import NoTokenizer
 from etude.interop.pretrained import DTYPES, LoadedModel, load_tensors, load_weights
 from etude.interop.tokenizers import ReleasedTokenizer, TextBoundaries
 from etude.interop.weights_location import WeightsLocation
@@ -18,6 +21,8 @@ from etude.models.encoder_decoder import EncoderDecoder
 from etude.models.language_model import LanguageModel
 from etude.models.seq2seq import Seq2Seq
 from etude.models.text_encoder import TextEncoder
+
+log = logging.getLogger("etude")
 
 
 @dataclass(frozen=True)
@@ -129,13 +134,14 @@ def load_released(
 def text_model(released: ReleasedModel) -> LanguageModel | Seq2Seq | TextEncoder:
     """Returns a released model with its tokenizer: a `LanguageModel`, `Seq2Seq` or `TextEncoder`.
 
-    Raises:
-        RequestError: the model has no readable tokenizer.
+    If the tokenizer cannot be read, logs a warning; the result then accepts only token ids.
     """
-    if released.tokenizer is None:
+    module, ends = released.loaded.module, released.ends
+    tokenizer: Any = released.tokenizer
+    if tokenizer is None:
         assert released.tokenizer_error is not None
-        raise released.tokenizer_error
-    module, tokenizer, ends = released.loaded.module, released.tokenizer, released.ends
+        log.warning("no tokenizer, the model accepts only token ids: %s", released.tokenizer_error)
+        tokenizer = NoTokenizer(module.embedding.num_embeddings, released.tokenizer_error)
     if isinstance(module, Decoder):
         return LanguageModel(module, tokenizer, begin_token=ends.begin, stop_tokens=ends.stops)
     if isinstance(module, EncoderDecoder):

@@ -344,9 +344,8 @@ def _no_tokenizer_problem(folder: Path, config: Mapping[str, Any]) -> Problem:
     hint = None
     if config.get("model_type") == "marian":
         hint = (
-            "Marian's two SentencePiece models cannot be converted to a tokenizer.json; to load "
-            "the model without a tokenizer, use "
-            "etude.interop.pretrained.load_weights(FOLDER).module"
+            "Marian's two SentencePiece models cannot be converted to a tokenizer.json; "
+            "etude.load_pretrained loads the model without a tokenizer"
         )
     elif model is not None:
         hint = (

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from etude.activations.inspectable import InspectableWrapper
 from etude.arguments import as_list, check_arguments
-from etude.errors import Checks, InvalidArguments, Problem
+from etude.errors import Checks, InvalidArguments, Problem, nearest
 from etude.generation.generate import generate
 from etude.generation.generation_config import EarlyStopping, GenerationConfig
 from etude.generation.processors import Processor
@@ -173,6 +174,53 @@ class TextGenerator(InspectableWrapper, ABC):
                 ready(new_texts)
         return finished[0] if is_single else finished
 
+    @check_arguments(InvalidArguments)
+    def generate_ids(
+        self, prompts: Sequence[Sequence[int]] | Tensor, *, seed: int | None = None, **options: Any
+    ) -> list[list[int]]:
+        """Returns the token ids that the model generates for prompts of ids.
+
+        For models without a tokenizer, and for ids that no text encodes.
+
+        Args:
+            prompts: ids of the prompts, including special tokens; lists may differ in length.
+            seed: as for `generate`.
+            options: the other arguments of `generate` that choose tokens, such as `samples`,
+                `max_new_tokens` and `temperature`; see `GenerationConfig`.
+
+        Returns:
+            A list of ids for each prompt and sample, ordered by prompt, without the prompt and
+            without the stop token.
+
+        Raises:
+            InvalidArguments: there are no prompts, a prompt is empty, or an option is invalid.
+        """
+        rows = [[int(token) for token in prompt] for prompt in prompts]
+        checks = Checks()
+        known = [field.name for field in fields(GenerationConfig)]
+        for name in options.keys() - known:
+            checks.that(False, name, options[name], "an option of generation", nearest(name, known))
+        expected = "at least one prompt, each with at least one id"
+        checks.that(bool(rows) and all(rows), "prompts", rows, expected)
+        checks.done()
+        config = GenerationConfig(**options)
+        self._check_room(len(rows), config, len(rows) * max(config.samples, config.beams))
+        batch = self._begin(rows)
+        T = batch.tokens.shape[1]
+        generators = None
+        if seed is not None:
+            generators = self._generators(_seeds(seed, rows, config.samples))
+        outputs = generate(
+            batch.model, batch.tokens, config, keep=batch.keep, generator=generators,
+            stop_token=self.stop_tokens,
+        )  # fmt: skip
+        return [self._until_stop(row[T:]) for row in outputs.tolist()]
+
+    def _until_stop(self, new: list[int], stops: Sequence[int] = ()) -> list[int]:
+        """Returns the ids before the first stop token."""
+        every = {*self.stop_tokens, *stops}
+        return list(itertools.takewhile(lambda token: token not in every, new))
+
     def _generators(self, seeds: Sequence[int]) -> list[torch.Generator]:
         """Returns a random number generator for each of `seeds`, on the device of the weights."""
         return [torch.Generator(self.device).manual_seed(seed) for seed in seeds]
@@ -233,9 +281,7 @@ class TextGenerator(InspectableWrapper, ABC):
         row = generate(
             batch.model, batch.tokens, max_new_tokens=max_new_tokens, greedy=True, stop_token=stops
         )
-        new = row[0, T:].tolist()
-        end = next((index for index, token in enumerate(new) if token in stops), len(new))
-        return self.tokenizer.decode(new[:end])
+        return self.tokenizer.decode(self._until_stop(row[0, T:].tolist(), stop_tokens))
 
     @cached_property
     def spelling(self) -> TokenTexts:
