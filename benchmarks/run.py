@@ -33,6 +33,7 @@ SECTIONS = {
     "loading": "Loading released weights",
     "data": "Data",
     "registry": "Records",
+    "inside": "Looking inside a model",
     "starting": "Starting",
 }
 """The modules beside this one that have `measure(quick) -> list[Row]`, and perhaps `NOTES`."""

@@ -211,10 +211,10 @@ class Checks:
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
-        """Context manager that catches an `InvalidArguments` and adds the problems in it."""
+        """Context manager that catches an error with problems, and adds the problems."""
         try:
             yield
-        except InvalidArguments as error:
+        except _Problems as error:
             self.problems += error.problems
 
     def done(self) -> None:

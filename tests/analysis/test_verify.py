@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from etude import load_run
+from etude.interpret import weight_norms
 from etude.records.lock import RunLock
 from etude.records.opening import MANIFEST
 from etude.records.sealed import write_sealed
@@ -32,7 +34,14 @@ def finished(
     text = write_corpus(folder / "text.txt", lines=60)
     answer = etude("train", *tiny(text, folder / "runs", "run.samples=0"))
     assert answer.code == 0, answer.err
-    return next((folder / "runs" / "tiny").iterdir())
+    record = next((folder / "runs" / "tiny").iterdir())
+    load_run(record).over_steps(weight_norms)
+    return record
+
+
+def measures(record: Path) -> Path:
+    (file,) = (record / "measures").glob("*.json")
+    return file
 
 
 @pytest.fixture
@@ -150,6 +159,15 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "forged result": (
         lambda r: edit(r / "run.json", '"val/loss": ', '"val/loss": 1'),
         "final",
+    ),
+    "a measure": (
+        lambda r: edit(measures(r), '"levels"', '"level"'),
+        "measures/weight_norms-",
+    ),
+    "a cut measure": (lambda r: os.truncate(measures(r), 40), "measures/weight_norms-"),
+    "a file of measures": (
+        lambda r: (shutil.rmtree(r / "measures"), (r / "measures").write_text("")),
+        "measures",
     ),
     "no run.json": (lambda r: os.remove(r / "run.json"), "run.json"),
     "no metrics": (lambda r: os.remove(r / "metrics.jsonl"), "metrics.jsonl: No such file"),

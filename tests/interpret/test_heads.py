@@ -163,6 +163,11 @@ class TestInputs:
         with pytest.raises(RequestError, match="expected a model with an embedding"):
             copying_scores(torch.nn.Linear(2, 2))
 
+    def test_the_usual_length_is_what_the_model_can_read(self) -> None:
+        short, long = build(max_length=24), build(max_length=300)
+        assert induction_scores(short).equals(induction_scores(short, length=12))
+        assert induction_scores(long).equals(induction_scores(long, length=50))
+
     def test_the_mode_and_the_random_numbers_stay(self) -> None:
         model = build().train()
         state = torch.get_rng_state()

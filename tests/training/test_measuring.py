@@ -13,7 +13,7 @@ import torch
 import etude
 from etude.config.checks import check
 from etude.config.compose import compose
-from etude.errors import RequestError
+from etude.errors import RequestError, RunFailed
 from etude.interpret import induction_scores
 from etude.training.measuring import HeadScores
 
@@ -56,7 +56,20 @@ def test_a_model_that_cannot_be_measured_is_refused_before_training(
     tmp_path: Path, corpus: Path, tiny: Callable
 ) -> None:
     words = tiny(corpus, tmp_path / "runs", "callbacks=induction_scores")
-    with pytest.raises(RequestError, match="length = 20: expected at most 4, half of what the"):
+    message = "callbacks.induction_scores.length = 20: expected at most 4, half of what the"
+    with pytest.raises(RequestError, match=message):
+        etude.train(compose(words))
+    assert not (tmp_path / "runs").exists()
+    (job,) = etude.plan(words, measure=False)
+    assert message in str(job.state.problems[0])
+
+
+def test_a_measure_that_fails_at_the_start_of_training(
+    tmp_path: Path, corpus: Path, tiny: Callable
+) -> None:
+    target = "+callbacks.failing._target_=test_measuring.Failing"
+    words = tiny(corpus, tmp_path / "runs", "extensions=[test_measuring]", target)
+    with pytest.raises(RunFailed, match="no such measure"):
         etude.train(compose(words))
     (run,) = etude.runs(tmp_path / "runs")
     assert run.checkpoints == []
@@ -69,6 +82,15 @@ class MeanWeight(etude.training.measuring.Measured):
 
     def measure(self, module: Any) -> float:
         return float(module.embedding.weight.detach().mean())
+
+
+class Failing(etude.training.measuring.Measured):
+    """A measure that fails."""
+
+    prefix = "failing"
+
+    def measure(self, module: Any) -> float:
+        raise ValueError("no such measure")
 
 
 def test_a_measure_of_ones_own(tmp_path: Path) -> None:

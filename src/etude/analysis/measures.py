@@ -12,7 +12,7 @@ import hashlib
 import inspect
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -22,13 +22,14 @@ from etude.errors import Problem, RequestError
 from etude.progress import with_progress
 from etude.records import opening
 from etude.records.manifest import WEIGHTS, read_manifest
-from etude.records.opening import make_subfolder, path_exists
+from etude.records.opening import list_names, make_subfolder, path_exists
 from etude.records.sealed import digest, read_sealed, write_sealed
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FOLDER = "measures"
+_HINT = "the file was changed; to measure again, delete it"
 
 
 def measure_steps(
@@ -151,9 +152,21 @@ def _source(function: Any) -> str:
 def _read(file: Path | None) -> dict[str, Any]:
     if file is None or not path_exists(file):
         return {}
-    hint = "the file was changed; to measure again, delete it"
-    values: dict[str, Any] = read_sealed(file, opening.MEASURES, hint)["values"]
+    values: dict[str, Any] = read_sealed(file, opening.MEASURES, _HINT)["values"]
     return values
+
+
+def measure_faults(folder: Path) -> Iterator[str]:
+    """Yields a text for each file of measures in a run's folder that is damaged or was changed."""
+    try:
+        names = [name for name in list_names(folder / FOLDER) if name.endswith(".json")]
+        for name in names:
+            try:
+                read_sealed(folder / FOLDER / name, opening.MEASURES, _HINT)
+            except RequestError as error:
+                yield str(error).replace(f"{folder}/", "")
+    except RequestError as error:  # not a folder
+        yield str(error).replace(f"{folder}/", "")
 
 
 def _encode(value: Any, measure: Callable[..., Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from etude.analysis import stored_evaluations
+from etude.analysis.measures import measure_faults
 from etude.config.checks import check
 from etude.data.tokenizer import Tokenizer
 from etude.errors import Problem, RequestError
@@ -61,7 +62,7 @@ def verify(folder: Path, trust: Sequence[str] = ()) -> Verification:
 
     The folder must contain no links or special files. Hashes are checked of each field of
     `run.json`, and of `config.yaml`, `overrides.yaml`, `tokenizer.json`, source patches,
-    checkpoints, evaluations and predictions. The signature is recomputed from `config.yaml`, and
+    checkpoints, evaluations, predictions and measures. The signature is recomputed from `config.yaml`, and
     the tokenizer's fingerprint from its file. The steps of `metrics.jsonl` must increase without
     missing rows. For a finished run, the hash of `metrics.jsonl` is checked, and it must contain
     the results in `run.json`. Samples, figures and the log are not checked.
@@ -92,6 +93,7 @@ def verify(folder: Path, trust: Sequence[str] = ()) -> Verification:
     _check_tokenizer(record, verdict)
     verdict.faults += metrics_faults(record, ended=done)
     _check_checkpoints(record, verdict, done)
+    verdict.faults += measure_faults(folder)
     for fault, note in stored_evaluations.faults_and_notes(record):
         verdict.faults += [fault] if fault else []
         verdict.notes += [note] if note else []

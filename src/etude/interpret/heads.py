@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,12 @@ if TYPE_CHECKING:
 
 
 def previous_token_scores(
-    model: Any, ids: Ids | None = None, *, length: int = 50, sequences: int = 8, seed: int = 0
+    model: Any,
+    ids: Ids | None = None,
+    *,
+    length: int | None = None,
+    sequences: int = 8,
+    seed: int = 0,
 ) -> pd.Series:
     """Returns how much each head attends from a token to the one before it: the mean weight.
 
@@ -43,7 +49,7 @@ def previous_token_scores(
 
 
 def duplicate_token_scores(
-    model: Any, *, length: int = 50, sequences: int = 8, seed: int = 0
+    model: Any, *, length: int | None = None, sequences: int = 8, seed: int = 0
 ) -> pd.Series:
     """Returns how much each head attends to the earlier occurrence of the current token.
 
@@ -57,11 +63,12 @@ def duplicate_token_scores(
         Values from 0 to 1 by `layer` and `head`.
     """
     tokens = _repeated(model, length, sequences, seed)
-    return _diagonal_scores(model, tokens, offset=length, first=length)
+    half = tokens.shape[1] // 2
+    return _diagonal_scores(model, tokens, offset=half, first=half)
 
 
 def induction_scores(
-    model: Any, *, length: int = 50, sequences: int = 8, seed: int = 0
+    model: Any, *, length: int | None = None, sequences: int = 8, seed: int = 0
 ) -> pd.Series:
     """Returns how much each head attends to the token after the earlier occurrence of the current
     token (Olsson et al. 2022, arXiv:2209.11895).
@@ -72,7 +79,8 @@ def induction_scores(
 
     Args:
         model: a decoder, or a wrapper of one.
-        length: number n of random tokens; the model reads 2 n.
+        length: number n of random tokens; the model reads 2 n. None is 50, or half of what the
+            model can read if that is less.
         sequences: number of sequences.
         seed: seed of the random tokens.
 
@@ -83,7 +91,8 @@ def induction_scores(
         RequestError: the model has no attention patterns, or reads fewer than 2 n tokens.
     """
     tokens = _repeated(model, length, sequences, seed)
-    return _diagonal_scores(model, tokens, offset=length - 1, first=length)
+    half = tokens.shape[1] // 2
+    return _diagonal_scores(model, tokens, offset=half - 1, first=half)
 
 
 def attention_entropy(model: Any, *inputs: Ids) -> pd.Series:
@@ -149,17 +158,34 @@ def copying_scores(model: Any) -> pd.Series:
     return by_layer(values, "head")
 
 
-def _repeated(model: Any, length: int, sequences: int, seed: int) -> Tensor:
-    """Returns random tokens, each sequence twice in a row: (sequences, 2 length)."""
+def score_problems(model: Any, length: int | None = None, sequences: int = 8) -> list[Problem]:
+    """Returns the reasons why the heads of a model have no scores on repeated random tokens.
+
+    Args:
+        model: the model; its weights are not read.
+        length, sequences: as for `induction_scores`.
+    """
     checks = Checks()
-    checks.that(length > 1, "length", length, "at least 2")
-    checks.that(sequences > 0, "sequences", sequences, "a positive number")
     module = module_of(model)
-    longest = getattr(module, "max_length", 2 * length)
-    expected = f"at most {longest // 2}, half of what the model can read"
-    checks.that(2 * length <= longest, "length", length, expected)
-    if checks.problems:
-        raise RequestError(checks.problems)
+    with checks.collecting():
+        vocabulary_size(module)
+        _pattern_sites(module)
+    if length is not None:
+        longest = getattr(module, "max_length", math.inf)
+        expected = f"at most {longest // 2}, half of what the model can read"
+        checks.that(length > 1, "length", length, "at least 2")
+        checks.that(2 * length <= longest, "length", length, expected)
+    checks.that(sequences > 0, "sequences", sequences, "a positive number")
+    return checks.problems
+
+
+def _repeated(model: Any, length: int | None, sequences: int, seed: int) -> Tensor:
+    """Returns random tokens, each sequence twice in a row: (sequences, 2 length)."""
+    if problems := score_problems(model, length, sequences):
+        raise RequestError(problems)
+    module = module_of(model)
+    if length is None:
+        length = int(min(50, getattr(module, "max_length", math.inf) // 2))
     generator = torch.Generator().manual_seed(seed)
     size = (sequences, length)
     tokens = torch.randint(vocabulary_size(module), size, generator=generator).repeat(1, 2)
@@ -180,10 +206,20 @@ def _diagonal_scores(model: Any, tokens: Tensor, *, offset: int, first: int) -> 
 def _of_patterns(model: Any, inputs: list[Tensor], score: Callable[[Tensor], Tensor]) -> pd.Series:
     """Returns a score of each head's attention weights (B, H, T, S), by layer and head."""
     module = module_of(model)
+    names = _pattern_sites(module)
+    with measuring(model), capture(module, *names) as seen:
+        module(*inputs)
+    return by_layer({name: score(seen[name]) for name in names}, "head")
+
+
+def _pattern_sites(module: Any) -> list[str]:
+    """Returns the names of the sites with attention weights.
+
+    Raises:
+        RequestError: there are none.
+    """
     names = [site.name for site in list_sites(module) if site.key == "pattern"]
     if not names:
         expected = "a model whose attention has the site `pattern`"
         raise RequestError(Problem("model", expected, type(module).__name__))
-    with measuring(model), capture(module, *names) as seen:
-        module(*inputs)
-    return by_layer({name: score(seen[name]) for name in names}, "head")
+    return names

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import pytorch_lightning as pl
+
+from etude.errors import Problem
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,6 +38,14 @@ class Measured(pl.Callback):
         Args:
             module: the model, with the weights that the validation uses.
         """
+
+    def misfits(self, model: Any) -> Iterable[Problem]:
+        """Returns the reasons why a model cannot be measured; `etude plan` reports them, too.
+
+        Args:
+            model: the model on torch's meta device, without values, with one layer.
+        """
+        return ()
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measures once, so that a model that cannot be measured is reported before training."""
@@ -68,11 +79,18 @@ class HeadScores(Measured):
         sequences: int = 8,
     ) -> None:
         self.score = score
-        self.options = {"length": length, "sequences": sequences} if score != "copying" else {}
+        self.options: dict[str, Any] = {}
+        if score != "copying":
+            self.options = {"length": length, "sequences": sequences}
 
     @property
     def prefix(self) -> str:
         return self.score
+
+    def misfits(self, model: Any) -> Iterable[Problem]:
+        from etude.interpret.heads import score_problems
+
+        return score_problems(model, **self.options)
 
     def measure(self, module: Any) -> pd.Series:
         from etude import interpret

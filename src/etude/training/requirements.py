@@ -155,6 +155,13 @@ def _monitors_are_metrics(built: BuiltParts) -> Iterator[Problem]:
             yield Problem(f"callbacks.{name}.mode", expected, mode, hint)
 
 
+def _measures_fit_the_model(built: BuiltParts) -> Iterator[Problem]:
+    if built.model is not None:
+        for name, callback in built.callbacks.items():
+            for problem in getattr(callback, "misfits", lambda model: ())(built.model):
+                yield problem.under(f"callbacks.{name}")
+
+
 def _the_monitor_has_a_direction(built: BuiltParts) -> Iterator[Problem]:
     task = built.task_class
     stated = {} if built.task is None else built.task.arguments
@@ -259,6 +266,7 @@ REQUIREMENTS: tuple[Requirement, ...] = (
     _mup_has_a_rule,
     _frozen_names_are_there,
     _monitors_are_metrics,
+    _measures_fit_the_model,
     _the_monitor_has_a_direction,
     _model_fits_the_task,
     _packed_texts_begin_anywhere,
