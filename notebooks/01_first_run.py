@@ -15,17 +15,15 @@
 # %% [markdown]
 # # A first run
 #
-# A small Transformer learns to write English from the State of the Union messages. We compose
-# its config, train it, look at it, let it write, stop it half-way and go on, and compare three ways
-# to tell it where a character stands. On a laptop's CPU all of this takes less than a minute.
+# A small Transformer learns to write English from the State of the Union messages. We compose its
+# config, train it, look at its metrics, generate text, stop a run half-way and continue it, and
+# compare three position encodings. On a laptop's CPU, all of this takes less than a minute.
 
 # %% start
 import os
 import tempfile
 
 import pandas as pd
-from IPython.display import Image
-from omegaconf import OmegaConf
 
 import etude
 
@@ -36,7 +34,8 @@ os.chdir(tempfile.mkdtemp(prefix="etude-"))
 # ## Compose
 #
 # A config is composed from the files in `conf/` and from overrides. Here they are a list; on the
-# command line, the same overrides follow `etude train`.
+# command line, the same overrides follow `etude train`. Values that differ from the experiment are
+# marked.
 
 # %% compose
 small = [
@@ -52,11 +51,11 @@ small = [
     "trainer.val_check_interval=50",
 ]
 cfg = etude.compose(*small)
-print(OmegaConf.to_yaml(cfg.model))
+cfg
 
 # %% [markdown]
-# Every key is an argument of the class that `_target_` names, so a slip is found before anything
-# starts.
+# Every key is an argument of the class that `_target_` names, so an error is reported before
+# training.
 
 # %% mistake
 from etude.errors import RequestError
@@ -76,30 +75,30 @@ run = etude.train(cfg)
 run
 
 # %% [markdown]
-# The same config once more does no work: the run is there.
+# The same config a second time returns the saved run, without training.
 
 # %% again
 etude.train(cfg).path == run.path
 
 # %% [markdown]
-# ## Look
+# ## Metrics
 #
-# A run's metrics are a data frame, and its figures are files in its folder.
+# A run's metrics are a data frame, and `plot` draws them.
 
 # %% metrics
 run.metrics[["step", "tokens", "train/loss", "val/loss", "val/bits_per_byte"]].dropna()
 
 # %% curve
-Image(filename=str(run.path / "figures" / "loss.png"), width=640)
+run.plot("train/loss", "val/loss")
 
 # %% summary
 {key: run.summary[key] for key in ("parameters", "tokens", "seconds", "best")}
 
 # %% [markdown]
-# ## Let it write
+# ## Generate text
 #
-# `run.model()` is the trained module with its tokenizer. After 200 steps it has learned how
-# long words are, and a few short ones.
+# `run.model()` is the trained module with its tokenizer. After 200 steps, it has learned how long
+# words are, and a few short ones.
 
 # %% generate
 model = run.model("best")
@@ -107,8 +106,8 @@ for text in model.generate("My fellow", samples=3, max_new_tokens=70, temperatur
     print(repr(text))
 
 # %% [markdown]
-# Called with token ids, it returns the logits at every position. These are its five likeliest next
-# characters:
+# Called with token ids, the model returns the logits at every position. The table shows the five
+# most probable next characters:
 
 # %% next
 logits = model(model.tokenizer.encode("the peopl"))  # (T, V)
@@ -121,11 +120,11 @@ pd.DataFrame(
 )
 
 # %% [markdown]
-# ## Stop and go on
+# ## Stop and continue
 #
-# `run.stop_at_step` pauses a run; so, at any moment, does Ctrl-C. What stands under `run` is no
-# part of the signature: without it the config names the same run, which goes on from its
-# checkpoint.
+# `run.stop_at_step` pauses a run; the stop button of the notebook does so at any step. The keys
+# under `run` are not part of the signature: without them, the config names the same run, which
+# continues from its checkpoint.
 
 # %% pause
 paused = etude.train(etude.compose(*small, "seed=1", "run.stop_at_step=90"))
@@ -136,8 +135,7 @@ continued = etude.train(etude.compose(*small, "seed=1"))
 continued.status, [start["step"] for start in continued.summary["starts"]]
 
 # %% [markdown]
-# It arrives where it would have arrived without the pause: the weights are equal, bit for bit, to
-# those of a run in one piece.
+# The pause changes nothing: the weights are equal, bit for bit, to those of a run in one piece.
 
 # %% exact
 straight = etude.train(etude.compose(*small, "seed=1", "run.root=in_one_piece"))
@@ -147,28 +145,24 @@ all(w.equal(weights[name]) for name, w in continued.model("last").module.state_d
 # %% [markdown]
 # ## Compare
 #
-# How should the model know where a character stands? Each answer is one file of the config group
-# `model/position`; the first of these runs is there already.
+# How should the model know the position of a character? Each answer is a file of the config group
+# `model/position` (`etude.choices` lists them). The first of these runs is finished already, and is
+# reused.
 
 # %% compare
-for position in ("rotary", "learned", "none"):
-    etude.train(etude.compose(*small, f"model/position={position}"))
+found = etude.sweep(*small, {"model/position": ["rotary", "learned", "none"]})
+found
 
 # %% table
-found = etude.runs("experiments/debug")
 table = found.frame()
-table[["model.position", "seed", "parameters", "val/loss"]].sort_values("val/loss")
+table[["model.position", "parameters", "val/loss"]].sort_values("val/loss")
 
 # %% curves
-curves = {
-    f"{position}, seed {seed}": run.metrics.set_index("step")["val/loss"].dropna()
-    for run, position, seed in zip(found, table["model.position"], table["seed"], strict=True)
-}
-axes = pd.DataFrame(curves).plot(marker="o", grid=True, ylabel="val/loss (nats per character)")
+found.compare("train/loss", "val/loss").figure()
 
 # %% [markdown]
-# One seed an arm is a look, not a result: two seeds of one arm are in the picture, so you can see
-# how far apart chance alone puts them.
+# One seed of each is no result: another seed can change the order. Notebook 3 compares with several
+# seeds and intervals.
 #
 # From here, in a terminal: `etude train experiment=nano` for a model that writes whole words, and
 # `etude train experiment=debug model/position=learned,rotary,alibi seed=0,1,2 -m` for a study.

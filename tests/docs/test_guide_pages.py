@@ -75,6 +75,11 @@ def test_inside(run: Callable) -> None:
 
 
 @pytest.mark.slow
+def test_notebooks(run: Callable) -> None:
+    run(DOCS / "notebooks.md")
+
+
+@pytest.mark.slow
 def test_configuration(run: Callable) -> None:
     def shorten(words: list[str]) -> list[str]:
         if "experiment=nano" in words or "experiment=mine" in words:

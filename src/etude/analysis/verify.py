@@ -62,10 +62,10 @@ def verify(folder: Path, trust: Sequence[str] = ()) -> Verification:
 
     The folder must contain no links or special files. Hashes are checked of each field of
     `run.json`, and of `config.yaml`, `overrides.yaml`, `tokenizer.json`, source patches,
-    checkpoints, evaluations, predictions and measures. The signature is recomputed from `config.yaml`, and
-    the tokenizer's fingerprint from its file. The steps of `metrics.jsonl` must increase without
-    missing rows. For a finished run, the hash of `metrics.jsonl` is checked, and it must contain
-    the results in `run.json`. Samples, figures and the log are not checked.
+    checkpoints, evaluations, predictions and measures. The signature is recomputed from
+    `config.yaml`, and the tokenizer's fingerprint from its file. The steps of `metrics.jsonl` must
+    increase without missing rows. For a finished run, the hash of `metrics.jsonl` is checked, and
+    it must contain the results in `run.json`. Samples, figures and the log are not checked.
 
     The checks detect accidents, not forgery. A run of an older version has fewer hashes; the result
     notes the missing hashes.
