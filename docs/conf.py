@@ -53,6 +53,7 @@ copybutton_prompt_is_regexp = True
 
 # The notebooks are executed by `make notebooks`.
 nb_execution_mode = "off"
+nb_merge_streams = True
 
 write_api_pages()
 write_notebook_pages()

@@ -36,11 +36,12 @@ def execute(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], d
                 resources={"metadata": {"path": str(folder)}},
             )
             client.execute()
-        for cell in notebook.cells:  # progress bars that have ended
-            cell.outputs = [o for o in cell.get("outputs", []) if WIDGET not in o.get("data", {})]
+        code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+        for cell in code:  # without progress bars, which have ended
+            cell.outputs = [o for o in cell.outputs if WIDGET not in o.get("data", {})]
         if target := request.config.getoption("--executed"):
             Path(target).mkdir(parents=True, exist_ok=True)
             nbformat.write(notebook, Path(target) / name)
-        return {cell.id: cell for cell in notebook.cells if cell.cell_type == "code"}
+        return {cell.id: cell for cell in code}
 
     return run
