@@ -255,6 +255,7 @@ def write_api_pages() -> None:
                     lines += [f".. auto{kind}:: {path}"]
                     if isinstance(content, list) and kind == "class":
                         lines += ["   :members:", f"   :exclude-members: {INTERNAL}"]
+                        lines += ["   :inherited-members:"] if has_own_bases(path) else []
                     if files := choices.get(each):
                         lines += ["", f"   Config file{'s' * (len(files) > 1)}:", ""]
                         lines += [f"   - {text}" for text in files]
@@ -266,6 +267,13 @@ def write_api_pages() -> None:
     index = ["# API reference", "", "Generated from docstrings.", ""]
     index += ["```{toctree}", ":maxdepth: 2", "keys", *API_PAGES]
     (folder / "index.md").write_text("\n".join([*index, "```", ""]), encoding="utf-8")
+
+
+def has_own_bases(path: str) -> bool:
+    """Returns whether a class inherits only from classes of Étude, whose methods are then listed."""
+    module, _, name = path.rpartition(".")
+    bases = getattr(importlib.import_module(module), name).__mro__[1:-1]
+    return all(base.__module__.startswith(("etude.", "abc")) for base in bases)
 
 
 def is_function(path: str) -> bool:

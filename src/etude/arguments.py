@@ -27,6 +27,7 @@ _NAMES = {
     "Sequence": ("a list", "lists"),
     "DictConfig": ("the result of etude.compose(...)", "results of etude.compose(...)"),
     "Run": ("a run from etude.load_run(...)", "runs"),
+    "SavedRun": ("a run from etude.load_run(...)", "runs"),
 }
 """Noun phrases for types by name, in the singular and the plural."""
 

@@ -1,41 +1,23 @@
-"""A saved run."""
+"""A saved run, with its trained model."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
-
+from etude.api.run_data import RunData
 from etude.arguments import as_list, check_arguments
-from etude.config.checks import CheckedConfig, check
-from etude.config.composed import as_composed
 from etude.console import hide_messages
 from etude.errors import Problem, RequestError
-from etude.records.config_file import read_config, to_portable
-from etude.records.integrity import CONFIG, METRICS, TOKENIZER, is_hashed
-from etude.records.metrics_file import read_frame
-from etude.records.record import Record
-from etude.records.record_fields import (
-    monitored_metric,
-    order_metrics,
-)
-from etude.records.registry import find_record
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
 
-    from etude.data.evaluation_data import Evaluated, EvaluationRequest
     from etude.models.wrappers import Trained
     from etude.tasks.base import Task
 
 
-class Run:
+class Run(RunData):
     """A saved run: its config, metrics, checkpoints and data. `load_run` and `train` return it.
 
     Args:
@@ -45,98 +27,6 @@ class Run:
     Attributes:
         record: the argument `record`.
     """
-
-    @check_arguments(RequestError)
-    def __init__(self, record: Record, *, trust: str | Sequence[str] = ()) -> None:
-        self.record = record
-        self._trust = as_list(trust)
-
-    @property
-    def path(self) -> Path:
-        """The run's folder."""
-        return self.record.path
-
-    @property
-    def _root(self) -> Path:
-        """The folder of all runs, `experiments` by default."""
-        return self.path.parent.parent
-
-    @property
-    def status(self) -> str:
-        """The run's status: running, finished, failed, interrupted, paused, diverged or oom.
-
-        A paused run has reached `run.stop_at_step` or was pruned by a search. A diverged run had a
-        loss, gradient norm or metric that was NaN or infinite. The status oom means out of memory.
-        """
-        return self.record.status
-
-    @property
-    def label(self) -> str:
-        """The overrides that distinguish the run from its experiment file."""
-        return self.record.label
-
-    @property
-    def summary(self) -> dict[str, Any]:
-        """The content of `run.json` in the run's folder, such as the status, the duration, and the
-        best and final metrics. The page Records lists the keys.
-        """
-        return self.record.info
-
-    @cached_property
-    def config(self) -> DictConfig:
-        """The composed config that is saved with the run.
-
-        Raises:
-            RequestError: the config or `run.json` was edited after training.
-        """
-        self.record.check(CONFIG)
-        return as_composed(read_config(self.path / "config.yaml"))
-
-    @property
-    def metrics(self) -> pd.DataFrame:
-        """A table of the run's metrics, one row per logged step.
-
-        Columns, in this order: `step`, `tokens` (the number in all steps so far), `train/loss`, the
-        metric that selects the best checkpoint, the other validation metrics, all other metrics,
-        `lr`, `perf/...` (speed), `time` (seconds of training so far). In a step without validation,
-        validation metrics are NaN.
-
-        Raises:
-            RequestError: the metrics of a finished run were edited after training.
-        """
-        if self.record.info.get("status") == "finished":
-            self.record.check(METRICS)
-        frame = read_frame(self.path / "metrics.jsonl")
-        order = order_metrics(frame.columns, monitored_metric(self.record))
-        return frame.reindex(columns=order)
-
-    @cached_property
-    def checked(self) -> CheckedConfig:
-        """The run's config after it was checked, as an object that can build the config's classes.
-
-        Its attribute `nodes` contains, for each top-level key that names a class, such as `model`,
-        an object with this class and its arguments, whose method `build` calls the class.
-        """
-        return check(to_portable(self.config), trust=self._trust)
-
-    def tokenizer(self) -> Any:
-        """Loads the run's tokenizer, an `etude.data.tokenizer.Tokenizer`.
-
-        Raises:
-            RequestError: the file is missing or was edited after training.
-        """
-        from etude.data.tokenizer import Tokenizer
-
-        self.record.check(TOKENIZER)
-        tokenizer = Tokenizer.load(self.path / TOKENIZER, links=False)
-        recorded = self.summary.get("tokenizer", {}).get("fingerprint")
-        if not is_hashed(self.summary) and tokenizer.fingerprint != recorded:
-            message = (
-                "%s: the tokenizer's fingerprint differs from that in run.json; the file may have "
-                "been edited"
-            )
-            logging.getLogger("etude").warning(message, self.path / TOKENIZER)
-        return tokenizer
 
     @check_arguments(RequestError)
     def model(self, which: str | int = "best", *, merged: bool = True) -> Trained:
@@ -178,12 +68,6 @@ class Run:
         setup = Setup(module.eval(), labels=self.labels, tokenizer=tokenizer)
         task: Task = self.checked.nodes["task"].build()(setup=setup)
         return task
-
-    @property
-    def labels(self) -> list[str]:
-        """The names of the run's labels or tags, by index; empty if the data has none."""
-        names: list[str] = self.summary.get("data", {}).get("labels", [])
-        return names
 
     def _module(self, which: str | int, vocabulary: int, *, merged: bool = True) -> Any:
         """Loads the trained model as a `torch.nn.Module`.
@@ -297,41 +181,6 @@ class Run:
         return texts
 
     @check_arguments(RequestError)
-    def diff(self, other: str | Path | Run) -> pd.DataFrame:
-        """Returns a table of the config values in which another run differs from this run.
-
-        Args:
-            other: the other run, as for `load_run`.
-
-        Returns:
-            A data frame with a row per config key, and a column per run. A missing value is NaN.
-
-        Raises:
-            RequestError: there is no such run.
-        """
-        from etude.analysis.comparison import Comparison
-
-        record = other.record if isinstance(other, Run) else find_record(str(other), self._root)
-        return Comparison([self.record, record]).config.T
-
-    @check_arguments(RequestError)
-    def plot(self, *metrics: str, x: str = "step", log: str = "") -> Figure:
-        """Plots metrics of the run; a notebook shows the figure.
-
-        Args:
-            metrics: metrics to plot, one panel each; by default the metric that selects the best
-                checkpoint.
-            x: quantity of the x-axis: `step`, `tokens` or `time`.
-            log: axes with a logarithmic scale: `x`, `y` or `xy`.
-
-        Raises:
-            RequestError: one of the metrics was not logged.
-        """
-        from etude.analysis.comparison import Comparison
-
-        return Comparison([self.record], metrics=metrics, x=x, log=log).figure()
-
-    @check_arguments(RequestError)
     def predict(
         self,
         texts: str | Sequence[str | Sequence[str]],
@@ -384,11 +233,6 @@ class Run:
 
         return example_scores(self, split, which)
 
-    @property
-    def checkpoints(self) -> list[int]:
-        """The steps of the saved checkpoints, in ascending order."""
-        return [step for step, _ in self.record.checkpoints()]
-
     @check_arguments(RequestError)
     def over_steps(
         self,
@@ -423,146 +267,3 @@ class Run:
         from etude.analysis.measures import measure_steps
 
         return measure_steps(self, measure, args, more, steps)
-
-    @check_arguments(RequestError)
-    def batch(self, step: int) -> dict[str, Any]:
-        """Returns the batch of an optimizer step, over all processes, as tensors by name.
-
-        The names depend on the task. For a language model, they include `tokens` and `targets`,
-        both of shape (examples, length). A notebook shows the first examples as text.
-
-        Args:
-            step: optimizer step, as in the metrics; the first is 1.
-
-        Raises:
-            RequestError: the run has no such step, or its data is missing or differs from that of
-                training.
-        """
-        from etude.analysis.data_trace import batch_of
-
-        return batch_of(self, step)
-
-    @check_arguments(RequestError)
-    def places(self, step: int) -> pd.DataFrame:
-        """Returns a table of the documents or data rows in the examples of an optimizer step.
-
-        The table has one row for each document or data row in each example. Columns: `example`
-        (number in the step, from 1), `document` (index of the document or data row in the training
-        split, from 0), `source` (text that states where it comes from) and, for continuous text,
-        `first` and `end`: the example contains the document's tokens `first` to `end` - 1.
-
-        Args:
-            step: optimizer step, as in the metrics; the first is 1.
-
-        Raises:
-            RequestError: as for `batch`.
-        """
-        import pandas as pd
-
-        from etude.analysis.data_trace import example_sources
-
-        return pd.DataFrame(example_sources(self, step))
-
-    @check_arguments(RequestError)
-    def readings(self, text: str) -> pd.DataFrame:
-        """Returns a table of the optimizer steps in which the run used a text.
-
-        The table has one row for each example of a step that contains the text or, if an example
-        begins or ends within the text, a part of it.
-        Columns: `step` (optimizer step), all columns of `places`, and `whole`, which states whether
-        the example contains the complete text.
-
-        Args:
-            text: the text to find; upper and lower case and spaces must match.
-
-        Raises:
-            RequestError: the training split does not contain the text, or as for `batch`.
-        """
-        import pandas as pd
-
-        from etude.analysis.data_trace import steps_of_text
-
-        rows = steps_of_text(self, text)
-        columns = ["step", "example", "document", "source", "whole"]
-        return pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
-
-    @check_arguments(RequestError)
-    def data(self, split: str | None = None) -> Any:
-        """Returns the batches of a split of the run's data, or its data module.
-
-        Example:
-            for batch in run.data("val"):
-                logits = model(batch["tokens"])
-
-        Args:
-            split: `val`, `train`, or `test` if the data has one; None for the data module, an
-                `etude.data.module.DataModule`. The data module is not prepared, and its files may
-                be missing; `data.prepare(folder)` prepares it in a folder for prepared data.
-
-        Returns:
-            For a split, an iterable of its batches, in which each example occurs once. A batch is a
-            dict from names, such as `tokens`, to tensors.
-
-        Raises:
-            RequestError: the data has no such split, is missing or differs from that of training.
-        """
-        from etude.data.evaluation_data import EvaluationRequest
-        from etude.training.model import configured_vocabulary
-
-        if split is not None:
-            return self.evaluated(self.data(), EvaluationRequest(split)).batches()
-        data = self.checked.nodes["data"].build()
-        data.model_vocabulary = configured_vocabulary(self.checked) or 0
-        task: Any = self.checked.nodes["task"].build()
-        data.for_task(task.constructor.objective(**task.arguments))
-        return data
-
-    def evaluated(self, data: Any, asked: EvaluationRequest) -> Evaluated:
-        """Returns the examples to evaluate, from the run's data or from other files.
-
-        Args:
-            data: the run's data module; this method prepares the data unless other files are
-                requested.
-            asked: the requested split or files.
-
-        Raises:
-            RequestError: the data is missing, differs from that of training, or lacks the requested
-                split.
-        """
-        if asked.files is None:
-            self.prepare(data)
-        asked = replace(asked, tokenizer=self.tokenizer(), labels=self.labels)
-        evaluated: Evaluated = data.evaluated_with_rows(asked)
-        return evaluated
-
-    def prepare(self, data: Any) -> None:
-        """Checks that the data of the data module `data` is the run's training data; prepares it.
-
-        The prepared data is written to the cache folder: `run.cache` of the config or, if it is not
-        set, `$ETUDE_CACHE` or `~/.cache/etude`.
-
-        Raises:
-            RequestError: the data is missing or differs from that of training.
-        """
-        from etude.training.run_folder import cache_folder
-
-        with hide_messages():
-            data.check()
-        fingerprint, recorded = data.fingerprint(), self.summary["data"]["fingerprint"]
-        if fingerprint != recorded:
-            expected = f"the fingerprint of the training data, {recorded}"
-            hint = (
-                "the data has changed since the run was trained; restore it, or pass other data to "
-            )
-            hint += "evaluate"
-            raise RequestError(Problem("the run's data", expected, fingerprint, hint))
-        with hide_messages():
-            data.prepare(cache_folder(self.checked))
-
-    def __repr__(self) -> str:
-        return f"Run({str(self.path)!r}, {self.status}, {self.label!r})"
-
-    def _repr_html_(self) -> str:
-        from etude.analysis.run_display import run_html
-
-        return run_html(self.record)
