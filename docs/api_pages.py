@@ -270,7 +270,7 @@ def write_api_pages() -> None:
 
 
 def has_own_bases(path: str) -> bool:
-    """Returns whether a class inherits only from classes of Étude, whose methods are then listed."""
+    """Returns whether a class inherits only from classes of Étude, whose methods are listed."""
     module, _, name = path.rpartition(".")
     bases = getattr(importlib.import_module(module), name).__mro__[1:-1]
     return all(base.__module__.startswith(("etude.", "abc")) for base in bases)

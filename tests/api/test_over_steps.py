@@ -14,6 +14,8 @@ import pytest
 import torch
 
 import etude
+from etude.analysis.measure_curves import mean_over_seeds
+from etude.analysis.statistics import interval
 from etude.errors import RequestError
 from etude.interpret import attention_entropy, previous_token_scores
 
@@ -134,3 +136,46 @@ def test_seeds_and_steps_and_heads(trained: Path) -> None:
         etude.Runs([runs[0], runs[0]]).over_steps(previous_token_scores, length=4)
     with pytest.raises(RequestError, match="at least one run"):
         etude.Runs([]).over_steps(previous_token_scores)
+
+
+def test_means_and_intervals_over_seeds(trained: Path) -> None:
+    runs = etude.runs(trained)
+    values = runs.over_steps(previous_token_scores, length=4)
+    table = runs.over_steps(previous_token_scores, length=4, intervals=True)
+    assert table.index.names == ["label", "step", "layer", "head"]
+    two = values.xs((10, 0, 0), level=["step", "layer", "head"])
+    row = table.xs((10, 0, 0), level=["step", "layer", "head"]).iloc[0]
+    assert (row["n"], row["mean"]) == (2, pytest.approx(two.mean()))
+    assert row["std"] == pytest.approx(abs(two.iloc[0] - two.iloc[1]) / 2**0.5)
+    assert table[["low", "high"]].isna().all(axis=None)  # two seeds
+
+
+def test_intervals_are_those_of_statistics() -> None:
+    index = pd.MultiIndex.from_product([["a", "b"], range(4), [5, 10]], names=LEVELS)
+    values = pd.Series(torch.rand(16, generator=torch.Generator().manual_seed(1)), index=index)
+    table = mean_over_seeds(values)
+    assert table.index.tolist() == [("a", 5), ("a", 10), ("b", 5), ("b", 10)]
+    for (label, step), row in table.iterrows():
+        group = values.xs((label, step), level=["label", "step"]).tolist()
+        assert (row["low"], row["high"]) == interval(group)
+        assert row["n"] == 4
+
+
+def test_curves_with_bands(trained: Path) -> None:
+    runs = etude.runs(trained)
+    values = runs.over_steps(previous_token_scores, length=4)
+    figure = runs.plot_over_steps(previous_token_scores, length=4)
+    (axes,) = [each for each in figure.axes if each.lines]
+    (line,) = [each for each in axes.lines if len(each.get_xdata()) == 2]
+    means = values.groupby("step").mean()
+    assert list(line.get_xdata()) == [5, 10]
+    assert list(line.get_ydata()) == pytest.approx(means.tolist())
+    (band,) = axes.collections
+    deviation = values.groupby("step").std().loc[10]
+    ends = [y for x, y in band.get_paths()[0].vertices if x == 10]
+    assert (min(ends), max(ends)) == pytest.approx((means[10] - deviation, means[10] + deviation))
+    single = etude.Runs([runs[0]]).plot_over_steps(previous_token_scores, length=4)
+    assert all(len(each.collections) == 0 for each in single.axes)
+
+
+LEVELS = ["label", "seed", "step"]

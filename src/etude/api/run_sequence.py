@@ -23,6 +23,7 @@ from etude.records.record_fields import (
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
     from etude.analysis.comparison import Comparison
     from etude.analysis.run_groups import Groups
@@ -154,21 +155,27 @@ class Runs(Sequence[Run]):
         measure: Callable[..., Any],
         *args: Any,
         steps: Sequence[int] | None = None,
+        intervals: bool = False,
         **more: Any,
-    ) -> pd.Series:
+    ) -> pd.Series | pd.DataFrame:
         """Returns the values of a measure for the saved checkpoints of all runs; see
         `Run.over_steps`.
 
         Example:
-            scores = runs("experiments/induction").over_steps(etude.interpret.induction_scores)
-            scores.groupby(["label", "step", "layer", "head"]).agg(["mean", "std"])
+            found = runs("experiments/induction")
+            found.over_steps(etude.interpret.induction_scores)
+            found.over_steps(etude.interpret.induction_scores, intervals=True)
 
         Args:
             measure, args, steps, more: as for `Run.over_steps`.
+            intervals: whether to return the mean over the seeds with its interval, instead of all
+                values.
 
         Returns:
             The values, whose first index levels are `label` (the overrides that distinguish the
-            run, without the seed), `seed` and `step`.
+            run, without the seed), `seed` and `step`. With `intervals`, a data frame without the
+            level `seed`: `n` (number of seeds), `mean`, `std` (standard deviation), and the 95 %
+            interval of the mean, `low` to `high`.
 
         Raises:
             RequestError: there are no runs, two runs have the same label and seed, or as for
@@ -176,6 +183,7 @@ class Runs(Sequence[Run]):
         """
         import pandas as pd
 
+        from etude.analysis.measure_curves import mean_over_seeds
         from etude.records.run_comparison import label_without_seed
 
         parts: dict[tuple[str, int], pd.Series] = {}
@@ -187,7 +195,32 @@ class Runs(Sequence[Run]):
             parts[key] = run.over_steps(measure, *args, steps=steps, **more)
         if not parts:
             raise RequestError(Problem("runs", "at least one run"))
-        return pd.concat(parts, names=["label", "seed"])
+        values = pd.concat(parts, names=["label", "seed"])
+        return mean_over_seeds(values) if intervals else values
+
+    @check_arguments(RequestError)
+    def plot_over_steps(
+        self,
+        measure: Callable[..., Any],
+        *args: Any,
+        steps: Sequence[int] | None = None,
+        **more: Any,
+    ) -> Figure:
+        """Plots the values of a measure for the saved checkpoints, as means over the seeds.
+
+        There is a panel for each layer, and a curve for each head and label, with a band of one
+        standard deviation.
+
+        Args:
+            measure, args, steps, more: as for `Run.over_steps`.
+
+        Raises:
+            RequestError: as for `over_steps`.
+        """
+        from etude.analysis.measure_curves import draw_over_steps
+
+        values: Any = self.over_steps(measure, *args, steps=steps, **more)
+        return draw_over_steps(values, getattr(measure, "__name__", "measure").replace("_", " "))
 
     @check_arguments(RequestError)
     def significance(self, split: str = "val") -> pd.DataFrame:
