@@ -201,7 +201,8 @@ def _as_mime(renderable: Any) -> dict[str, str]:
 
     from rich.console import Console
 
-    console = Console(record=True, file=io.StringIO(), width=120)
+    # In a notebook, Rich would also display what it prints, as another output.
+    console = Console(record=True, file=io.StringIO(), width=120, force_jupyter=False)
     console.print(renderable)
     html = console.export_html(inline_styles=True, code_format=_PRE, clear=False)
     return {"text/html": html, "text/plain": console.export_text()}

@@ -111,6 +111,7 @@ def test_a_sweep_shows_a_table_and_is_interrupted(kernel: Kernel) -> None:
     tables = [m["content"]["data"] for m in messages if m["msg_type"] == "update_display_data"]
     assert "of 4 jobs done" in tables[0]["text/html"]
     assert tables[-1] == {"text/plain": ""}
+    assert [m["msg_type"] for m in messages].count("display_data") == 1  # updated, not repeated
 
     cell = kernel.start(sweep.replace("STEPS", "100000"))
     kernel.outputs(cell, until=lambda m: "/100000" in str(m["content"].get("data", {})))
