@@ -188,3 +188,77 @@ def test_inside(execute: Execute) -> None:
     assert alibi_last[2] > 0.8
     for figure in ("curves", "patterns", "ablation_figure", "redundancy_figure"):
         assert value(cells[figure], "image/png").startswith("iVBOR")
+
+
+def numbers(cell: Any) -> dict[tuple[str, ...], list[float]]:
+    """The numbers of each row of a table that `Groups` made, by the cells before the column `n`."""
+    header, *rows = table(cell)
+    first = header.index("n")
+    return {tuple(row[1:first]): [float(x) for x in row[first:]] for row in rows}
+
+
+def test_study(execute: Execute) -> None:
+    cells = execute("03_study.ipynb")
+    planned = table(cells["plan"])[1:]
+    assert len(planned) == 12
+    assert {row[2] for row in planned} == {"new"}
+    assert len({row[3] for row in planned}) == 1  # the number of parameters
+    assert "12 jobs: 12 finished" in printed(cells["sweep"])
+    assert len(cells["sweep"].outputs) < 8  # no output for each update of the progress
+    assert len(table(cells["frame"])) == 13
+    assert [row[2:4] for row in table(cells["where"])[1:]] == [["alibi", "0"], ["alibi", "1"]]
+    assert ["model.position", "rotary", "alibi"] in table(cells["diff"])
+    # the loss at the length of training
+    groups = numbers(cells["groups"])
+    assert list(groups)[:2] == [("rotary",), ("alibi",)]
+    means = {name: row[1] for (name,), row in groups.items()}
+    assert means["rotary"] + 0.02 < means["alibi"] < means["none"] - 0.03
+    assert abs(means["none"] - means["sinusoidal"]) < 0.08
+    tests = table(cells["tests"])
+    p, holm = tests[0].index("p"), tests[0].index("holm")
+    assert [(row[p], row[holm]) for row in tests[1:]] == [("0.1", "0.3")] * 3
+    assert table(cells["smallest"])[3][1:] == ["0.1000", "0.3000", "0.4000"]
+    # longer windows: means and standard deviations by position, at 32, 64, 128 and 256 characters
+    longer = {row[0]: [float(x) for x in row[1::2]] for row in table(cells["longer"])[3:]}
+    assert abs(longer["alibi"][3] - longer["alibi"][0]) < 0.03
+    for position in ("rotary", "sinusoidal"):
+        assert longer[position][3] > longer[position][0] + 0.08
+        assert longer[position][3] > longer["alibi"][3] + 0.08
+    assert value(cells["longest"]) == "0.1"
+    assert r"\begin{tabular}{lrrr}" in printed(cells["latex"])
+    assert "rotary & 3 & " in printed(cells["latex"])
+    # extended
+    assert [row[1::2] for row in table(cells["plan_arm"])[1:]] == [["done", "12"], ["new", "3"]]
+    assert "15 jobs: 12 reused, 3 finished" in printed(cells["sweep_arm"])
+    extended = table(cells["sweep_arm"])
+    assert [(row[p], row[holm]) for row in extended[1:]] == [("0.1", "0.4")] * 4
+    assert "2 jobs: 2 finished" in printed(cells["sweep_seed"])
+    assert round(float(value(cells["sweep_seed"])), 4) == 0.0286
+    assert all(is_figure(cells[name]) for name in ("curves", "length_figure", "final_figure"))
+
+
+def test_paper(execute: Execute) -> None:
+    cells = execute("09_paper.ipynb")
+    for name in ("reproduce", "reproduce_own"):
+        assert "Comparison with the paper: match" in printed(cells[name])
+    assert [row[-1] for row in table(cells["result"])[1:]] == ["match", "match"]
+    # the first claim fails where the stream does not grow: slopes of the stream and the gradient
+    slopes = {row[0]: [float(x) for x in row[1::2]] for row in table(cells["slopes"])[3:]}
+    for name in ("Pre-LN, Xavier", "Pre-LN, N(0, 0.02)"):
+        stream, gradient = slopes[name]
+        assert 0.4 < stream < 0.8
+        assert -0.65 < gradient < -0.25
+    for name in ("Pre-LN, GPT-2", "Pre-LN, zero output"):
+        assert max(map(abs, slopes[name])) < 0.1
+    assert slopes["Post-LN, Xavier"][0] == 0
+    assert slopes["Post-LN, Xavier"][1] > 0.1
+    # the second claim: means of the ratios, and the case in which it fails
+    ratios = {row[0]: float(row[2]) for row in table(cells["own_result"])[1:]}
+    assert ratios["post"] > 1.12
+    assert ratios["pre"] < 1.03
+    assert "12 jobs: 6 reused, 6 finished" in printed(cells["sweep"])
+    losses = {key: row[1] for key, row in numbers(cells["sweep"]).items()}
+    assert losses["0.008", "0"] > 3
+    assert losses["0.002", "0"] < losses["0.002", "60"] < 2.8
+    assert all(is_figure(cells[name]) for name in ("gradients", "beside", "fails", "own_figure"))
+    assert is_figure(cells["rates"])
