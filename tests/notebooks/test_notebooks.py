@@ -190,7 +190,7 @@ def test_inside(execute: Execute) -> None:
         assert value(cells[figure], "image/png").startswith("iVBOR")
 
 
-def numbers(cell: Any) -> dict[tuple[str, ...], list[float]]:
+def group_numbers(cell: Any) -> dict[tuple[str, ...], list[float]]:
     """The numbers of each row of a table that `Groups` made, by the cells before the column `n`."""
     header, *rows = table(cell)
     first = header.index("n")
@@ -209,7 +209,7 @@ def test_study(execute: Execute) -> None:
     assert [row[2:4] for row in table(cells["where"])[1:]] == [["alibi", "0"], ["alibi", "1"]]
     assert ["model.position", "rotary", "alibi"] in table(cells["diff"])
     # the loss at the length of training
-    groups = numbers(cells["groups"])
+    groups = group_numbers(cells["groups"])
     assert list(groups)[:2] == [("rotary",), ("alibi",)]
     means = {name: row[1] for (name,), row in groups.items()}
     assert means["rotary"] + 0.02 < means["alibi"] < means["none"] - 0.03
@@ -257,8 +257,56 @@ def test_paper(execute: Execute) -> None:
     assert ratios["post"] > 1.12
     assert ratios["pre"] < 1.03
     assert "12 jobs: 6 reused, 6 finished" in printed(cells["sweep"])
-    losses = {key: row[1] for key, row in numbers(cells["sweep"]).items()}
+    losses = {key: row[1] for key, row in group_numbers(cells["sweep"]).items()}
     assert losses["0.008", "0"] > 3
     assert losses["0.002", "0"] < losses["0.002", "60"] < 2.8
     assert all(is_figure(cells[name]) for name in ("gradients", "beside", "fails", "own_figure"))
     assert is_figure(cells["rates"])
+
+
+def test_released_weights(execute: Execute) -> None:
+    cells = execute("08_released_weights.ipynb")
+    # in
+    assert "written: small_gpt2" in printed(cells["release"])
+    assert ["model.safetensors", "4.260"] in table(cells["load"])
+    assert value(cells["same"]) == "(True, True)"
+    # inspected
+    assert "blocks.0.attention.pattern" in value(cells["sites"])
+    assert value(cells["lens_by_hand"]) == "True"
+    total, difference = re.findall(r"-?\d+\.\d+", printed(cells["attribution"]))
+    assert float(total) == pytest.approx(float(difference), abs=0.01)
+    assert float(total) > 4
+    assert table(cells["attribution"])[2][0] == "feedforward"
+    assert float(printed(cells["ablation"]).split()[-1]) > 0.9
+    without = [[float(x) for x in row[1:]] for row in table(cells["ablation"])[2:]]
+    assert min(attention for attention, _ in without) > 0.8
+    assert without[0][1] < 0.3
+    # adapted
+    for name in ("generate", "generate_adapted"):
+        assert printed(cells[name]).count("The value of the") == 3
+    losses = {row[0]: [float(x) for x in row[1:]] for row in table(cells["losses"])[1:]}
+    assert losses["manual"][2] < -0.7
+    assert losses["speeches"][2] > 0.15
+    gains = [row[-6:] for row in table(cells["gains"])[2:]]
+    assert ["' se'", "'qu'"] in [row[:2] for row in gains]
+    assert all(float(adapted) + 1 < float(released) for *_, released, adapted, _ in gains)
+    # changed
+    changed = [[float(x) for x in row[1:]] for row in table(cells["changed"])[3:]]
+    assert len(changed) == 4
+    attention, feedforward = (
+        sum(sum(row[part]) for row in changed) / 8 for part in (slice(0, 2), slice(2, 4))
+    )
+    assert feedforward > 1.2 * attention
+    assert all(row[4] < row[5] < 1 for row in changed)
+    released, adapted, _ = losses["manual"]
+    for row in table(cells["exchanged"])[2:]:
+        alone, without_it = float(row[1]), float(row[2])
+        assert (released + adapted) / 2 < alone < released
+        assert adapted < without_it
+    (favour,) = [row[1:] for row in table(cells["attributions"]) if row[0] == "feedforward"]
+    assert float(favour[0]) < -1 < 1 < float(favour[1])
+    # out
+    assert "written: adapted_gpt2" in printed(cells["convert"])
+    assert "written: adapter" in printed(cells["convert"])
+    assert [row[1] for row in table(cells["out"])[1:]] == ["True"] * 3
+    assert all(is_figure(cells[name]) for name in ("lens", "lenses", "attributions"))
