@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,17 @@ def value(cell: Any, kind: str = "text/plain") -> str:
     return str([o.data[kind] for o in cell.outputs if kind in o.get("data", {})][-1])
 
 
+def table(cell: Any) -> list[list[str]]:
+    """The rows of the last table that a cell shows, with the header rows, as texts."""
+    rows = re.findall(r"<tr.*?>(.*?)</tr>", value(cell, "text/html"), re.DOTALL)
+    return [re.findall(r"<t[dh].*?>(.*?)</t[dh]>", row, re.DOTALL) for row in rows]
+
+
+def is_figure(cell: Any) -> bool:
+    """Whether a cell shows a picture of more than 10 kB."""
+    return len(value(cell, "image/png")) > 10_000
+
+
 def test_first_run(execute: Execute) -> None:
     cells = execute("01_first_run.ipynb")
     assert "did you mean layers?" in printed(cells["mistake"])
@@ -39,3 +51,34 @@ def test_first_run(execute: Execute) -> None:
     table = value(cells["table"])
     assert [table.count(word) for word in ("rotary", "learned", "none")] == [2, 1, 1]
     assert value(cells["curves"], "image/png").startswith("iVBOR")
+
+
+def test_translation(execute: Execute) -> None:
+    cells = execute("06_translation.ipynb")
+    model, memory = (float(row[1]) for row in table(cells["scores"])[1:])
+    assert model > memory + 2
+    rules = {row[0]: [float(number) for number in row[1:]] for row in table(cells["align"])[1:]}
+    heads = [scores for name, scores in rules.items() if name.startswith("layer")]
+    assert len(heads) == 8
+    assert max(score for score, _ in heads) > rules["diagonal"][0]
+    assert max(score for _, score in heads) > 2 * rules["chance"][1]
+    assert all(is_figure(cells[name]) for name in ("alignment", "heads", "sweep"))
+    removed = {row[0]: row[1:] for row in table(cells["without"])[2:]}
+    assert float(removed["nothing"][0]) > 30
+    assert float(removed["both"][0]) < 5
+    assert removed["both"][1] == "1"  # the same text for every source
+    ranked = [float(row[4]) for row in table(cells["hypotheses"])[1:]]  # log p / n
+    assert len(ranked) == 5
+    assert ranked == sorted(ranked, reverse=True)
+    columns = ("BLEU", "chrF", "log p", "length")
+    by_beams = {
+        (row[1], float(row[2])): dict(zip(columns, map(float, row[3:]), strict=True))
+        for row in table(cells["beams"])[1:]
+    }
+    greedy, short, usual, long = (
+        by_beams[key] for key in (("1", 1.0), ("4", 0.0), ("4", 1.0), ("4", 2.0))
+    )
+    assert usual["BLEU"] > greedy["BLEU"] - 0.5
+    assert short["log p"] == max(row["log p"] for row in by_beams.values())
+    assert short["length"] + 0.05 < usual["length"] < long["length"] - 0.05
+    assert long["BLEU"] < usual["BLEU"] - 2
