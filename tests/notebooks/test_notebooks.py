@@ -53,6 +53,30 @@ def test_first_run(execute: Execute) -> None:
     assert value(cells["curves"], "image/png").startswith("iVBOR")
 
 
+def test_pretrain_finetune(execute: Execute) -> None:
+    cells = execute("04_pretrain_finetune.ipynb")
+    entropy = float(re.search(r"[\d.]+", printed(cells["entropy"]))[0])  # type: ignore[index]
+    assert float(table(cells["pretrain"])[-1][-1]) < entropy - 0.4
+    assert value(cells["finetune"]) == "24"
+    # training loss: mean, minimum, maximum; then the same of the validation accuracy
+    rows = [[float(number) for number in row[-6:]] for row in table(cells["results"])[3:]]
+    pretrained, random = rows[:4], rows[4:]
+    assert len(random) == 4
+    for arm in (pretrained, random):
+        assert arm[0][2] < 0.15  # even the worst seed has learned its 50 utterances
+        means = [row[3] for row in arm]
+        assert means == sorted(means)  # more labels are better
+    assert pretrained[0][4] > random[0][5] + 0.02  # the worst seed above the best one
+    assert abs(pretrained[3][3] - random[3][3]) < 0.03  # no difference with all labels
+    assert is_figure(cells["figure"])
+    unseen = {row[0]: [float(number) for number in row[1:]] for row in table(cells["unseen"])[1:]}
+    for words in ("labelled", "new"):
+        assert unseen[words][0] > unseen[words][1]
+    assert unseen["new"][0] < unseen["labelled"][0] - 0.2
+    words = ["聽日", "我", "同", "朋友", "去", "睇", "戲", "."]
+    assert [row[0] for row in table(cells["predict"])[1:]] == words
+
+
 def test_translation(execute: Execute) -> None:
     cells = execute("06_translation.ipynb")
     model, memory = (float(row[1]) for row in table(cells["scores"])[1:])
