@@ -310,3 +310,58 @@ def test_released_weights(execute: Execute) -> None:
     assert "written: adapter" in printed(cells["convert"])
     assert [row[1] for row in table(cells["out"])[1:]] == ["True"] * 3
     assert all(is_figure(cells[name]) for name in ("lens", "lenses", "attributions"))
+
+
+def test_pretrain_finetune(execute: Execute) -> None:
+    cells = execute("04_pretrain_finetune.ipynb")
+    entropy = float(re.search(r"[\d.]+", printed(cells["entropy"]))[0])  # type: ignore[index]
+    assert float(table(cells["pretrain"])[-1][-1]) < entropy - 0.4
+    assert value(cells["finetune"]) == "24"
+    # training loss: mean, minimum, maximum; then the same of the validation accuracy
+    rows = [[float(number) for number in row[-6:]] for row in table(cells["results"])[3:]]
+    pretrained, random = rows[:4], rows[4:]
+    assert len(random) == 4
+    for arm in (pretrained, random):
+        assert arm[0][2] < 0.15  # even the worst seed has learned its 50 utterances
+        means = [row[3] for row in arm]
+        assert means == sorted(means)  # more labels are better
+    assert pretrained[0][4] > random[0][5] + 0.02  # the worst seed above the best one
+    assert abs(pretrained[3][3] - random[3][3]) < 0.03  # no difference with all labels
+    assert is_figure(cells["figure"])
+    unseen = {row[0]: [float(number) for number in row[1:]] for row in table(cells["unseen"])[1:]}
+    for words in ("labelled", "new"):
+        assert unseen[words][0] > unseen[words][1]
+    assert unseen["new"][0] < unseen["labelled"][0] - 0.2
+    words = ["聽日", "我", "同", "朋友", "去", "睇", "戲", "."]
+    assert [row[0] for row in table(cells["predict"])[1:]] == words
+
+
+def test_translation(execute: Execute) -> None:
+    cells = execute("06_translation.ipynb")
+    model, memory = (float(row[1]) for row in table(cells["scores"])[1:])
+    assert model > memory + 2
+    rules = {row[0]: [float(number) for number in row[1:]] for row in table(cells["align"])[1:]}
+    heads = [scores for name, scores in rules.items() if name.startswith("layer")]
+    assert len(heads) == 8
+    assert max(score for score, _ in heads) > rules["diagonal"][0]
+    assert max(score for _, score in heads) > 2 * rules["chance"][1]
+    assert all(is_figure(cells[name]) for name in ("alignment", "heads", "sweep"))
+    removed = {row[0]: row[1:] for row in table(cells["without"])[2:]}
+    assert float(removed["nothing"][0]) > 30
+    assert float(removed["both"][0]) < 5
+    assert removed["both"][1] == "1"  # the same text for every source
+    ranked = [float(row[4]) for row in table(cells["hypotheses"])[1:]]  # log p / n
+    assert len(ranked) == 5
+    assert ranked == sorted(ranked, reverse=True)
+    columns = ("BLEU", "chrF", "log p", "length")
+    by_beams = {
+        (row[1], float(row[2])): dict(zip(columns, map(float, row[3:]), strict=True))
+        for row in table(cells["beams"])[1:]
+    }
+    greedy, short, usual, long = (
+        by_beams[key] for key in (("1", 1.0), ("4", 0.0), ("4", 1.0), ("4", 2.0))
+    )
+    assert usual["BLEU"] > greedy["BLEU"] - 0.5
+    assert short["log p"] == max(row["log p"] for row in by_beams.values())
+    assert short["length"] + 0.05 < usual["length"] < long["length"] - 0.05
+    assert long["BLEU"] < usual["BLEU"] - 2
