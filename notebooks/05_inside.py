@@ -76,6 +76,7 @@ settings = [
     "optimizer.lr=4e-3",
     "trainer.max_steps=600",
     "trainer.val_check_interval=20",
+    "run.save_every=20",
     "run.keep_every=20",
     "run.samples=0",
 ]

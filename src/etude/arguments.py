@@ -11,7 +11,7 @@ from functools import cache, wraps
 from typing import Any, ParamSpec, TypeVar
 
 from etude.config.type_names import is_union
-from etude.errors import InvalidArguments, Problem, RequestError
+from etude.errors import InvalidArguments, Problem, RequestError, nearest
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -52,9 +52,14 @@ def check_arguments(
         @wraps(function)
         def checked(*args: P.args, **kwargs: P.kwargs) -> R:
             hints = _hints(function)
+            try:
+                arguments = signature.bind(*args, **kwargs).arguments
+            except TypeError as reason:
+                name = function.__name__
+                raise error(list(_binding_problems(name, signature, kwargs, reason))) from None
             problems = [
                 Problem(name, _describe(hints[name]), value)
-                for name, argument in signature.bind(*args, **kwargs).arguments.items()
+                for name, argument in arguments.items()
                 for value in (argument if name == several else (argument,))
                 if name in hints and not _fits(value, hints[name])
             ]
@@ -65,6 +70,26 @@ def check_arguments(
         return checked
 
     return decorate
+
+
+def _binding_problems(
+    function: str, signature: inspect.Signature, given: Mapping[str, Any], reason: TypeError
+) -> Iterable[Problem]:
+    """Yields the problems of a call whose arguments do not fit the signature.
+
+    Args:
+        function: name of the function.
+        signature: its signature.
+        given: the keyword arguments of the call.
+        reason: the error of `Signature.bind`.
+    """
+    known = [name for name in signature.parameters if name != "self"]
+    unknown = [name for name in given if name not in known]
+    for name in unknown:
+        expected = f"no such argument of {function}"
+        yield Problem(name, expected, given[name], nearest(name, known))
+    if not unknown:
+        yield Problem(f"arguments of {function}", "those in its signature", hint=str(reason))
 
 
 @cache

@@ -150,6 +150,9 @@ class Interrupted(EtudeError):
     def __reduce__(self) -> tuple[type, tuple[int, str]]:
         return type(self), (self.signum, str(self))
 
+    def _render_traceback_(self) -> list[str]:
+        return [*super()._render_traceback_(), "  to continue, run the cell again"]
+
 
 def summarize_exception(error: BaseException) -> str:
     """Returns an exception's type and the first line of its message, as text.

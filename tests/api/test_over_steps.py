@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import linecache
 import shutil
+import sys
+import types
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,7 +17,11 @@ import pytest
 import torch
 
 import etude
-from etude.analysis.measure_curves import mean_over_seeds
+from etude.analysis.measure_curves import (
+    draw_over_steps,
+    mean_over_seeds,
+    report_different_steps,
+)
 from etude.analysis.statistics import interval
 from etude.errors import RequestError
 from etude.interpret import attention_entropy, previous_token_scores
@@ -179,3 +186,52 @@ def test_curves_with_bands(trained: Path) -> None:
 
 
 LEVELS = ["label", "seed", "step"]
+
+
+def test_different_steps_of_seeds_are_reported(caplog: pytest.LogCaptureFixture) -> None:
+    index = pd.MultiIndex.from_tuples(
+        [("a", 0, 5), ("a", 0, 10), ("a", 1, 10), ("b", 0, 5), ("b", 1, 5)], names=LEVELS
+    )
+    values = pd.Series([1.0, 2.0, 4.0, 5.0, 7.0], index=index)
+    report_different_steps(values)
+    (record,) = caplog.records
+    assert record.getMessage().startswith("a: not all seeds have a checkpoint at the steps 5; ")
+    figure = draw_over_steps(values, "value")
+    drawn = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata()))
+             for axes in figure.axes for line in axes.lines}  # fmt: skip
+    assert drawn == {"a": ([10], [3]), "b": ([5], [6])}
+
+
+NOTEBOOK = """
+FACTOR = 2.0
+
+def helper(x):
+    return FACTOR * x
+
+def measure(model):
+    return helper(1.0)
+
+def unknown(model):
+    return float(len(thing))
+
+thing = object.__new__(type("Thing", (), {"__len__": lambda self: COUNT[0]}))
+COUNT = [3]
+"""
+
+
+def test_what_a_function_of_a_notebook_reads_is_part_of_it(run: Any) -> None:
+    cell = types.ModuleType("cell_of_a_notebook")
+    sys.modules[cell.__name__] = cell
+    linecache.cache["<cell>"] = (len(NOTEBOOK), None, NOTEBOOK.splitlines(True), "<cell>")
+    try:
+        exec(compile(NOTEBOOK, "<cell>", "exec"), cell.__dict__)
+        assert run.over_steps(cell.measure).tolist() == [2, 2]
+        cell.FACTOR = 5.0
+        assert run.over_steps(cell.measure).tolist() == [5, 5]
+        cell.helper = lambda x: 7.0
+        assert run.over_steps(cell.measure).tolist() == [7, 7]
+        assert run.over_steps(cell.unknown).tolist() == [3, 3]
+        cell.COUNT[0] = 4
+        assert run.over_steps(cell.unknown).tolist() == [4, 4]  # not stored
+    finally:
+        del sys.modules[cell.__name__], linecache.cache["<cell>"]

@@ -190,7 +190,7 @@ class TestLens:
     def test_targets(self) -> None:
         model, tokens = build(), torch.arange(6)[None]
         values = logit_lens(model, tokens, targets=torch.full((1, 6), 3))
-        assert values.index.names == ["layer", "row", "position"]
+        assert values.index.names == ["blocks", "row", "position"]
         near(values[0, 0, 4], lens_logits(model, tokens)[0, 0, 4].log_softmax(-1)[3])
         with pytest.raises(RequestError, match=r"as many ids as `ids` has: \(1, 6\)"):
             logit_lens(model, tokens, targets=[1, 2])

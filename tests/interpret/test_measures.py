@@ -208,7 +208,7 @@ class TestSimilarity:
             i for i in expected.argsort(descending=True).tolist() if i != 2
         ]
         near(result.iloc[0], expected[result.index[0]].item(), 1e-6)
-        with pytest.raises(RequestError, match="a token id from 0 to 12"):
+        with pytest.raises(RequestError, match="ids from 0 to 12"):
             embedding_neighbours(model, 13)
 
     @pytest.mark.parametrize("rows", [1, 3])

@@ -33,7 +33,7 @@ def test_rows_are_the_measure_of_each_checkpoint_and_no_bit_changes(tmp_path: Pa
         modules = [each.model(str(step)).module for each in (plain, run)]
         for ours, theirs in zip(*(m.parameters() for m in modules), strict=True):
             assert torch.equal(ours, theirs)
-    scores = run.over_steps(induction_scores, length=20)
+    scores = run.over_steps(induction_scores)
     names = [name for name in run.metrics if name.startswith("inside/")]
     assert names == [f"inside/induction/{i}.{h}" for i in range(2) for h in range(4)]
     rows = run.metrics.set_index("step")[names].loc[[2, 4, 6]]
@@ -55,7 +55,12 @@ def test_not_in_the_signature() -> None:
 def test_a_model_that_cannot_be_measured_is_refused_before_training(
     tmp_path: Path, corpus: Path, tiny: Callable
 ) -> None:
-    words = tiny(corpus, tmp_path / "runs", "callbacks=induction_scores")
+    words = tiny(
+        corpus,
+        tmp_path / "runs",
+        "callbacks=induction_scores",
+        "callbacks.induction_scores.length=20",
+    )
     message = "callbacks.induction_scores.length = 20: expected at most 4, half of what the"
     with pytest.raises(RequestError, match=message):
         etude.train(compose(words))

@@ -250,7 +250,7 @@ class TestErrors:
     def test_inputs(self) -> None:
         for arguments, message in [
             ({"text": "a"}, "text = 'a': expected a text of at least 2 tokens"),
-            ({"text": [4, V]}, rf"text = \[{V}\]: expected token ids from 0 to {V - 1}"),
+            ({"text": [4, V]}, rf"text = {V}: expected ids from 0 to {V - 1}"),
             ({"text": [[4, 5], [4, 5]]}, "text = '2 sequences': expected one sequence"),
             (
                 {"text": IDS, "layers": 2},

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from etude.activations.attaching import attached
-from etude.activations.names import Site, find_sites
+from etude.activations.names import Site, find_sites, translate
 from etude.counts import counted
 from etude.errors import Checks, Problem, RequestError
 from etude.markup.fragments import code, display, table, title
@@ -129,6 +129,7 @@ class Capture(Mapping[str, Tensor]):
         Raises:
             RequestError: the site is not captured.
         """
+        name = translate(name)
         if name not in self._pieces:
             hint = f"captured: {', '.join(list(self._pieces)[:6])}"
             raise RequestError(Problem("site", "the name of a captured site", name, hint))
@@ -139,10 +140,14 @@ class Capture(Mapping[str, Tensor]):
         if not pieces:
             expected = "a site that the model has computed inside the `with` block"
             raise RequestError(Problem("site", expected, name))
-        return pieces[0] if len(pieces) == 1 else _join(self.sites[name], pieces, self._slices)
+        return (
+            pieces[0]
+            if len(pieces) == 1
+            else _join(self.sites[translate(name)], pieces, self._slices)
+        )
 
     def __contains__(self, name: object) -> bool:
-        return name in self._pieces
+        return isinstance(name, str) and translate(name) in self._pieces
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._pieces)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -38,9 +38,8 @@ class Edit:
         return self.name
 
 
-@contextmanager
-def replace(model: nn.Module, changes: Mapping[str, Any]) -> Iterator[None]:
-    """Context manager in which a model computes with other values at some of its sites.
+def replace(model: nn.Module, changes: Mapping[str, Any]) -> AbstractContextManager[None]:
+    """Returns a context manager in which a model computes with other values at some of its sites.
 
     Contexts can be nested: each change receives the value that the outer ones returned. A capture
     that is entered inside of the context sees the new values.
@@ -63,8 +62,7 @@ def replace(model: nn.Module, changes: Mapping[str, Any]) -> Iterator[None]:
         for site in find_sites(model, [pattern]):
             earlier = handlers.get(site)
             handlers[site] = _Replacement(site, change, earlier)
-    with attached(model, handlers):
-        yield
+    return attached(model, handlers)
 
 
 class _Replacement:

@@ -113,7 +113,7 @@ def find_sites(model: nn.Module, patterns: Iterable[str]) -> list[Site]:
     chosen: dict[str, Site] = {}
     problems = []
     for pattern in patterns:
-        name = _count_from_last(_translate(pattern), known)
+        name = _count_from_last(translate(pattern), known)
         exact = known.get(name)
         sites = [exact] if exact else [s for s in known.values() if _matches(name, s.name)]
         sites = sites or _module_sites(model, name)
@@ -126,7 +126,7 @@ def find_sites(model: nn.Module, patterns: Iterable[str]) -> list[Site]:
     return sorted(chosen.values(), key=lambda each: order.get(each.name, len(order)))
 
 
-def _translate(name: str) -> str:
+def translate(name: str) -> str:
     """Returns Étude's name for a name of TransformerLens; other names are returned unchanged."""
     block = re.match(r"((?:encoder\.|decoder\.)?blocks\.[^.]+\.)(.*)", name)
     before, after = (block[1], block[2]) if block else ("", name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+log = logging.getLogger("etude")
 
 _MAX_COLOURS = len(COLOURS)
 
@@ -39,12 +42,31 @@ def mean_over_seeds(values: pd.Series) -> pd.DataFrame:
     return table.join(pd.DataFrame(ends, index=table.index, columns=["low", "high"]))
 
 
+def report_different_steps(values: pd.Series) -> None:
+    """Logs a warning if seeds of a label have checkpoints at different steps.
+
+    Args:
+        values: result of `Runs.over_steps`.
+    """
+    steps = values.index.to_frame(index=False).groupby(["label", "seed"])["step"].agg(frozenset)
+    for label, sets in steps.groupby(level="label"):
+        shared, every = frozenset.intersection(*sets), frozenset.union(*sets)
+        if shared != every:
+            log.warning(
+                "%s: not all seeds have a checkpoint at the steps %s; to save checkpoints at the "
+                "same steps, train with run.save_every=N and run.keep_every=N",
+                label or "runs",
+                ", ".join(map(str, sorted(every - shared)[:8])),
+            )
+
+
 def draw_over_steps(values: pd.Series, title: str) -> Figure:
     """Draws the values of a measure over the steps: means over the seeds, with bands.
 
     There is one panel per layer, if the values have the level `layer`. A colour represents a
     combination of the other levels, such as a head, and a line style a label. The band has one
-    standard deviation on each side; with a single seed, there is none.
+    standard deviation on each side; with a single seed, there is none. Steps that some seeds of a
+    label lack are left out.
 
     Args:
         values: result of `Runs.over_steps`, with the levels `label`, `seed` and `step`.
@@ -91,7 +113,8 @@ def _panel(
         look = looks.setdefault(tuple(parts), {"color": COLOURS[len(looks) % _MAX_COLOURS]})
         style = list(labels).index(label)
         names = [labels[label], *(f"{n} {p}" for n, p in zip(others, parts, strict=True))]
-        by_step = group.groupby(level="step").agg(["mean", "std"])
+        by_step = group.groupby(level="step").agg(["mean", "std", "size"])
+        by_step = by_step[by_step["size"] == by_step["size"].max()]
         x, y = by_step.index.to_numpy(np.float64), by_step["mean"].to_numpy(np.float64)
         text = figure_label(shorten(" ".join(filter(None, names))))
         axes.plot(x, y, label=text, linestyle=STYLES[style % len(STYLES)], **look)

@@ -14,8 +14,10 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
+from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 from etude.errors import Problem, RequestError
@@ -24,6 +26,7 @@ from etude.records import opening
 from etude.records.manifest import WEIGHTS, read_manifest
 from etude.records.opening import list_names, make_subfolder, path_exists
 from etude.records.sealed import digest, read_sealed, write_sealed
+from etude.user_code import is_user_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -128,9 +131,61 @@ def _identity(value: Any) -> Any:
         array = value.detach().cpu().numpy() if hasattr(value, "detach") else value
         content = hashlib.sha256(array.tobytes()).hexdigest()
         return [str(array.dtype), list(array.shape), content]
-    if inspect.isfunction(value):
+    if isinstance(value, type) and not _is_in_notebook(value):
         return [_name(value), hashlib.sha256(_source(value).encode()).hexdigest()]
+    if inspect.isfunction(value):
+        return [_name(value), hashlib.sha256(_source(value).encode()).hexdigest(), _globals(value)]
     raise TypeError(f"{type(value).__name__} has no hash")
+
+
+def _globals(function: Any) -> dict[str, Any]:
+    """Returns JSON values that identify the user's functions and values that a function reads.
+
+    The module of a function that is in a file is identified as a whole; then only the functions of
+    other modules of the user are read.
+
+    Raises:
+        TypeError: a value has no hash.
+    """
+    if function in _visited.get():
+        return {}
+    token = _visited.set({*_visited.get(), function})
+    try:
+        found = {}
+        for name in sorted(_names(function.__code__)):
+            value = function.__globals__.get(name)
+            if inspect.ismodule(value):
+                if is_user_file(getattr(value, "__file__", None) or ""):
+                    found[name] = hashlib.sha256(inspect.getsource(value).encode()).hexdigest()
+            elif inspect.isfunction(value) or isinstance(value, type):
+                in_same_file = value.__module__ == function.__module__
+                if _is_of_user(value) and (not in_same_file or _is_in_notebook(function)):
+                    found[name] = _identity(value)
+            elif name in function.__globals__ and _is_in_notebook(function):
+                found[name] = _identity(value)
+        return found
+    finally:
+        _visited.reset(token)
+
+
+_visited: ContextVar[frozenset[Any] | set[Any]] = ContextVar("visited", default=frozenset())
+
+
+def _names(code: CodeType) -> set[str]:
+    """Returns the global names that a code object and the functions inside of it read."""
+    inner = [_names(each) for each in code.co_consts if isinstance(each, CodeType)]
+    return set(code.co_names).union(*inner)
+
+
+def _is_in_notebook(function: Any) -> bool:
+    return not getattr(sys.modules.get(function.__module__), "__file__", None)
+
+
+def _is_of_user(value: Any) -> bool:
+    """Returns whether a function or class is from a notebook or a file of the user."""
+    module = sys.modules.get(value.__module__)
+    file = getattr(module, "__file__", None)
+    return value.__module__ != "builtins" and (file is None or is_user_file(file))
 
 
 def _source(function: Any) -> str:
@@ -139,7 +194,7 @@ def _source(function: Any) -> str:
     Raises:
         TypeError: there is none, or the function depends on local variables.
     """
-    if function.__closure__:
+    if getattr(function, "__closure__", None):
         raise TypeError("a function that depends on local variables")
     module = sys.modules.get(function.__module__)
     described = module if getattr(module, "__file__", None) else function

@@ -22,6 +22,7 @@ from etude.console import show_messages
 from etude.errors import Problem, RequestError, nearest
 from etude.records.record import Record
 from etude.records.registry import find_record, read_records, report_damaged
+from etude.records.status import Status
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -155,7 +156,7 @@ def sweep(*overrides: Overrides, config_dir: str | Path | None = None) -> Runs:
         The runs of all jobs that have one. Jobs with the same config have one run.
 
     Raises:
-        RequestError: an override or a swept value is invalid; no job was started.
+        RequestError: an override or a swept value is invalid, or all jobs are; none was started.
         Interrupted: a signal ended the sweep; the same call continues it.
     """
     from etude.sweeps.job import count_by_status
@@ -168,6 +169,10 @@ def sweep(*overrides: Overrides, config_dir: str | Path | None = None) -> Runs:
     for job in jobs:
         if job.same_as is None and not job.status.is_successful:
             log.info("  %s  %s: %s", job.status, job.label, job.message or "not started")
+    if jobs and all(job.status is Status.REFUSED for job in jobs):
+        hint = jobs[0].message or ""
+        expected = "values with which at least one job can be trained"
+        raise RequestError(Problem("overrides", expected, hint=hint))
     trained = [
         Run(Record.read(Path(path))) for path in dict.fromkeys(job.path for job in jobs) if path
     ]

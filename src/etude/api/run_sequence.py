@@ -137,9 +137,9 @@ class Runs(Sequence[Run]):
             metric: the metric: its final value (such as `val/loss`) or its best value (such as
                 `best/val/loss`). None is the best value of the metric that selects the best
                 checkpoint.
-            by: one or more config keys; runs with the same values of these keys are a group, even
-                if they differ in other keys. If empty, the whole config without the seed defines
-                the group.
+            by: one or more config keys, which can be shortened as for `where`; runs with the same
+                values of these keys are a group, even if they differ in other keys. If empty, the
+                whole config without the seed defines the group.
 
         Raises:
             RequestError: no run is finished, or no finished run has the metric.
@@ -147,7 +147,8 @@ class Runs(Sequence[Run]):
         from etude.analysis.run_groups import Groups
 
         finished = [run.record for run in self._runs if run.status == "finished"]
-        return Groups(finished, metric=metric, by=as_list(by))
+        keys = complete_keys(as_list(by), finished, "by")
+        return Groups(finished, metric=metric, by=keys)
 
     @check_arguments(RequestError)
     def over_steps(
@@ -183,7 +184,7 @@ class Runs(Sequence[Run]):
         """
         import pandas as pd
 
-        from etude.analysis.measure_curves import mean_over_seeds
+        from etude.analysis.measure_curves import mean_over_seeds, report_different_steps
         from etude.records.run_comparison import label_without_seed
 
         parts: dict[tuple[str, int], pd.Series] = {}
@@ -196,6 +197,7 @@ class Runs(Sequence[Run]):
         if not parts:
             raise RequestError(Problem("runs", "at least one run"))
         values = pd.concat(parts, names=["label", "seed"])
+        report_different_steps(values)
         return mean_over_seeds(values) if intervals else values
 
     @check_arguments(RequestError)

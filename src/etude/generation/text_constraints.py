@@ -16,7 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from etude.errors import Checks
+from etude.errors import Checks, Problem
 
 REPLACEMENT = "\ufffd"
 """The replacement character, which replaces bytes that form no complete character."""
@@ -45,6 +45,20 @@ class Tokenizer(Protocol):
 
     def decode(self, ids: list[int]) -> str:
         """Decodes ids to a text; bytes that form no character become U+FFFD."""
+
+
+def problem_of_ids(ids: Tensor, size: int, name: str) -> Problem | None:
+    """Returns a problem if an id is not in the vocabulary; otherwise None.
+
+    Args:
+        ids: token ids.
+        size: number of tokens in the vocabulary.
+        name: name of the argument, for the message.
+    """
+    outside = ids[(ids < 0) | (ids >= size)]
+    if not len(outside):
+        return None
+    return Problem(name, f"ids from 0 to {size - 1}", int(outside[0]))
 
 
 class TokenTexts:

@@ -14,9 +14,13 @@ class NoTokenizer:
     Args:
         vocab_size: number of tokens of the model.
         reason: why there is no tokenizer.
+
+    Attributes:
+        has_texts: false: ids have no texts.
     """
 
     end_of_text = None
+    has_texts = False
 
     def __init__(self, vocab_size: int, reason: RequestError) -> None:
         self.vocab_size, self.reason = vocab_size, reason

@@ -107,6 +107,10 @@ def attention_entropy(model: Any, *inputs: Ids) -> pd.Series:
     Returns:
         Values by `layer` and `head`; for an encoder-decoder, by `part`, `layer` and `head`.
     """
+    parts = {name.partition("blocks.")[0] for name in _pattern_sites(module_of(model))}
+    if len(inputs) != len(parts):
+        expected = "the source and the target" if len(parts) > 1 else "one input"
+        raise RequestError(Problem("inputs", expected, f"{len(inputs)} inputs"))
     tokens = [token_ids(model, ids) for ids in inputs]
     return _of_patterns(
         model, tokens, lambda weights: torch.special.entr(weights).sum(-1).mean((0, 2))
@@ -169,7 +173,10 @@ def score_problems(model: Any, length: int | None = None, sequences: int = 8) ->
     module = module_of(model)
     with checks.collecting():
         vocabulary_size(module)
-        _pattern_sites(module)
+        names = _pattern_sites(module)
+        kind = type(module).__name__
+        is_single = not any(name.startswith("decoder.") for name in names)
+        checks.that(is_single, "model", kind, "a model that reads one sequence, not two")
     if length is not None:
         longest = getattr(module, "max_length", math.inf)
         expected = f"at most {longest // 2}, half of what the model can read"

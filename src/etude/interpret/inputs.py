@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from etude.errors import Problem, RequestError
 from etude.generation.model_modes import evaluation_mode
+from etude.generation.text_constraints import problem_of_ids
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,6 +50,9 @@ def token_ids(model: Any, ids: Ids, name: str = "ids") -> Tensor:
     if tokens.ndim != 2 or tokens.is_floating_point():
         expected = "token ids of shape (sequences, tokens)"
         raise RequestError(Problem(name, expected, tuple(tokens.shape)))
+    size = getattr(getattr(module_of(model), "embedding", None), "num_embeddings", None)
+    if size is not None and (problem := problem_of_ids(tokens, size, name)):
+        raise RequestError(problem)
     return tokens
 
 

@@ -69,7 +69,8 @@ def logit_lens(model: Any, ids: Ids, targets: Ids | None = None) -> pd.Series:
             leaves out the last position.
 
     Returns:
-        Values in nats by `layer` (0 is the embedding), `row` and `position`.
+        Values in nats by `blocks` (the number of blocks before the prediction; 0 is the embedding),
+        `row` and `position`.
     """
     import pandas as pd
 
@@ -86,6 +87,6 @@ def logit_lens(model: Any, ids: Ids, targets: Ids | None = None) -> pd.Series:
     chosen = wanted[None, ..., None].expand(layers, rows, positions, 1)
     values = logits.log_softmax(-1).gather(-1, chosen).squeeze(-1)
     index = pd.MultiIndex.from_product(
-        [range(layers), range(rows), range(positions)], names=["layer", "row", "position"]
+        [range(layers), range(rows), range(positions)], names=["blocks", "row", "position"]
     )
     return pd.Series(values.flatten().tolist(), index=index, dtype=float)

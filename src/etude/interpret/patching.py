@@ -58,7 +58,7 @@ def patching(
         with capture(module, *(site.name for site in chosen)) as seen:
             logits = module(good)
         baseline = module(bad)
-        metric = metric or _difference(logits, baseline)
+        metric = metric or _difference(logits, baseline, same=torch.equal(good, bad))
         keys, numbers = [], []
         for site in chosen:
             for head, position, change in _changes(site, seen[site.name], by_position):
@@ -106,7 +106,7 @@ def path_patching(
             logits = module(good)
         with capture(module, *(site.name for site in mixed)) as corrupted_values:
             baseline = module(bad)
-        metric = metric or _difference(logits, baseline)
+        metric = metric or _difference(logits, baseline, same=torch.equal(good, bad))
         keys, numbers = [], []
         for sender in mixed:
             # the sender's own branch computes with the patched head; the others stay as they were
@@ -137,9 +137,21 @@ def _inputs(model: Any, clean: Ids, corrupted: Ids) -> tuple[Any, Tensor, Tensor
     return module_of(model), good, bad
 
 
-def _difference(clean: Tensor, corrupted: Tensor) -> Metric:
-    """Returns the metric that `patching` describes."""
+def _difference(clean: Tensor, corrupted: Tensor, *, same: bool) -> Metric:
+    """Returns the metric that `patching` describes.
+
+    Args:
+        clean, corrupted: logits of both inputs.
+        same: whether the inputs are equal.
+
+    Raises:
+        RequestError: different inputs have the same predictions, so that the metric is always 0.
+    """
     first, second = clean[:, -1].argmax(-1), corrupted[:, -1].argmax(-1)
+    if not same and torch.equal(first, second):
+        expected = "an input with another prediction than `clean`"
+        hint = "or pass a metric, such as the logit of a token"
+        raise RequestError(Problem("corrupted", expected, first.tolist(), hint))
     rows = torch.arange(len(clean), device=clean.device)
 
     def metric(logits: Tensor) -> Tensor:

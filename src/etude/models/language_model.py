@@ -10,7 +10,7 @@ from torch import Tensor
 from etude.activations.inspectable import first_row
 from etude.arguments import check_arguments
 from etude.errors import InvalidArguments
-from etude.generation.text_constraints import Tokenizer
+from etude.generation.text_constraints import Tokenizer, problem_of_ids
 from etude.models.decoder import Decoder
 from etude.models.padding import have_equal_length, left_padded
 from etude.models.text_generator import PromptBatch, TextGenerator, empty_prompt_error
@@ -53,6 +53,9 @@ class LanguageModel(TextGenerator):
     def __call__(self, ids: Tensor | Sequence[int] | Sequence[Sequence[int]]) -> Tensor:
         """Maps token ids (B, T) to logits (B, T, V), or ids (T,) to logits (T, V)."""
         tokens = torch.as_tensor(ids, dtype=torch.long, device=self.device)
+        size = self.module.embedding.num_embeddings
+        if not tokens.is_cuda and (problem := problem_of_ids(tokens, size, "ids")):  # no GPU waits
+            raise InvalidArguments(problem)
         logits: Tensor = self.module(tokens[None] if tokens.ndim == 1 else tokens)
         return first_row(logits) if tokens.ndim == 1 else logits
 

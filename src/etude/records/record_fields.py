@@ -186,7 +186,9 @@ def available_keys(record: Record) -> Iterator[str]:
         yield f"best/{metric}"
 
 
-def complete_keys(keys: Sequence[str], records: Iterable[Record]) -> list[str]:
+def complete_keys(
+    keys: Sequence[str], records: Iterable[Record], where: str = "condition"
+) -> list[str]:
     """Returns the complete key for each key, which may be only the end of a config key.
 
     A key of a config or a record, and a key that no config key ends with, is returned unchanged.
@@ -194,6 +196,7 @@ def complete_keys(keys: Sequence[str], records: Iterable[Record]) -> list[str]:
     Args:
         keys: the keys, such as `lr` for `optimizer.lr`.
         records: the runs.
+        where: name of the argument with the keys, for messages.
 
     Raises:
         RequestError: several keys end with one of the keys.
@@ -205,7 +208,7 @@ def complete_keys(keys: Sequence[str], records: Iterable[Record]) -> list[str]:
         ends = sorted(each for each in configs if each.endswith(f".{key}"))
         if key not in known and len(ends) > 1:
             hint = f"choose from: {', '.join(ends)}"
-            problems.append(Problem("condition", "one key of the runs", key, hint))
+            problems.append(Problem(where, "one key of the runs", key, hint))
         complete.append(key if key in known or not ends else ends[0])
     if problems:
         raise RequestError(problems)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -348,7 +349,9 @@ class RunLoop(pl.Callback):
         if self.signals.requested is not None:
             if self._saved_step != step:
                 self._save(trainer, step, for_stop=True)
-            raise Interrupted(self.signals.requested)
+            number = signal.Signals(self.signals.requested).name
+            text = f"interrupted at step {step:,} of {self.total_steps:,} ({number})"
+            raise Interrupted(self.signals.requested, text)
         if step >= self.total_steps or trainer.should_stop:
             return
         if self._given_up:

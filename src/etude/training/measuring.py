@@ -68,6 +68,7 @@ class HeadScores(Measured):
         score: `induction`, `previous_token`, `duplicate_token` or `copying`; see
             `etude.interpret.heads`.
         length: number of random tokens in each half of a sequence; without effect for `copying`.
+            None is 50, or half of what the model can read if that is less.
         sequences: number of sequences.
     """
 
@@ -75,7 +76,7 @@ class HeadScores(Measured):
         self,
         *,
         score: Literal["induction", "previous_token", "duplicate_token", "copying"] = "induction",
-        length: int = 20,
+        length: int | None = None,
         sequences: int = 8,
     ) -> None:
         self.score = score

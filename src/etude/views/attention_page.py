@@ -97,8 +97,8 @@ class AttentionPart:
 def attention_view(
     model: Any,
     text: Ids,
-    *,
     target: Ids | None = None,
+    *,
     layers: Numbers | None = None,
     heads: Numbers | None = None,
 ) -> View:

@@ -5,7 +5,7 @@ const T = data.labels.length, L = data.layers.length;
 
 addLegend(main, "quantity", "probability of the most probable token",
   [[0, "0"], [0.5, "0.5"], [1, "1"]]);
-add(main, "p", "hint", "Top row: the text. A frame marks a cell whose token is the right one. " +
+add(main, "p", "hint", "Top row: the text. A frame marks a cell that predicts the next token of the text. " +
   "Point at a cell, or use the arrow keys. ␣ is a space, ↵ a newline.");
 const bands = add(main, "div");
 let selected = null; // [layer, position]

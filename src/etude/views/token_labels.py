@@ -39,12 +39,13 @@ class TokenLabels:
     `…你`, and the others have their bytes, as in `\xe4\xbd`.
 
     Args:
-        tokenizer: the tokenizer; None gives the ids as labels.
+        tokenizer: the tokenizer. If it is None or has no texts, the labels are the ids.
     """
 
     def __init__(self, tokenizer: Any) -> None:
+        has_texts = tokenizer is not None and getattr(tokenizer, "has_texts", True)
         self._tokenizer = tokenizer
-        self._text = None if tokenizer is None else TokenTexts(tokenizer)
+        self._text = TokenTexts(tokenizer) if has_texts else None
 
     def __call__(self, ids: Sequence[int]) -> list[str]:
         return list(self._labels(ids))
