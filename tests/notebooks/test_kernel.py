@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -83,7 +84,8 @@ def test_training_is_interrupted_and_continues(kernel: Kernel) -> None:
     time.sleep(1)
     kernel.manager.interrupt_kernel()
     answer = text(kernel.outputs(cell))
-    assert "Interrupted: interrupted by signal 2\n  line 1: run = etude.train(" in answer
+    assert re.search(r"Interrupted: interrupted at step \d+ of 100,000 \(SIGINT\)\n", answer)
+    assert "\n  line 1: run = etude.train(" in answer
     assert "site-packages" not in answer
 
     answer = text(kernel.run("print(signal.getsignal(signal.SIGINT) is before, 1 + 1)"))
@@ -100,6 +102,27 @@ def test_training_is_interrupted_and_continues(kernel: Kernel) -> None:
     assert any(is_update(message) for message in messages)
     answer = text(kernel.run('print(run.status, [s["step"] for s in run.summary["starts"]])'))
     assert answer == f"paused [0, {step}]\n"
+
+
+def test_an_import_is_not_interrupted(kernel: Kernel, tmp_path: Path) -> None:
+    (tmp_path / "slow_parts.py").write_text("import time\ntime.sleep(3)\nDONE = True\n")
+    train = "etude.train(etude.compose('experiment=debug', 'extensions=[slow_parts]', {SHORT}))"
+    code = train.replace("{SHORT}", "'trainer.max_steps=2', 'schedule.warmup_steps=0'")
+    kernel.run("import etude, threading, os, signal, sys")
+    # the module may be imported at any time; the signal arrives while it sleeps
+    kernel.run(
+        "def press():\n"
+        "    while 'slow_parts' not in sys.modules: pass\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "threading.Thread(target=press, daemon=True).start()"
+    )
+    import_of = 'target="task._target_=slow_parts.Gone"\n'
+    answer = text(kernel.run(import_of + code.replace(", 'trainer", ", target, 'trainer")))
+    assert "Interrupted: interrupted before the first step" in answer
+    assert "site-packages" not in answer
+    assert text(kernel.run("print(sys.modules['slow_parts'].DONE)")) == "True\n"
+    answer = text(kernel.run(f"print({code}.status)"))
+    assert answer.endswith("finished\n")
 
 
 def test_a_sweep_shows_a_table_and_is_interrupted(kernel: Kernel) -> None:

@@ -20,6 +20,7 @@ from etude.config.override_values import Overrides, as_overrides
 from etude.config.paths import conf_dir, groups
 from etude.console import show_messages
 from etude.errors import Problem, RequestError, nearest
+from etude.interrupts import interruptible
 from etude.records.record import Record
 from etude.records.registry import find_record, read_records, report_damaged
 from etude.records.status import Status
@@ -106,7 +107,8 @@ def train(config: DictConfig) -> Run:
         Interrupted: a signal stopped the run; the same call continues it.
     """
     show_messages()
-    return Run(train_record(config).record, trust=list(config.extensions))
+    with interruptible():
+        return Run(train_record(config).record, trust=list(config.extensions))
 
 
 def train_record(config: DictConfig, checked: CheckedConfig | None = None) -> Any:
@@ -160,11 +162,14 @@ def sweep(*overrides: Overrides, config_dir: str | Path | None = None) -> Runs:
         Interrupted: a signal ended the sweep; the same call continues it.
     """
     from etude.sweeps.job import count_by_status
-    from etude.sweeps.multirun import multirun
 
     show_messages()
     folder = None if config_dir is None else str(config_dir)
-    jobs = multirun(as_overrides(overrides, sweep=True), train_record, folder).jobs
+    typed = as_overrides(overrides, sweep=True)
+    with interruptible():
+        from etude.sweeps.multirun import multirun
+
+        jobs = multirun(typed, train_record, folder).jobs
     log.info("%s", count_by_status(jobs))
     for job in jobs:
         if job.same_as is None and not job.status.is_successful:

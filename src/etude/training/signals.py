@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any
 
 from etude.errors import Interrupted
+from etude.interrupts import defer
 from etude.stopping import STOP_SIGNALS, begin_saving, end_saving, is_watching, write_stderr
 
 
@@ -66,6 +67,8 @@ class StopSignals:
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:  # a worker of a data loader, which ends with training
+            return
+        if signum == signal.SIGINT and defer(signum, frame):
             return
         if self.requested is not None:
             self.stopped = signum
