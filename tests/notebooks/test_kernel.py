@@ -104,25 +104,34 @@ def test_training_is_interrupted_and_continues(kernel: Kernel) -> None:
     assert answer == f"paused [0, {step}]\n"
 
 
+SLOW_PARTS = """
+import time
+from etude.tasks.causal_lm import CausalLM
+time.sleep(2)
+class Own(CausalLM):
+    pass
+"""
+PRESS_WHILE_IMPORTING = """
+import etude, os, signal, sys, threading
+def press():
+    while "slow_parts" not in sys.modules:
+        pass
+    os.kill(os.getpid(), signal.SIGINT)
+threading.Thread(target=press, daemon=True).start()
+"""
+
+
 def test_an_import_is_not_interrupted(kernel: Kernel, tmp_path: Path) -> None:
-    (tmp_path / "slow_parts.py").write_text("import time\ntime.sleep(3)\nDONE = True\n")
-    train = "etude.train(etude.compose('experiment=debug', 'extensions=[slow_parts]', {SHORT}))"
-    code = train.replace("{SHORT}", "'trainer.max_steps=2', 'schedule.warmup_steps=0'")
-    kernel.run("import etude, threading, os, signal, sys")
-    # the module may be imported at any time; the signal arrives while it sleeps
-    kernel.run(
-        "def press():\n"
-        "    while 'slow_parts' not in sys.modules: pass\n"
-        "    os.kill(os.getpid(), signal.SIGINT)\n"
-        "threading.Thread(target=press, daemon=True).start()"
-    )
-    import_of = 'target="task._target_=slow_parts.Gone"\n'
-    answer = text(kernel.run(import_of + code.replace(", 'trainer", ", target, 'trainer")))
-    assert "Interrupted: interrupted before the first step" in answer
+    (tmp_path / "slow_parts.py").write_text(SLOW_PARTS)
+    own = '"extensions=[slow_parts]", "task._target_=slow_parts.Own"'
+    train = f'run = etude.train(etude.compose("experiment=debug", {own}, {LONG}, MORE))'
+    kernel.run(PRESS_WHILE_IMPORTING)
+    answer = text(kernel.run(train.replace("MORE", '"seed=1"')))
+    assert "Interrupted: interrupted" in answer
     assert "site-packages" not in answer
-    assert text(kernel.run("print(sys.modules['slow_parts'].DONE)")) == "True\n"
-    answer = text(kernel.run(f"print({code}.status)"))
-    assert answer.endswith("finished\n")
+    assert text(kernel.run("print(sys.modules['slow_parts'].Own.__name__)")) == "Own\n"
+    kernel.run(train.replace("MORE", '"seed=2", "run.stop_at_step=2"'))
+    assert text(kernel.run("print(run.status)")) == "paused\n"
 
 
 def test_a_sweep_shows_a_table_and_is_interrupted(kernel: Kernel) -> None:
