@@ -156,6 +156,7 @@ def test_changed_code_of_ones_own_is_told(
     assert etude("train", *words).code == 0
     assert "unchanged source" in etude("train", *words).out
     module.write_text("from etude.nn.norm import RMSNorm as Mine\n")
+    monkeypatch.delitem(sys.modules, "my_parts_that_change")  # as in another process
     assert "the source code of my_parts_that_change has changed" in etude("train", *words).out
 
 

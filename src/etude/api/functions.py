@@ -69,7 +69,7 @@ def choices(group: str, *, config_dir: str | Path | None = None) -> list[str]:
 
     Example:
         >>> choices("model/feedforward")
-        ['gelu', ...]
+        ['geglu', ...]
 
     Args:
         group: a config group, such as `model/position`.
