@@ -50,6 +50,10 @@ class LazyModule(ModuleType):
                 return self._substitutes[name](self)
             self.execute()
             return getattr(self, name)
+        if self._state == "executing":
+            with _LOCK:  # another thread waits until the module is executed
+                if name in self.__dict__:
+                    return self.__dict__[name]
         raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
 
     def __dir__(self) -> list[str]:
@@ -66,7 +70,7 @@ class LazyModule(ModuleType):
         with _LOCK:
             if self.executed:
                 return
-            self._state = "executed"
+            self._state = "executing"
             self.__spec__, self.__loader__ = self._real, self._real.loader
             if self._folders is not None:
                 self.__path__ = self._folders
@@ -76,6 +80,7 @@ class LazyModule(ModuleType):
             except BaseException:
                 self._state = "postponed"
                 raise
+            self._state = "executed"
 
     def import_attribute(self, modules: Sequence[str], name: str) -> Any:
         """Imports submodules of this lazy package, and returns an attribute of the last submodule.

@@ -7,6 +7,8 @@ import os
 import sysconfig
 import traceback
 from pathlib import Path
+from types import CodeType
+from typing import Any
 
 from etude.sources import PACKAGE_FOLDER
 
@@ -53,3 +55,21 @@ def _class_line(kind: type) -> str | None:
     except (OSError, TypeError):  # a class of Python or without a source file
         return None
     return f"{Path(file).resolve()}, line {line}" if is_user_file(file) else None
+
+
+def code_content(code: CodeType) -> list[Any]:
+    """Returns JSON values that state what a code object computes, without its position in the file.
+
+    Two code objects with equal values do the same in one version of Python.
+    """
+
+    def constant(value: Any) -> Any:
+        if isinstance(value, CodeType):
+            return code_content(value)
+        if isinstance(value, frozenset):
+            return sorted(map(repr, value))
+        return [constant(each) for each in value] if isinstance(value, tuple) else repr(value)
+
+    constants = [constant(each) for each in code.co_consts]
+    names = [list(each) for each in (code.co_names, code.co_varnames, code.co_freevars)]
+    return [code.co_code.hex(), constants, *names, code.co_flags]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import gc
 import math
+import threading
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from small_models import D, H, T, V, build, ids, run
@@ -422,3 +424,59 @@ def test_any_module_of_torch() -> None:
 
 def close(got: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(got, expected)
+
+
+def test_indices_of_other_libraries_are_the_same() -> None:
+    model, tokens = build("decoder"), torch.arange(6)[None]
+    options = [
+        {"heads": 1},
+        {"heads": np.int64(1)},
+        {"heads": torch.tensor(1)},
+        {"at": 2, "heads": [0]},
+        {"at": torch.tensor(2), "heads": np.array([0])},
+    ]
+    values = []
+    for option in options:
+        with torch.no_grad(), capture(model, "blocks.0.attention.q", **option) as seen:
+            model(tokens)
+            model(tokens)
+        values.append(seen["blocks.0.attention.q"])
+    assert torch.equal(values[0], values[1])
+    assert torch.equal(values[0], values[2])
+    assert torch.equal(values[3], values[4])
+    with pytest.raises(RequestError, match="at = True: expected an integer, a list of integers"):
+        capture(model, "embed", at=True)
+
+
+def test_one_query_of_a_pattern_while_generating() -> None:
+    model, tokens = build("decoder"), torch.arange(4)[None]
+    with torch.no_grad(), capture(model, "blocks.0.attention.pattern", at=-1) as seen:
+        generate(model, tokens, max_new_tokens=3, greedy=True)
+    pattern = seen["blocks.0.attention.pattern"]  # (B, H, passes, keys)
+    pieces = seen.pieces("blocks.0.attention.pattern")
+    longest = pieces[-1].shape[-1]
+    assert pattern.shape == (1, pieces[0].shape[1], len(pieces), longest)
+    for number, piece in enumerate(pieces):
+        assert torch.equal(pattern[:, :, number, : piece.shape[-1]], piece)
+        assert not pattern[:, :, number, piece.shape[-1] :].any()
+
+
+def test_other_threads_are_not_captured() -> None:
+    model = build("decoder")
+    inputs = [torch.full((1, 5), n) for n in range(4)]
+    expected = [model.embedding(tokens) for tokens in inputs]
+    wrong: list[int] = []
+
+    def work(number: int) -> None:
+        for _ in range(30):
+            with torch.no_grad(), capture(model, "embedding.out") as seen:
+                model(inputs[number])
+            if not torch.equal(seen["embedding.out"], expected[number]):
+                wrong.append(number)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []

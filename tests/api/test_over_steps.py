@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import linecache
 import shutil
@@ -32,7 +33,6 @@ IDS = torch.arange(6)[None]
 
 def mean_weight(model: Any, factor: float = 1.0) -> float:
     """A measure of a user, which returns a number."""
-    CALLS.append(1)
     return factor * float(model.module.embedding.weight.detach().mean())
 
 
@@ -50,8 +50,15 @@ def trained(
 
 
 @pytest.fixture
-def run(trained: Path, tmp_path: Path) -> Any:
-    """A copy of the first run."""
+def run(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A copy of the first run. `CALLS` counts the models that are loaded to be measured."""
+    load = etude.Run.model
+
+    def counted(self: Any, *args: Any) -> Any:
+        CALLS.append(1)
+        return load(self, *args)
+
+    monkeypatch.setattr(etude.Run, "model", counted)
     folder = shutil.copytree(etude.runs(trained).filter("seed=0")[0].path, tmp_path / "run")
     CALLS.clear()
     return etude.load_run(folder)
@@ -86,6 +93,7 @@ def test_they_are_stored_and_found_again(run: Any, tmp_path: Path) -> None:
         (mean_weight, {"factor": 3.0}),
         (partial(mean_weight, factor=3.0), {}),
         (lambda model: mean_weight(model), {}),
+        (lambda model, factor=2.0: mean_weight(model, factor), {}),
     ],
 )
 def test_other_arguments_are_measured(run: Any, measure: Any, arguments: dict[str, Any]) -> None:
@@ -122,6 +130,29 @@ def test_a_changed_file_is_refused(run: Any) -> None:
     file.write_text(file.read_text().replace('"levels"', '"level"'))
     with pytest.raises(RequestError, match="the file was changed; to measure again, delete it"):
         run.over_steps(mean_weight)
+
+
+def test_functions_with_the_same_name_are_different(run: Any) -> None:
+    assert run.over_steps(lambda model: 1.0).tolist() == [1, 1]
+    assert run.over_steps(lambda model: 2.0).tolist() == [2, 2]
+    for number in (3, 4):
+
+        def measure(model: Any, number: int = number) -> float:
+            return float(number)
+
+        assert run.over_steps(measure).tolist() == [number] * 2
+
+
+def test_the_code_in_memory_counts(run: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / "measures_of_a_user.py"
+    file.write_text("def measure(model):\n    return 1.0\n")
+    module = importlib.import_module("measures_of_a_user")
+    assert run.over_steps(module.measure).tolist() == [1, 1]
+    file.write_text("# edited\ndef measure(model):\n    return 20.0\n")
+    assert run.over_steps(module.measure).tolist() == [1, 1]
+    importlib.reload(module)
+    assert run.over_steps(module.measure).tolist() == [20, 20]
 
 
 def test_errors(run: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import py_compile
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 import etude as package
+from etude.config.stale_modules import stale_modules
 from etude.errors import RequestError
 from etude.records.record import Record
 
@@ -171,3 +173,78 @@ def test_an_edited_module_is_refused_until_it_is_imported_again(
 
 
 SHORT = ("trainer.max_steps=2", "schedule.warmup_steps=0")
+
+
+class TestStaleModules:
+    """Edits that are and are not detected, of modules imported by the user."""
+
+    @pytest.fixture
+    def problems(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+        monkeypatch.syspath_prepend(tmp_path)
+        yield lambda name: [str(p) for p in stale_modules([name], "extensions")]
+        for name in [each for each in sys.modules if each.startswith("stale_")]:
+            del sys.modules[name]
+
+    @pytest.mark.parametrize("bytecode", [True, False])
+    @pytest.mark.parametrize("imported", ["before", "after"])
+    def test_an_edit(
+        self,
+        problems: Any,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        bytecode: bool,
+        imported: str,
+    ) -> None:
+        monkeypatch.setattr(sys, "dont_write_bytecode", not bytecode)
+        name = f"stale_{imported}_{bytecode}"
+        file = tmp_path / f"{name}.py"
+        file.write_text("def value():\n    return 1\n")
+        if imported == "before":
+            importlib.import_module(name)
+        assert problems(name) == []
+        importlib.import_module(name)
+        file.write_text("# a comment\ndef value():\n    return 1\n")
+        os.utime(file, (1, 1))
+        file.write_text("def value():\n    return 20\n")
+        assert "importlib.reload" in problems(name)[0]
+        importlib.reload(sys.modules[name])
+        assert problems(name) == []
+
+    def test_bytecode_of_another_process(self, problems: Any, tmp_path: Path) -> None:
+        file = tmp_path / "stale_other.py"
+        file.write_text("class A:\n    def value(self):\n        return 1\n")
+        importlib.import_module("stale_other")
+        file.write_text("class A:\n    def value(self):\n        return 2\n")
+        py_compile.compile(str(file))
+        assert len(problems("stale_other")) == 1
+
+    def test_a_touched_file_is_no_edit(self, problems: Any, tmp_path: Path) -> None:
+        file = tmp_path / "stale_touched.py"
+        file.write_text("def value():\n    return {1, 2, 3}\n")
+        importlib.import_module("stale_touched")
+        os.utime(file, (1, 1))
+        assert problems("stale_touched") == []
+
+    def test_a_package_with_old_classes(self, problems: Any, tmp_path: Path) -> None:
+        folder = tmp_path / "stale_package"
+        folder.mkdir()
+        (folder / "__init__.py").write_text("from stale_package.sub import A\n")
+        (folder / "sub.py").write_text("class A:\n    def value(self):\n        return 1\n")
+        importlib.import_module("stale_package")
+        assert problems("stale_package") == []
+        (folder / "sub.py").write_text("class A:\n    def value(self):\n        return 2\n")
+        (problem,) = problems("stale_package")
+        assert "stale_package.sub" in problem
+        assert "restart Python" in problem
+        importlib.reload(sys.modules["stale_package.sub"])
+        (problem,) = problems("stale_package")  # stale_package.A is the old class
+        assert "'stale_package'" in problem
+
+    def test_a_helper_that_the_module_imports(self, problems: Any, tmp_path: Path) -> None:
+        (tmp_path / "stale_helper.py").write_text("def value():\n    return 1\n")
+        (tmp_path / "stale_user.py").write_text("from stale_helper import value\n")
+        importlib.import_module("stale_user")
+        assert problems("stale_user") == []
+        (tmp_path / "stale_helper.py").write_text("def value():\n    return 2\n")
+        (problem,) = problems("stale_user")
+        assert "stale_helper" in problem

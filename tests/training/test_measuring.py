@@ -38,7 +38,7 @@ def test_rows_are_the_measure_of_each_checkpoint_and_no_bit_changes(tmp_path: Pa
     assert names == [f"inside/induction/{i}.{h}" for i in range(2) for h in range(4)]
     rows = run.metrics.set_index("step")[names].loc[[2, 4, 6]]
     pd.testing.assert_series_equal(
-        pd.Series(rows.to_numpy().flatten()), scores.reset_index(drop=True), rtol=1e-6
+        pd.Series(rows.to_numpy().flatten(), name="value"), scores.reset_index(drop=True), rtol=1e-6
     )
     shared = [name for name in plain.metrics if not name.startswith(("perf/", "time"))]
     pd.testing.assert_frame_equal(run.metrics[shared], plain.metrics[shared])

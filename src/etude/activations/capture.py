@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
@@ -67,9 +68,11 @@ class Capture(Mapping[str, Tensor]):
         self.last = None if until is None else find_sites(model, [until])[-1]
         self._model, self._device = model, device
         self._slices = {
-            letter: index for letter, index in (("T", at), ("H", heads), ("B", rows))
+            letter: plain_index(index, name)
+            for letter, index, name in (("T", at, "at"), ("H", heads, "heads"), ("B", rows, "rows"))
             if index is not None
-        }  # fmt: skip
+        }
+        self._thread = 0
         checks = Checks()
         for site in self.sites.values():
             for letter in self._slices:
@@ -82,6 +85,7 @@ class Capture(Mapping[str, Tensor]):
         self._stack = ExitStack()
 
     def __enter__(self) -> Capture:
+        self._thread = threading.get_ident()
         for pieces in self._pieces.values():
             pieces.clear()
         handlers: dict[Site, Any] = {site: _Recorder(self, site) for site in self.sites.values()}
@@ -106,7 +110,9 @@ class Capture(Mapping[str, Tensor]):
             raise RequestError(Problem("until", expected, name)) from None
 
     def store(self, site: Site, value: Tensor) -> None:
-        """Slices and stores a value of a site."""
+        """Slices and stores a value of a site; those of other threads are not captured."""
+        if threading.get_ident() != self._thread:
+            return
         stored = value
         # from the last dimension on, as an index of one element removes its dimension
         for letter, index in sorted(
@@ -180,6 +186,24 @@ class Capture(Mapping[str, Tensor]):
         return display(title("Capture", f"of {counted(len(rows), 'site')}"), table(columns, rows))
 
 
+def plain_index(index: Any, name: str) -> Index:
+    """Returns an index as an integer, a list of integers or a slice.
+
+    Args:
+        index: the index; numbers and arrays of NumPy and torch are converted.
+        name: name of the argument, for messages.
+
+    Raises:
+        RequestError: it is none of these.
+    """
+    index = index.tolist() if hasattr(index, "tolist") else index
+    items = [index] if isinstance(index, int | slice) else index
+    is_list = isinstance(items, Sequence) and not isinstance(items, str)
+    if not is_list or not all(isinstance(i, int | slice) and i is not True for i in items):
+        raise RequestError(Problem(name, "an integer, a list of integers or a slice", index))
+    return index
+
+
 def capture(model: nn.Module, *names: str, **options: Any) -> Capture:
     """Returns a context manager that captures the values at a model's sites; see `Capture`.
 
@@ -234,14 +258,17 @@ def _join(site: Site, pieces: list[Tensor], slices: Mapping[str, Index]) -> Tens
     """Returns the values of several forward passes as one tensor; see `Capture`."""
     dropped = [site.axis(each) or 0 for each, index in slices.items() if isinstance(index, int)]
     letters = [x for axis, x in enumerate(site.letters.split()) if axis not in dropped]
-    if isinstance(slices.get("T"), int):
-        tokens = site.axis("T") or 0
-        return torch.stack(pieces, dim=tokens - sum(axis < tokens for axis in dropped))
-    if "T" in letters and "S" in letters:  # as many keys in each row as in the last
+    has_one_token = isinstance(slices.get("T"), int)
+    if "S" in letters and (
+        "T" in letters or has_one_token
+    ):  # as many keys in each row as in the last
         axis = letters.index("S")
         longest = max(piece.shape[axis] for piece in pieces)
         fill = -torch.inf if site.key == "scores" else 0.0
         pieces = [_padded(piece, axis, longest, fill) for piece in pieces]
+    if has_one_token:
+        tokens = site.axis("T") or 0
+        return torch.stack(pieces, dim=tokens - sum(axis < tokens for axis in dropped))
     axis = next((letters.index(each) for each in ("T", "S", "B") if each in letters), 0)
     return torch.cat(pieces, dim=axis)
 

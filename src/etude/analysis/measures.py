@@ -1,9 +1,10 @@
 """Measures of a run's model at its saved steps, stored in the run's folder.
 
 `measures/<function>-<key>.json` contains the values of one function with one set of arguments, by
-the hash of the weights of each checkpoint. The key is a hash of the function's name, the source
-code of its module, and the arguments. So a changed function, argument or checkpoint is measured
-again.
+the hash of the weights of each checkpoint. The key is a hash of the function and the arguments: for
+a function of a package, the source code of its module; for a function of the user, its code and
+defaults, and the functions and values that it reads. So a changed function, argument or checkpoint
+is measured again.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from etude.records import opening
 from etude.records.manifest import WEIGHTS, read_manifest
 from etude.records.opening import list_names, make_subfolder, path_exists
 from etude.records.sealed import digest, read_sealed, write_sealed
-from etude.user_code import is_user_file
+from etude.user_code import code_content, is_user_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,7 +90,8 @@ def _concatenate(results: Mapping[int, pd.Series]) -> pd.Series:
 
     if all(series.index.names == [None] and len(series) == 1 for series in results.values()):
         index = pd.Index(list(results), name="step")
-        return pd.Series([series.iloc[0] for series in results.values()], index=index, dtype=float)
+        values = [series.iloc[0] for series in results.values()]
+        return pd.Series(values, index=index, dtype=float, name="value")
     return pd.concat(results, names=["step"])
 
 
@@ -131,39 +133,35 @@ def _identity(value: Any) -> Any:
         array = value.detach().cpu().numpy() if hasattr(value, "detach") else value
         content = hashlib.sha256(array.tobytes()).hexdigest()
         return [str(array.dtype), list(array.shape), content]
-    if isinstance(value, type) and not _is_in_notebook(value):
-        return [_name(value), hashlib.sha256(_source(value).encode()).hexdigest()]
     if inspect.isfunction(value):
-        return [_name(value), hashlib.sha256(_source(value).encode()).hexdigest(), _globals(value)]
+        if not _is_of_user(value):
+            return [_name(value), _module_hash(value)]
+        return _identity_of_code(value)
     raise TypeError(f"{type(value).__name__} has no hash")
 
 
-def _globals(function: Any) -> dict[str, Any]:
-    """Returns JSON values that identify the user's functions and values that a function reads.
+def _module_hash(value: Any) -> str:
+    """Returns a hash of the source of the module that defines a function or a class."""
+    return hashlib.sha256(inspect.getsource(sys.modules[value.__module__]).encode()).hexdigest()
 
-    The module of a function that is in a file is identified as a whole; then only the functions of
-    other modules of the user are read.
+
+def _identity_of_code(function: Any) -> Any:
+    """Returns a JSON value that identifies a user's function: its code, defaults and globals.
+
+    The code is that in memory, because the file may have been edited since.
 
     Raises:
-        TypeError: a value has no hash.
+        TypeError: the function depends on local variables, or a value has no hash.
     """
+    if function.__closure__ or function.__dict__:
+        raise TypeError("a function that depends on local variables or attributes")
     if function in _visited.get():
-        return {}
+        return function.__qualname__
     token = _visited.set({*_visited.get(), function})
     try:
-        found = {}
-        for name in sorted(_names(function.__code__)):
-            value = function.__globals__.get(name)
-            if inspect.ismodule(value):
-                if is_user_file(getattr(value, "__file__", None) or ""):
-                    found[name] = hashlib.sha256(inspect.getsource(value).encode()).hexdigest()
-            elif inspect.isfunction(value) or isinstance(value, type):
-                in_same_file = value.__module__ == function.__module__
-                if _is_of_user(value) and (not in_same_file or _is_in_notebook(function)):
-                    found[name] = _identity(value)
-            elif name in function.__globals__ and _is_in_notebook(function):
-                found[name] = _identity(value)
-        return found
+        defaults = _identity([function.__defaults__, function.__kwdefaults__])
+        found = {name: _global(function.__globals__[name]) for name in sorted(_names(function))}
+        return [_name(function), code_content(function.__code__), defaults, found]
     finally:
         _visited.reset(token)
 
@@ -171,37 +169,36 @@ def _globals(function: Any) -> dict[str, Any]:
 _visited: ContextVar[frozenset[Any] | set[Any]] = ContextVar("visited", default=frozenset())
 
 
-def _names(code: CodeType) -> set[str]:
-    """Returns the global names that a code object and the functions inside of it read."""
-    inner = [_names(each) for each in code.co_consts if isinstance(each, CodeType)]
-    return set(code.co_names).union(*inner)
+def _names(function: Any) -> set[str]:
+    """Returns the names of the globals that a function, and functions inside of it, read."""
+
+    def names(code: CodeType) -> set[str]:
+        inner = (names(each) for each in code.co_consts if isinstance(each, CodeType))
+        return set(code.co_names).union(*inner)
+
+    return names(function.__code__) & function.__globals__.keys()
 
 
-def _is_in_notebook(function: Any) -> bool:
-    return not getattr(sys.modules.get(function.__module__), "__file__", None)
+def _global(value: Any) -> Any:
+    """Returns a JSON value that identifies a global of a user's function."""
+    if inspect.ismodule(value):
+        if is_user_file(getattr(value, "__file__", None) or ""):
+            raise TypeError("a module of the user, whose functions are not known")
+        return value.__name__
+    if isinstance(value, type) or inspect.isbuiltin(value):
+        if _is_of_user(value):
+            raise TypeError("a class of the user")
+        return _name(value)
+    if callable(value) and not inspect.isfunction(value) and not _is_of_user(type(value)):
+        return _name(type(value))
+    return _identity(value)
 
 
 def _is_of_user(value: Any) -> bool:
     """Returns whether a function or class is from a notebook or a file of the user."""
-    module = sys.modules.get(value.__module__)
+    module = sys.modules.get(value.__module__ or "")
     file = getattr(module, "__file__", None)
     return value.__module__ != "builtins" and (file is None or is_user_file(file))
-
-
-def _source(function: Any) -> str:
-    """Returns the source code of a function's module; in a notebook, of the function.
-
-    Raises:
-        TypeError: there is none, or the function depends on local variables.
-    """
-    if getattr(function, "__closure__", None):
-        raise TypeError("a function that depends on local variables")
-    module = sys.modules.get(function.__module__)
-    described = module if getattr(module, "__file__", None) else function
-    try:
-        return inspect.getsource(described or function)
-    except OSError as error:
-        raise TypeError("a function without source code") from error
 
 
 def _read(file: Path | None) -> dict[str, Any]:
@@ -234,13 +231,14 @@ def _encode(value: Any, measure: Callable[..., Any]) -> dict[str, Any]:
 
     if not isinstance(value, pd.Series | str):
         with suppress(TypeError, ValueError, RuntimeError):  # reported below
-            value = pd.Series([float(value)])
+            value = pd.Series([float(value)], name="value")
     if not isinstance(value, pd.Series):
         expected = "a function that returns a pandas.Series or a number"
         raise RequestError(Problem(_name(measure), expected, type(value).__name__))
     frame = value.index.to_frame(index=False)
     columns = [[_plain(each) for each in frame[name]] for name in frame.columns]
     return {
+        "name": None if value.name is None else str(value.name),
         "levels": list(value.index.names),
         "index": columns,
         "values": [None if number != number else float(number) for number in value],
@@ -260,4 +258,4 @@ def _decode(stored: Mapping[str, Any]) -> pd.Series:
         if len(levels) == 1
         else pd.MultiIndex.from_arrays(columns, names=levels)
     )
-    return pd.Series(stored["values"], index=index, dtype=float)
+    return pd.Series(stored["values"], index=index, dtype=float, name=stored.get("name"))

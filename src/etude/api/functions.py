@@ -79,6 +79,9 @@ def choices(group: str, *, config_dir: str | Path | None = None) -> list[str]:
         RequestError: there is no such group.
     """
     folders = [conf_dir(), *([] if config_dir is None else [Path(config_dir)])]
+    if not folders[-1].is_dir():
+        expected = "an existing folder with config files"
+        raise RequestError(Problem("config_dir", expected, str(config_dir)))
     files = groups(*folders)
     if group not in files:
         hint = nearest(group, files)

@@ -244,9 +244,9 @@ class Run(RunData):
         """Returns the values of a measure for the models of the saved checkpoints.
 
         Values are stored in the run's folder, in `measures/`, and reused by later calls. They are
-        computed again if the function's module, its arguments or the weights have changed. The
-        values of a function that uses local variables, or of arguments without a hash, are not
-        stored.
+        computed again if the function, what it reads, its arguments or the weights have changed.
+        The values of a function that uses local variables, classes of your own or other objects
+        without a hash are not stored.
 
         Example:
             run.over_steps(etude.interpret.induction_scores, length=30).unstack("step")

@@ -341,7 +341,8 @@ def _explain(item: str, error: Exception) -> Problem:
         key, _, value = item.partition("=")
         reason = str(parse_error)
         if isinstance(parse_error, HydraException):
-            reason = _unclosed(value) or _QUOTE
+            spaced = key != key.strip() or value != value.strip()
+            reason = "remove the spaces around =" if spaced else _unclosed(value) or _QUOTE
         if not key.isascii():
             return Problem(key, "a key of the config", value)
         return Problem(key, "a value in Hydra's override syntax", value, reason)

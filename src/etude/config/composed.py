@@ -172,4 +172,8 @@ class _Tree:
 def _one_line(value: Any) -> str:
     if isinstance(value, Mapping) and not value:
         return "{}"
-    return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
+    return (
+        value
+        if isinstance(value, str) and value
+        else json.dumps(value, ensure_ascii=False, default=str)
+    )

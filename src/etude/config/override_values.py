@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from enum import Enum
 from os import PathLike, fspath
 from typing import Any
 
 from hydra.core.override_parser.types import Quote, QuotedString
+from omegaconf import OmegaConf
 
 from etude.errors import Problem, RequestError
 
@@ -15,6 +17,7 @@ Overrides = str | Sequence[str] | dict[str, Any]
 """One override, a list of overrides, or a dict from keys to values."""
 
 _PLAIN = re.compile(r"[A-Za-z_/][\w./@:-]*", re.ASCII)
+_KEY = re.compile(r"[A-Za-z_][\w.-]*", re.ASCII)
 _RESERVED = re.compile(r"(?i)null|true|false|nan|inf")
 
 
@@ -52,11 +55,18 @@ def _of_mapping(
             yield from _of_mapping(value, f"{key}.", sweep, problems)
             continue
         try:
+            value = value.tolist() if getattr(value, "ndim", 0) else value  # an array
+            if value is None and "/" in key:
+                problems.append(Problem(key, "the name of a config file", value))
+                continue
             if sweep and isinstance(value, list | tuple | range) and len(value):
+                if "/" in key and None in value:
+                    problems.append(Problem(key, "names of config files", value))
+                    continue
                 yield f"{key}={','.join(map(_format, value))}"
             else:
                 yield f"{key}={_format(value)}"
-        except TypeError:
+        except (TypeError, RecursionError):
             expected = "a value of a config: a string, a number, a bool, None, a list or a dict"
             problems.append(Problem(key, expected, value))
 
@@ -75,13 +85,20 @@ def _format(value: Any) -> str:
         return repr(int(value))
     if isinstance(value, float):
         return repr(float(value))  # NumPy's float64 has its own repr
+    if OmegaConf.is_config(value):
+        value = OmegaConf.to_container(value)
+    if isinstance(value, Enum):
+        return _format(value.value)
     if isinstance(value, PathLike):
         value = fspath(value)
     if isinstance(value, str):
+        value = str.__str__(value)
         is_plain = _PLAIN.fullmatch(value) and not _RESERVED.fullmatch(value)
         return value if is_plain else QuotedString(value, Quote.single).with_quotes()
     if isinstance(value, Mapping):
-        return "{" + ",".join(f"{_format(str(k))}:{_format(v)}" for k, v in value.items()) + "}"
+        if not all(isinstance(key, str) and _KEY.fullmatch(key) for key in value):
+            raise TypeError("a key that Hydra's grammar does not allow")
+        return "{" + ",".join(f"{key}:{_format(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list | tuple | range):
         return "[" + ",".join(map(_format, value)) + "]"
     if hasattr(value, "tolist"):  # a number or an array of NumPy or torch

@@ -70,7 +70,9 @@ def logit_attribution(
         if final.constant is not None:
             values["norm bias", -1, -1] = final.constant @ direction
     index = pd.MultiIndex.from_tuples(list(values), names=list(COMPONENT))
-    return pd.Series([float(value) for value in values.values()], index=index, dtype=float)
+    return pd.Series(
+        [float(value) for value in values.values()], index=index, dtype=float, name="value"
+    )
 
 
 def _check(module: nn.Module) -> None:

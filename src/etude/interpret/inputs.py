@@ -109,5 +109,5 @@ def by_layer(values: Mapping[str, Tensor], *names: str) -> pd.Series:
             keys.append((part, layer, *position))
             numbers.append(number)
     index_ = pd.MultiIndex.from_tuples(keys, names=["part", "layer", *names])
-    series = pd.Series(numbers, index=index_, dtype=float)
+    series = pd.Series(numbers, index=index_, dtype=float, name="value")
     return series if series.index.unique("part").size > 1 else series.droplevel("part")

@@ -89,4 +89,4 @@ def logit_lens(model: Any, ids: Ids, targets: Ids | None = None) -> pd.Series:
     index = pd.MultiIndex.from_product(
         [range(layers), range(rows), range(positions)], names=["blocks", "row", "position"]
     )
-    return pd.Series(values.flatten().tolist(), index=index, dtype=float)
+    return pd.Series(values.flatten().tolist(), index=index, dtype=float, name="value")

@@ -29,7 +29,7 @@ def loss_by_position(model: Any, ids: Ids) -> pd.Series:
 
     losses, _ = _losses(model, ids)
     index = pd.RangeIndex(1, losses.shape[1] + 1, name="position")
-    return pd.Series(losses.mean(0).tolist(), index=index, dtype=float)
+    return pd.Series(losses.mean(0).tolist(), index=index, dtype=float, name="value")
 
 
 def loss_by_frequency(model: Any, ids: Ids, counts: Any = None, *, groups: int = 10) -> pd.Series:

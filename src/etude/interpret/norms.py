@@ -95,4 +95,4 @@ def _by_name(values: Iterable[tuple[str, Tensor]], name: str = "name") -> pd.Ser
     import pandas as pd
 
     sizes = {key: float(value.float().square().mean().sqrt()) for key, value in values}
-    return pd.Series(sizes, dtype=float).rename_axis(name)
+    return pd.Series(sizes, dtype=float, name="value").rename_axis(name)

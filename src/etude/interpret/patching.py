@@ -184,4 +184,6 @@ def _kind(site: Site) -> str:
 def _series(keys: list[Any], numbers: list[float], names: list[str]) -> pd.Series:
     import pandas as pd
 
-    return pd.Series(numbers, index=pd.MultiIndex.from_tuples(keys, names=names), dtype=float)
+    return pd.Series(
+        numbers, index=pd.MultiIndex.from_tuples(keys, names=names), dtype=float, name="value"
+    )

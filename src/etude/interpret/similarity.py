@@ -45,7 +45,7 @@ def embedding_neighbours(model: Any, token: int | str, count: int = 10) -> pd.Se
     similar[index] = -torch.inf
     values, neighbours = similar.topk(min(count, number - 1))
     labels = pd.Index(neighbours.tolist(), name="token")
-    return pd.Series(values.tolist(), index=labels, dtype=float)
+    return pd.Series(values.tolist(), index=labels, dtype=float, name="value")
 
 
 def cka(model: Any, other: Any, ids: Ids, sites: str = "blocks.*.out") -> pd.Series:
@@ -74,7 +74,7 @@ def cka(model: Any, other: Any, ids: Ids, sites: str = "blocks.*.out") -> pd.Ser
     if seen[0].keys() != seen[1].keys():
         raise RequestError(Problem("other", f"a model with the sites {', '.join(seen[0])}"))
     values_ = {name: _cka(seen[0][name], seen[1][name]) for name in seen[0]}
-    return pd.Series(values_, dtype=float).rename_axis("site")
+    return pd.Series(values_, dtype=float, name="value").rename_axis("site")
 
 
 def _features(site: Any, value: Tensor) -> Tensor:

@@ -23,7 +23,13 @@ from etude.generation.processors import Processor
 from etude.generation.reader import CausalModel
 from etude.generation.sampling import Generators
 from etude.generation.streaming import Continuation
-from etude.generation.text_constraints import ForbiddenWords, StopText, Tokenizer, TokenTexts
+from etude.generation.text_constraints import (
+    ForbiddenWords,
+    StopText,
+    Tokenizer,
+    TokenTexts,
+    problem_of_ids,
+)
 from etude.nn.memory import memory_for
 
 
@@ -195,8 +201,17 @@ class TextGenerator(InspectableWrapper, ABC):
         Raises:
             InvalidArguments: there are no prompts, a prompt is empty, or an option is invalid.
         """
-        rows = [[int(token) for token in prompt] for prompt in prompts]
         checks = Checks()
+        if isinstance(prompts, Tensor):
+            is_matrix = prompts.ndim == 2 and not prompts.is_floating_point()
+            expected = "lists of ids, or a matrix of ids (sequences, tokens)"
+            checks.that(is_matrix, "prompts", tuple(prompts.shape), expected)
+            checks.done()
+        rows = [[int(token) for token in prompt] for prompt in prompts]
+        size: int = self._module.get_submodule("embedding").num_embeddings  # type: ignore[assignment]
+        for row in rows:
+            if problem := problem_of_ids(torch.tensor(row, dtype=torch.long), size, "prompts"):
+                checks.problems.append(problem)
         known = [field.name for field in fields(GenerationConfig)]
         for name in options.keys() - known:
             checks.that(False, name, options[name], "an option of generation", nearest(name, known))

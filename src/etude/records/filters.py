@@ -24,7 +24,9 @@ _ORDER: dict[str, Callable[[Any, Any], bool]] = {
     ">": operator.gt,
     ">=": operator.ge,
 }
-_LITERALS = {"true": True, "false": False, "null": None}
+_LITERALS = {
+    "true": True, "false": False, "null": None, "True": True, "False": False, "None": None,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
