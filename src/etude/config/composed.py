@@ -23,8 +23,8 @@ _MISSING: Any = object()
 class ComposedConfig(DictConfig):
     """A composed config; a notebook shows it as a tree that marks changed values.
 
-    It is a `DictConfig` in all other respects. Its nodes, such as `model`, are of that class; copies,
-    `OmegaConf.merge` and `pickle` return a `ComposedConfig`.
+    It is a `DictConfig` in all other respects. Its nodes, such as `model`, are of that class;
+    copies, `OmegaConf.merge` and `pickle` return a `ComposedConfig`.
     """
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ComposedConfig:
