@@ -37,8 +37,10 @@ def stale_modules(named: Sequence[str], where: str) -> Iterator[Problem]:
         where: key of the config, for messages.
     """
     for name in named:
-        if name not in sys.modules and (file := _file_of(name)) is not None:
-            _contents[name] = None, file.read_bytes()
+        if name not in sys.modules:
+            _contents.pop(name, None)
+            if (file := _file_of(name)) is not None:
+                _contents[name] = None, file.read_bytes()
     for name, module in _reached(named).items():
         if _is_stale(name, module) or _has_old_classes(module):
             expected = "a module whose file has not changed since it was imported"
