@@ -37,7 +37,7 @@ from etude.config.schema import (
     InitFrom,
     Run,
 )
-from etude.config.stale_modules import stale_modules
+from etude.config.stale_modules import remember_imports, stale_modules
 from etude.config.suggestions import suggest_node
 from etude.config.targets import PACKAGE, installed_extensions
 from etude.config.type_names import describe_type, takes_bool
@@ -145,6 +145,7 @@ def check(config: DictConfig, *, trust: Sequence[str] | None = None) -> CheckedC
         problems += _check_importable(extensions, "trust")
     problems += _check_root(values)
     nodes, callbacks, loggers = _check_nodes(values, extensions, problems)
+    remember_imports(extensions)
     if trust is None:  # records of earlier versions may contain such values
         problems += _ambiguous_booleans(values, nodes)
     constructors.save_index()

@@ -50,6 +50,21 @@ def stale_modules(named: Sequence[str], where: str) -> Iterator[Problem]:
             yield Problem(where, expected, name, hint)
 
 
+def remember_imports(named: Sequence[str]) -> None:
+    """Notes which modules have been imported since `stale_modules` has read their files.
+
+    Args:
+        named: names of modules.
+    """
+    for name in named:
+        known, content = _contents.get(name, (None, None))
+        module = sys.modules.get(name)
+        if known is None and content is not None and module is not None:
+            _contents[name] = getattr(module, "__spec__", None), content
+        elif known is None:
+            _contents.pop(name, None)
+
+
 def _file_of(name: str) -> Path | None:
     with suppress(ImportError, ValueError, AttributeError):
         spec = importlib.util.find_spec(name)
