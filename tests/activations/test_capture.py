@@ -480,3 +480,16 @@ def test_other_threads_are_not_captured() -> None:
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+def test_dropout_is_the_same_with_a_capture() -> None:
+    model, tokens = build("decoder", dropout=0.3).train(), torch.arange(6)[None]
+    outputs = []
+    for names in ([], ["blocks.*.attention.pattern", "blocks.*.attention.scores"]):
+        torch.manual_seed(3)
+        with torch.no_grad(), capture(model, "embed", *names):
+            outputs.append(model(tokens))
+    assert torch.equal(*outputs)
+    torch.manual_seed(4)
+    with torch.no_grad():
+        assert not torch.equal(model(tokens), outputs[0])

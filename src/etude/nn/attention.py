@@ -345,12 +345,14 @@ class MultiHeadAttention(nn.Module):
         tap = self.tap
         if tap is None or not tap.wants("scores", "pattern"):
             return fused_attention(q, k, v, **options) if is_fused else reference(q, k, v)
-        visible = reference(q, k, v, observe=tap)
         if not is_fused or tap.replaces("scores", "pattern"):
-            return visible
+            return reference(q, k, v, observe=tap)
         # the fused kernel's values, so that observing changes no bit
         fused = fused_attention(q, k, v, **options)
-        return fused if dropout else _SameGradient.apply(fused, visible)
+        if torch.is_grad_enabled() and not dropout:
+            return _SameGradient.apply(fused, reference(q, k, v, observe=tap))
+        reference(q, k, v[..., :0], observe=tap, dropout=0.0)  # scores and pattern, no outputs
+        return fused
 
     def merge(self, y: Tensor) -> Tensor:
         """Returns the module's output (B, T, D), given the outputs of the heads (B, H, T, K)."""
