@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from etude.interpret import (
 )
 from etude.models.decoder import Decoder
 from etude.models.encoder_decoder import EncoderDecoder
+from etude.models.language_model import LanguageModel
 from etude.nn.attention import MultiHeadAttention
 from etude.nn.block import ParallelBlock, PostNormBlock, SandwichBlock
 from etude.nn.feedforward import NoFeedForward, SwiGLU
@@ -38,6 +40,23 @@ IDS = torch.randint(V, (3, 9), generator=torch.Generator().manual_seed(2))
 
 
 class TestAttribution:
+    def test_wrong_tokens_and_positions(self) -> None:
+        model = build()
+        for arguments, message in (
+            ({"target": V}, f"target = {V}: expected ids from 0 to {V - 1}"),
+            ({"target": 1, "against": -1}, "against = -1: expected ids from 0"),
+            ({"target": 1, "position": 3}, "position = 3: expected an index of the 3 tokens"),
+            ({"target": "a"}, "the model has no tokenizer"),
+        ):
+            with pytest.raises(RequestError, match=message):
+                logit_attribution(model, [1, 2, 3], **arguments)
+        text = SimpleNamespace(encode=lambda text: [ord(each) - 97 for each in text])
+        wrapper = LanguageModel(model, SimpleNamespace(**vars(text), end_of_text=None))
+        expected = logit_attribution(model, [1, 2, 3], 4, against=5)
+        near(logit_attribution(wrapper, "bcd", "e", against="f").to_numpy(), expected.to_numpy())
+        with pytest.raises(RequestError, match="a text of one token"):
+            logit_attribution(wrapper, "bcd", "ef")
+
     @pytest.mark.parametrize(
         "changes",
         [

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from etude.activations.capture import Capture, capture
 from etude.activations.names import list_sites
-from etude.errors import Problem, RequestError
-from etude.interpret.inputs import Ids, measuring, module_of, token_ids
+from etude.errors import Checks, Problem, RequestError
+from etude.interpret.inputs import Ids, measuring, module_of, single_id, token_ids
 from etude.nn.norm import Frozen
 
 if TYPE_CHECKING:
@@ -20,7 +20,12 @@ COMPONENT = ("component", "layer", "head")
 
 
 def logit_attribution(
-    model: Any, ids: Ids, target: int, *, against: int | None = None, position: int = -1
+    model: Any,
+    ids: Ids,
+    target: int | str,
+    *,
+    against: int | str | None = None,
+    position: int = -1,
 ) -> pd.Series:
     """Returns how much each part of a decoder adds directly to the logit of a token.
 
@@ -33,8 +38,8 @@ def logit_attribution(
     Args:
         model: a decoder whose blocks add their branches to the residual stream.
         ids: token ids of one sequence (T,) or (1, T), or a text.
-        target: id of the token.
-        against: id of another token; the result then adds up to the difference of the two logits.
+        target: id of the token, or its text.
+        against: another token; the result then adds up to the difference of the two logits.
             None means the logit itself.
         position: index of the token after which the target is predicted.
 
@@ -54,6 +59,17 @@ def logit_attribution(
     tokens = token_ids(model, ids)
     if len(tokens) != 1:
         raise RequestError(Problem("ids", "one sequence", f"{len(tokens)} sequences"))
+    checks = Checks()
+    expected = f"an index of the {tokens.shape[1]} tokens"
+    is_index = -tokens.shape[1] <= position < tokens.shape[1]
+    checks.that(is_index, "position", position, expected)
+    chosen, other = 0, None
+    with checks.collecting():
+        chosen = single_id(model, target, "target")
+    with checks.collecting():
+        other = None if against is None else single_id(model, against, "against")
+    if checks.problems:
+        raise RequestError(checks.problems)
     end = f"blocks.{len(module.blocks) - 1}.out"
     wanted = {"embed", end}
     for site in list_sites(module):
@@ -65,7 +81,7 @@ def logit_attribution(
     with measuring(model):
         parts = _parts(module, seen, position)
         final = _frozen(module.norm, seen[end][0, position], "norm")
-        direction = _direction(module, target, against)
+        direction = _direction(module, chosen, other)
         values = {key: final.linear(part) @ direction for key, part in parts.items()}
         if final.constant is not None:
             values["norm bias", -1, -1] = final.constant @ direction
@@ -130,12 +146,5 @@ def _direction(module: Any, target: int, against: int | None) -> Tensor:
     """Returns the vector (D,) whose product with the final norm's output is the logit."""
     output = module.embedding if module.head is None else module.head
     weight: Tensor = output.weight
-    problems = [
-        Problem(name, f"a token id from 0 to {len(weight) - 1}", token)
-        for name, token in (("target", target), ("against", against))
-        if token is not None and not 0 <= token < len(weight)
-    ]
-    if problems:
-        raise RequestError(problems)
     direction = weight[target] if against is None else weight[target] - weight[against]
     return direction * getattr(module, "logit_scale", 1.0)

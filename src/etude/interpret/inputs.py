@@ -56,6 +56,23 @@ def token_ids(model: Any, ids: Ids, name: str = "ids") -> Tensor:
     return tokens
 
 
+def single_id(model: Any, token: int | str, name: str) -> int:
+    """Returns the id of a token.
+
+    Args:
+        model: the model; its tokenizer encodes a text.
+        token: the id, or the token's text.
+        name: name of the argument, for messages.
+
+    Raises:
+        RequestError: the text is not one token, or there is no such id.
+    """
+    ids = token_ids(model, token if isinstance(token, str) else [token], name)[0].tolist()
+    if len(ids) != 1:
+        raise RequestError(Problem(name, "a text of one token", f"{len(ids)} tokens"))
+    return int(ids[0])
+
+
 @contextmanager
 def measuring(model: Any, *, gradients: bool = False) -> Iterator[None]:
     """Context manager that measures in evaluation mode, by default without gradients."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from etude.activations.capture import capture
 from etude.errors import Problem, RequestError
-from etude.interpret.inputs import Ids, measuring, module_of, token_ids, vocabulary_size
+from etude.interpret.inputs import Ids, measuring, module_of, single_id, token_ids, vocabulary_size
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,12 +34,7 @@ def embedding_neighbours(model: Any, token: int | str, count: int = 10) -> pd.Se
 
     module = module_of(model)
     number = vocabulary_size(module)
-    ids = token_ids(model, token if isinstance(token, str) else [token], "token")[0].tolist()
-    if len(ids) != 1:
-        raise RequestError(Problem("token", "a text of one token", f"{len(ids)} tokens"))
-    index = int(ids[0])
-    if not 0 <= index < number:
-        raise RequestError(Problem("token", f"a token id from 0 to {number - 1}", token))
+    index = single_id(model, token, "token")
     weight = F.normalize(module.embedding.weight.detach().float(), dim=-1)
     similar = weight @ weight[index]
     similar[index] = -torch.inf
