@@ -33,6 +33,7 @@ from etude.models.language_model import LanguageModel
 from etude.nn.attention import MultiHeadAttention
 from etude.nn.block import ParallelBlock, PostNormBlock, SandwichBlock
 from etude.nn.feedforward import NoFeedForward, SwiGLU
+from etude.nn.mask import Bidirectional
 from etude.nn.norm import LayerNorm, NoNorm, OffsetRMSNorm, RMSNorm
 from etude.nn.position import ALiBi, Rotary
 
@@ -158,6 +159,14 @@ class TestPatching:
 
 
 class TestLosses:
+    def test_a_model_that_reads_both_sides(self) -> None:
+        model = build(mask=Bidirectional)
+        for measure in (loss_by_position, loss_by_frequency, loss_by_repetition):
+            with pytest.raises(
+                RequestError, match="predicts the next token from the tokens before"
+            ):
+                measure(model, IDS)
+
     def test_by_position(self) -> None:
         model = build()
         losses = F.cross_entropy(model(IDS).mT[..., :-1], IDS[:, 1:], reduction="none")

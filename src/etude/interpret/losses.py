@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from etude.errors import Checks, RequestError
+from etude.errors import Checks, Problem, RequestError
 from etude.interpret.inputs import Ids, measuring, module_of, token_ids
 
 if TYPE_CHECKING:
@@ -91,9 +91,13 @@ def loss_by_repetition(model: Any, ids: Ids) -> pd.Series:
 
 def _losses(model: Any, ids: Ids) -> tuple[Tensor, Tensor]:
     """Returns the losses of all tokens but the first, and these tokens; both (B, T - 1)."""
+    module = module_of(model)
+    if not getattr(getattr(module, "mask", None), "causal", True):
+        expected = "a model that predicts the next token from the tokens before it"
+        raise RequestError(Problem("model", expected, type(module).__name__))
     tokens = token_ids(model, ids)
     with measuring(model):
-        logits = module_of(model)(tokens)
+        logits = module(tokens)
     targets = tokens[:, 1:]
     losses = F.cross_entropy(logits[:, :-1].flatten(0, 1), targets.flatten(), reduction="none")
     return losses.view(targets.shape), targets
