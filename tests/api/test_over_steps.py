@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import importlib
 import json
 import linecache
@@ -13,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -155,6 +157,22 @@ def test_the_code_in_memory_counts(run: Any, tmp_path: Path, monkeypatch: Any) -
     assert run.over_steps(module.measure).tolist() == [20, 20]
 
 
+PROBE = torch.nn.Linear(1, 1)
+
+
+def probed(model: Any) -> float:
+    """A measure that depends on a model of the user."""
+    return float(PROBE.weight.detach())
+
+
+def test_a_function_that_reads_a_model_is_not_stored(run: Any) -> None:
+    before = run.over_steps(probed)
+    with torch.no_grad():
+        PROBE.weight += 1
+    assert run.over_steps(probed).tolist() == pytest.approx([x + 1 for x in before])
+    assert not (run.path / "measures").exists()
+
+
 def test_errors(run: Any) -> None:
     with pytest.raises(RequestError, match=r"steps with a checkpoint \(saved: 5, 10\)"):
         run.over_steps(mean_weight, steps=[5, 7])
@@ -266,3 +284,20 @@ def test_what_a_function_of_a_notebook_reads_is_part_of_it(run: Any) -> None:
         assert run.over_steps(cell.unknown).tolist() == [4, 4]  # not stored
     finally:
         del sys.modules[cell.__name__], linecache.cache["<cell>"]
+
+
+def test_arguments_with_and_without_a_hash(run: Any) -> None:
+    def count() -> int:
+        return len(list((run.path / "measures").glob("*.json")))
+
+    assert run.over_steps(scaled, torch.tensor([2.0])).tolist() == [2, 2]
+    assert run.over_steps(scaled, np.array([3.0])).tolist() == [3, 3]
+    assert count() == 2
+    for value in (pd.Series([4.0]), array.array("d", [4.0]), memoryview(b"4")):
+        run.over_steps(scaled, value)
+    assert count() == 2
+
+
+def scaled(model: Any, values: Any) -> float:
+    """A measure that returns the first of its values."""
+    return float(values[0])

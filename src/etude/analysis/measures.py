@@ -129,7 +129,8 @@ def _identity(value: Any) -> Any:
     if isinstance(value, partial):
         keywords = _identity(value.keywords)
         return ["partial", _identity(value.func), _identity(value.args), keywords]
-    if hasattr(value, "numpy") or hasattr(value, "tobytes"):  # a tensor or an array
+    is_array = hasattr(value, "tobytes") and hasattr(value, "dtype")
+    if is_array or hasattr(value, "detach"):  # or a tensor
         array = value.detach().cpu().numpy() if hasattr(value, "detach") else value
         content = hashlib.sha256(array.tobytes()).hexdigest()
         return [str(array.dtype), list(array.shape), content]
@@ -141,8 +142,16 @@ def _identity(value: Any) -> Any:
 
 
 def _module_hash(value: Any) -> str:
-    """Returns a hash of the source of the module that defines a function or a class."""
-    return hashlib.sha256(inspect.getsource(sys.modules[value.__module__]).encode()).hexdigest()
+    """Returns a hash of the source of the module that defines a function.
+
+    Raises:
+        TypeError: there is no source.
+    """
+    try:
+        source = inspect.getsource(sys.modules[value.__module__])
+    except (OSError, KeyError) as error:
+        raise TypeError("a function without source code") from error
+    return hashlib.sha256(source.encode()).hexdigest()
 
 
 def _identity_of_code(function: Any) -> Any:
@@ -189,8 +198,8 @@ def _global(value: Any) -> Any:
         if _is_of_user(value):
             raise TypeError("a class of the user")
         return _name(value)
-    if callable(value) and not inspect.isfunction(value) and not _is_of_user(type(value)):
-        return _name(type(value))
+    if type(value).__name__ == "ufunc":  # a function of NumPy
+        return value.__name__
     return _identity(value)
 
 
