@@ -120,8 +120,7 @@ class Capture(Mapping[str, Tensor]):
         ):
             axis = site.axis(letter)
             assert axis is not None
-            picked = list(index) if isinstance(index, Sequence) else index
-            stored = stored[(slice(None),) * axis + (picked,)]
+            stored = stored[(slice(None),) * axis + (index,)]
         if self._device is not None:
             stored = stored.to(self._device)
         keeps_more = stored.untyped_storage().nbytes() > stored.numel() * stored.element_size()
@@ -201,7 +200,7 @@ def plain_index(index: Any, name: str) -> Index:
     is_list = isinstance(items, Sequence) and not isinstance(items, str)
     if not is_list or not all(isinstance(i, int | slice) and i is not True for i in items):
         raise RequestError(Problem(name, "an integer, a list of integers or a slice", index))
-    return index
+    return index if isinstance(index, int | slice) else list(index)
 
 
 def capture(model: nn.Module, *names: str, **options: Any) -> Capture:

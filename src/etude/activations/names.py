@@ -101,7 +101,7 @@ def _sites_of(module: nn.Module, path: str, dtype: str, visited: set[int]) -> It
 def find_sites(model: nn.Module, patterns: Iterable[str]) -> list[Site]:
     """Returns the sites that names or patterns select, in the order in which they are computed.
 
-    In a pattern, `*` stands for any text without a dot. A negative number counts layers from the
+    In a pattern, `*` matches any text without a dot. A negative number counts layers from the
     last one. `PATH.in` and `PATH.out` also select the input and the output of any submodule, such
     as `blocks.3.attention_norm.out`. Names of TransformerLens are accepted.
 

@@ -135,6 +135,7 @@ def _differs_from_memory(module: ModuleType, file: str, code: CodeType) -> bool:
     """
     if type(getattr(module.__spec__, "loader", None)) is not SourceFileLoader:
         return False
+    # Without bytecode of this version of Python, only the functions in memory are compared
     with suppress(OSError, NotImplementedError, ValueError, EOFError, TypeError):
         saved = Path(importlib.util.cache_from_source(file)).read_bytes()
         if code_content(marshal.loads(saved[16:])) != code_content(code):

@@ -162,7 +162,7 @@ def _difference(clean: Tensor, corrupted: Tensor, *, same: bool) -> Metric:
 
 
 def _changes(site: Site, value: Tensor, by_position: bool) -> Iterator[tuple[int, int, Any]]:
-    """Yields head, position and edit of each patch at a site; -1 stands for all."""
+    """Yields head, position and edit of each patch at a site; -1 means all."""
     head_axis, token_axis = site.axis("H"), site.axis("T")
     has_positions = by_position and token_axis is not None
     source = from_({site.name: value})

@@ -46,8 +46,8 @@ def token_view(model: Any, text: Ids, values: Any = None) -> View:
     """Returns a view of a text whose tokens are coloured by their losses, or by given values.
 
     The page shows the value of the token under the pointer; for losses also the probability of the
-    token and the 5 most probable tokens. Colours begin at 0. If a value is negative, blue stands
-    for negative and red for positive values.
+    token and the 5 most probable tokens. Colours begin at 0. If a value is negative, blue shows
+    negative and red positive values.
 
     Args:
         model: a decoder with its tokenizer; any model if `values` are given.
